@@ -1,0 +1,70 @@
+"""Finds the command's module by its name; imports nothing heavy."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from cellbench import __version__
+from cellbench.cli import COMMANDS
+from cellbench.errors import UserError, suggest
+
+_USAGE = """usage: python -m cellbench COMMAND [--help] [options]
+
+Honest comparison of classifiers for microscopy cell images.
+
+commands:
+{commands}
+
+options:
+  -h, --help     show this help; COMMAND --help shows a command's options
+  --version      show the version
+  --debug        show the traceback of an error
+
+example:
+  python -m cellbench fit --config experiments/demo.yaml
+"""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        args: The command line without the program; None for sys.argv's.
+
+    Returns:
+        The exit code: 0, 2 for a mistake of the user's, 130 for an interrupt.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        return _run(arguments)
+    except UserError as error:
+        if debug:
+            raise
+        print(f"cellbench: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        commands = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
+        print(_USAGE.format(commands=commands), end="")
+        return 0
+    if arguments[0] == "--version":
+        print(f"cellbench {__version__}")
+        return 0
+    command, *rest = arguments
+    if command not in COMMANDS:
+        raise UserError(f"unknown command '{command}'{suggest(command, COMMANDS)}")
+    result: int = import_module(f"cellbench.cli.{command}").main(rest)
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

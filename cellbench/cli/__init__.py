@@ -1,0 +1,9 @@
+"""The commands: one module each, named as the command, with a `main(args) -> int`."""
+
+COMMANDS = {
+    "fit": "train, then test the best checkpoint once: one run",
+    "validate": "score a run's best checkpoint on its validation split",
+    "test": "score a run's best checkpoint on its test split",
+    "predict": "classify a folder of images with a run's best checkpoint",
+}
+"""What each command does, in a line. Nothing heavy is imported to show it."""

@@ -1,0 +1,269 @@
+"""Lightning's command line, made for cellbench: what fit, validate, test and predict share."""
+
+import logging
+import os
+import pkgutil
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from rich.console import Console
+from rich.table import Table
+
+import cellbench.data
+from cellbench.cli.parsing import LINKED, Parser, refuse_linked
+from cellbench.data.base import CellDataModule
+from cellbench.errors import UserError
+from cellbench.models.classifier import CellClassifier
+from cellbench.runs import loggers, precision
+from cellbench.runs.checkpoint import CheckpointConfig, RunCheckpoint, WholeCheckpointIO
+from cellbench.runs.folder import RunFolder
+from cellbench.runs.loggers import WandbConfig
+from cellbench.runs.recorder import Collector, History
+from cellbench.runs.run import Run
+
+# A dataset is one new file: importing it makes its class known by its short name.
+for _module in pkgutil.iter_modules(cellbench.data.__path__, "cellbench.data."):
+    import_module(_module.name)
+
+# Advice that does not hold here (the loaders need no workers), and Lightning's own use of torch.
+for _message in (
+    ".*does not have many workers.*",
+    ".*sys.argv.*",
+    ".*LightningCLI's args.*",
+    ".*LeafSpec.*",
+):
+    warnings.filterwarnings("ignore", message=_message)
+
+
+class CellbenchCLI(LightningCLI):
+    """Parses one subcommand, checks all that can be checked, and holds the run's parts.
+
+    Args:
+        command: fit, validate or test.
+        args: The command line behind it.
+        stamps: Why the run's numbers are not what they may seem.
+    """
+
+    def __init__(self, command: str, args: Sequence[str], stamps: Sequence[str] = ()) -> None:
+        self._command = command
+        self._stamps = list(stamps)
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+        super().__init__(
+            CellClassifier,
+            CellDataModule,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults={
+                "max_epochs": 20,  # Lightning's own is 1,000
+                "deterministic": "warn",
+                "enable_model_summary": False,
+                "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,
+                "logger": False,
+            },
+            parser_class=Parser,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=[command, *args],
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static in Lightning
+        """Only the one asked for: each costs the building of a parser."""
+        return {self._command: LightningCLI.subcommands()[self._command]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds cellbench's own options, and links the model to the data."""
+        parser.add_argument(
+            "--name", type=str | None, help="experiment's name (config's file name)"
+        )
+        parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
+        parser.add_argument("--checkpoint", type=CheckpointConfig, default=CheckpointConfig())
+        parser.add_argument("--wandb", type=WandbConfig, default=WandbConfig())
+        parser.add_argument("--tensorboard", type=bool, default=False, help="write event files")
+        for target, source in LINKED.items():
+            parser.link_arguments(source, target, apply_on="instantiate")
+        parser.set_defaults({"data": {"class_path": "SyntheticDataModule"}})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parses, and refuses what would be ignored."""
+        super().parse_arguments(parser, args)
+        refuse_linked(self.config[self._command])
+        for name in ("limit_val_batches", "limit_test_batches"):
+            if self.config[self._command].trainer[name] is not None:
+                raise UserError(f"trainer.{name}: metrics over a part of the set are not offered")
+
+    def _parse_ckpt_path(self) -> None:
+        """Checkpoints hold no Lightning hyperparameters here; Lightning would look for them."""
+
+    def instantiate_classes(self) -> None:
+        """Makes the data, the model and the trainer; the data are checked before the rest."""
+        self.config_init = self.parser.instantiate(self.config)
+        self.datamodule = self._get(self.config_init, "data")
+        self.datamodule.seed = self._get(self.config, "seed_everything")
+        self.model = self._get(self.config_init, "model")
+        self.datamodule.setup(self._command)
+        self.trainer = self.instantiate_trainer()
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Chooses the precision, makes the run's folder and the trainer that writes to it.
+
+        Raises:
+            UserError: The machine lacks what was asked for, or the folder cannot be made.
+        """
+        asked = self._get(self.config_init, "trainer")
+        device = _device(asked)
+        chosen, reason = precision.choose(self.model, device)
+        if asked.get("precision") is not None:
+            chosen, reason = asked["precision"], "as asked"
+            precision.refuse_unsafe(str(chosen), device)
+        self.config[self._command].trainer.precision = chosen
+        name = self._experiment_name()
+        folder = RunFolder.create(self._get(self.config, "runs"), name)
+        history, collector = History(folder.history), Collector()
+        checkpoint_config = self._get(self.config_init, "checkpoint")
+        own = loggers.build(
+            folder,
+            name,
+            self._get(self.config_init, "wandb"),
+            self._get(self.config_init, "tensorboard"),
+        )
+        try:
+            trainer = super().instantiate_trainer(
+                **kwargs,
+                precision=chosen,
+                default_root_dir=str(folder.path),
+                logger=[*own, *_as_list(asked.get("logger"))] or False,
+                callbacks=[
+                    *_as_list(asked.get("callbacks")),
+                    history,
+                    collector,
+                    RunCheckpoint(folder, checkpoint_config, self.datamodule.preprocessing),
+                ],
+                plugins=[*_as_list(asked.get("plugins")), WholeCheckpointIO()],
+            )
+        except (MisconfigurationException, ValueError, RuntimeError) as error:
+            _remove_empty(folder)
+            raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
+        self.run = Run(
+            folder,
+            self._config_dict(),
+            self._config_text(),
+            self.model,
+            self.datamodule,
+            trainer,
+            history,
+            collector,
+            self._stamps,
+        )
+        print(self._announcement(trainer, str(chosen), reason))
+        return trainer
+
+    def _experiment_name(self) -> str:
+        name = self._get(self.config, "name")
+        if name is None:
+            configs = self._get(self.config, "config") or []
+            name = Path(str(configs[-1])).stem if configs else type(self.datamodule).__name__
+        if Path(name).name != name or name.startswith("."):
+            raise UserError(f"--name: '{name}' is no folder name")
+        return str(name)
+
+    def _config_text(self) -> str:
+        return yaml.safe_dump(self._config_dict(), sort_keys=False, allow_unicode=True)
+
+    def _config_dict(self) -> dict[str, Any]:
+        parser = self._parser(self._command)
+        text = parser.dump(self.config[self._command], skip_unset=False, format="yaml")
+        config: dict[str, Any] = yaml.safe_load(text)
+        for key in ("config", "ckpt_path", "weights_only"):
+            config.pop(key, None)
+        data = config["data"]
+        data["class_path"] = data["class_path"].rsplit(".", 1)[-1]
+        if "root" in data["init_args"]:  # a run's folder must not depend on where it was begun
+            data["init_args"]["root"] = os.path.abspath(data["init_args"]["root"])
+        config["trainer"] = {k: v for k, v in config["trainer"].items() if v is not None}
+        return config
+
+    def _announcement(self, trainer: Trainer, chosen: str, reason: str) -> str:
+        """What is about to run, in a few lines."""
+        data, model = self.datamodule, self.model
+        n = {part: len(data.drawn.indices(part)) for part in ("train", "val", "test")}
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        total = sum(p.numel() for p in model.parameters())
+        fold = "" if data.split.folds is None else f", fold {data.split.fold or 0}"
+        lines = [
+            f"data       {type(data).__name__}, {len(data.classes)} classes, view {data.view}: "
+            f"{n['train']} train, {n['val']} val, {n['test']} test images",
+            f"split      {data.split.protocol}{fold}, digest {data.drawn.digest[:12]}",
+            f"model      {model.arguments['backbone']}, {total:,} parameters, {trained:,} trained",
+            f"device     {trainer.strategy.root_device.type} x {trainer.world_size}, channels_last,"
+            f" precision {chosen} ({reason})",
+            f"run        {trainer.default_root_dir}",
+        ]
+        lines += [f"STAMP      {stamp}" for stamp in [data.drawn.leaky, *self._stamps] if stamp]
+        return "\n".join(lines)
+
+    def fit(self, **kwargs: Any) -> None:
+        """Trains and tests; Lightning's arguments but the checkpoint's are not used."""
+        if self._get(self.config, "trainer").fast_dev_run:
+            self.trainer.fit(self.model, datamodule=self.datamodule)
+            return
+        show(self.run.folder, self.run.fit(kwargs["ckpt_path"]))
+
+    def validate(self, **kwargs: Any) -> None:
+        """Scores the checkpoint on the validation split."""
+        show(self.run.folder, self.run.score("val", kwargs["ckpt_path"]))
+
+    def test(self, **kwargs: Any) -> None:
+        """Scores the checkpoint on the test split."""
+        show(self.run.folder, self.run.score("test", kwargs["ckpt_path"]))
+
+
+def _device(trainer: Mapping[str, Any]) -> str:
+    """The kind of device that Lightning will take for trainer.accelerator."""
+    import torch
+
+    asked = trainer["accelerator"]
+    if asked in ("gpu", "cuda") or (asked == "auto" and torch.cuda.is_available()):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if asked in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return "mps"
+    return "cpu" if asked == "auto" else str(asked)
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value in (None, False, True):
+        return []
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _remove_empty(folder: RunFolder) -> None:
+    folder.path.rmdir()
+
+
+def show(folder: RunFolder, result: Mapping[str, Any]) -> None:
+    """Prints what a run found, beside its baseline, and where it lies."""
+    console = Console()
+    for part in ("val", "test"):
+        if part not in result:
+            continue
+        scores = result[part]
+        table = Table(title=f"{part} split: n = {scores['n']}, {scores['groups']} groups")
+        for column in ("metric", "value", "95 % interval", "majority baseline"):
+            table.add_column(column, justify="left" if column == "metric" else "right")
+        for name, value in scores["metrics"].items():
+            interval = f"{value['low']:.3f} to {value['high']:.3f}"
+            table.add_row(name, f"{value['value']:.3f}", interval, f"{value['baseline']:.3f}")
+        if part == "test" or "test" not in result:
+            console.print(table)
+    for stamp in result["stamps"]:
+        console.print(f"[bold red]NOT TO BE BELIEVED: {stamp}[/]")
+    console.print(f"metrics.json, predictions.csv and figures are in {folder.path}", soft_wrap=True)

@@ -1,0 +1,125 @@
+"""The command line's parser: Lightning's, with each mistake told in one line."""
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from cellbench.data.base import CellDataModule
+from cellbench.errors import UserError, suggest
+
+LINKED = {"model.classes": "data.classes", "model.image_size": "data.input_size"}
+"""What the model takes from the data; never typed."""
+
+
+class Parser(LightningArgumentParser):
+    """Raises UserError instead of printing a usage of several pages."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Tells the mistake in a line.
+
+        Raises:
+            UserError: Always.
+        """
+        if not self.exit_on_error:  # a parser within a parser: the outer one tells it all
+            super().error(message, ex)
+        keys = {action.dest for action in self._actions} | set(_data_keys(None))
+        raise UserError(explain(message, keys)) from ex
+
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        """No abbreviations: --trainer.max_epoch would be taken for --trainer.max_epochs."""
+        return []
+
+
+def explain(message: str, keys: set[str]) -> str:
+    """Makes one line of jsonargparse's message.
+
+    Args:
+        message: The message, of one line or of a dozen.
+        keys: The keys that there are, with dots, to name the closest.
+    """
+    inside = re.search(r"Problem with given class_path '(?:.*\.)?(\w+)'", message)
+    prefix = "data." if inside else ""
+    if inside:
+        keys = set(_data_keys(inside[1]))
+    unknown = re.search(
+        r"unrecognized arguments: --([^\s=]+)|(?:Group '(?P<group>[\w.]+)' does not accept "
+        r"|does not accept |^\s*)option '(?P<option>[^']+)'",
+        message,
+        re.MULTILINE | re.IGNORECASE,
+    )
+    if unknown:
+        group = f"{unknown['group']}." if unknown["group"] else ""
+        return _unknown_key(prefix + group + (unknown[1] or unknown["option"]), keys, inside)
+    if "Expected a dot import path string" in message:
+        name = message.split("Expected a dot import path string: ")[1].split()[0]
+        return f"data: unknown data module '{name}'{suggest(name, _data_modules())}"
+    *_, last = re.split(r'(?=Parser key ")', message)
+    key = re.match(r'Parser key "([^"]+)"', last)
+    expected = list(_expected(last))
+    if key and expected:
+        value = re.search(r"(?:Got value|Given value): (.*)", last)
+        got = f"; got '{value[1]}'" if value else ""
+        choices = [choice for kind in expected for choice in kind.split(", ")]
+        close = suggest(value[1], choices) if value and len(choices) > 2 else ""
+        return f"{prefix}{key[1]}: expected {' or '.join(expected)}{got}{close}"
+    return " ".join(message.split())
+
+
+def _unknown_key(name: str, keys: set[str], inside: re.Match[str] | None) -> str:
+    name = name.removeprefix("data.init_args.") if inside else name
+    name = f"data.{name}" if inside and not name.startswith("data.") else name
+    where = f" of {inside[1]}" if inside else ""
+    return f"unknown option '{name}'{where}{suggest(name, keys)}; --help lists them all"
+
+
+def _expected(message: str) -> Iterator[str]:
+    """The types that a message asks for, in plain words; None only where nothing else is said."""
+    for kind in re.findall(r"Expected an? (.+?)(?:\. Got value.*)?$", message, re.MULTILINE):
+        literal = re.search(r"Literal\[(.*)\]", kind)
+        if literal:
+            yield literal[1].replace("'", "")
+        elif "NoneType" not in kind:
+            yield re.sub(r"<class '(?:.*\.)?(\w+)'>", r"\1", kind)
+
+
+def _data_modules() -> dict[str, type[CellDataModule]]:
+    def below(kind: type[CellDataModule]) -> Iterator[type[CellDataModule]]:
+        for child in kind.__subclasses__():
+            yield child
+            yield from below(child)
+
+    base: Any = CellDataModule
+    return {kind.__name__: kind for kind in below(base) if not inspect.isabstract(kind)}
+
+
+def _data_keys(name: str | None) -> Iterator[str]:
+    """The keys of one data module, or of all."""
+    for module, kind in _data_modules().items():
+        if name in (None, module):
+            yield from _field_keys("data", kind)
+
+
+def _field_keys(prefix: str, kind: Any) -> Iterator[str]:
+    for field in dataclasses.fields(kind):
+        if field.init:
+            yield f"{prefix}.{field.name}"
+            if dataclasses.is_dataclass(field.type):
+                yield from _field_keys(f"{prefix}.{field.name}", field.type)
+
+
+def refuse_linked(config: Namespace) -> None:
+    """Refuses a value for what the model takes from the data: it would be ignored in silence.
+
+    Raises:
+        UserError: There is one.
+    """
+    for target, source in LINKED.items():
+        if config.get(target) is not None:
+            raise UserError(
+                f"{target}: it is taken from {source}; remove it from the configuration"
+            )

@@ -1,0 +1,150 @@
+"""Augmentation policies, on albumentations."""
+
+import os
+import random
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network
+
+import albumentations as A
+import cv2
+import numpy as np
+
+from cellbench.data.views import Image, Mask
+from cellbench.errors import UserError, suggest
+
+Policy = Literal["none", "flips", "geometric", "colour", "strong"]
+Transforms = list[str | dict[str, dict[str, Any]]]
+"""Names of albumentations transforms, or one-entry mappings of a name to its arguments."""
+
+
+def _flips(square: bool) -> list[A.BasicTransform]:
+    turns: list[A.BasicTransform] = [A.RandomRotate90(p=0.75)] if square else []
+    return [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5), *turns]
+
+
+def _geometric(square: bool) -> list[A.BasicTransform]:
+    # Reflected borders, for the image and its mask alike: black corners would be a cue.
+    affine = A.Affine(
+        rotate=(-45, 45),
+        translate_percent=(-0.05, 0.05),
+        scale=(0.9, 1.1),
+        shear=(-6, 6),
+        border_mode=cv2.BORDER_REFLECT_101,
+        p=0.9,
+    )
+    return [*_flips(square), affine]
+
+
+def _colour(square: bool) -> list[A.BasicTransform]:
+    jitter = A.ColorJitter(
+        brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-0.04, 0.04), p=0.9
+    )
+    return [jitter]
+
+
+def _strong(square: bool) -> list[A.BasicTransform]:
+    soften = A.OneOf(
+        [A.GaussianBlur(blur_limit=(3, 5)), A.GaussNoise(std_range=(0.02, 0.06))], p=0.3
+    )
+    return [*_geometric(square), *_colour(square), soften]
+
+
+POLICIES: dict[Policy, Callable[[bool], list[A.BasicTransform]]] = {
+    "none": lambda square: [],
+    "flips": _flips,
+    "geometric": _geometric,
+    "colour": _colour,
+    "strong": _strong,
+}
+"""Each policy's transforms; the argument says whether the image is square.
+
+none: nothing.
+flips: both flips, and quarter turns of square images.
+geometric: flips, then rotation to 45 degrees, shift to 5 %, zoom to 10 %, shear to 6 degrees.
+colour: brightness, contrast and saturation to 20 %, hue to 4 %.
+strong: geometric, colour, and now and then blur or noise.
+"""
+
+
+class Augmentation:
+    """A policy, or a list of transforms, whose random numbers are given with each call.
+
+    Args:
+        policy: A policy's name, or a list of albumentations transforms.
+        image_size: Height and width of the images; transforms must return the same.
+
+    Raises:
+        UserError: An unknown transform or argument, or one that does not return uint8 RGB of
+            the same size.
+    """
+
+    def __init__(self, policy: Policy | Transforms, image_size: tuple[int, int]) -> None:
+        if isinstance(policy, list):
+            transforms = [_from_entry(entry) for entry in policy]
+        else:
+            transforms = POLICIES[policy](image_size[0] == image_size[1])
+        self._compose = A.Compose(transforms) if transforms else None
+        self._check(image_size)
+
+    def __bool__(self) -> bool:
+        return self._compose is not None
+
+    def __call__(
+        self, image: Image, mask: Mask | None, seed: tuple[int, ...]
+    ) -> tuple[Image, Mask | None]:
+        """Transforms an image and its mask alike.
+
+        Args:
+            image: RGB, uint8, (H, W, 3).
+            mask: Its mask, (H, W), or None.
+            seed: Non-negative integers that alone decide the random numbers.
+        """
+        if self._compose is None:
+            return image, mask
+        # Compose(seed=...) gives every transform the same stream, so that gates of equal p fire
+        # together; one generator shared by all of them does not.
+        generator = np.random.default_rng(seed)
+        self._compose.set_random_state(generator, random.Random(int(generator.integers(2**63))))
+        if mask is None:
+            return self._compose(image=image)["image"], None
+        out = self._compose(image=image, mask=mask)
+        return out["image"], out["mask"]
+
+    def _check(self, image_size: tuple[int, int]) -> None:
+        blank = np.zeros((*image_size, 3), np.uint8)
+        for attempt in range(8 if self else 0):  # a transform acts only with its probability
+            try:
+                image, mask = self(blank, blank[..., 0], (attempt,))
+            except Exception as error:
+                raise UserError(f"data.augment: {error}") from error
+            if image.shape != blank.shape or image.dtype != np.uint8 or mask is None:
+                raise UserError(
+                    "data.augment: the transforms must return uint8 RGB images of data.image_size "
+                    f"{image_size}; they gave {image.dtype} {image.shape}. Normalisation is done "
+                    "by the model"
+                )
+
+
+def _from_entry(entry: str | dict[str, dict[str, Any]]) -> A.BasicTransform:
+    """Makes one transform of its name, or of a one-entry mapping of its name to its arguments."""
+    if isinstance(entry, dict) and len(entry) != 1:
+        raise UserError(f"data.augment: one transform an entry; got {', '.join(entry) or 'none'}")
+    name, arguments = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
+    # Names are looked up among albumentations' own classes: a YAML file must not import code.
+    known = {
+        key: value
+        for key, value in vars(A).items()
+        if isinstance(value, type) and issubclass(value, A.BasicTransform)
+    }
+    if name not in known:
+        raise UserError(f"data.augment: unknown transform '{name}'{suggest(name, known)}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it only warns of an argument that it does not know
+        try:
+            return known[name](**(arguments or {}))
+        except (UserWarning, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"data.augment: {name}: {reason}") from error

@@ -1,0 +1,241 @@
+"""What every data module shares: table, split, view, augmentation, loaders."""
+
+from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from cellbench.data import files
+from cellbench.data.augment import Augmentation, Policy, Transforms
+from cellbench.data.cache import Pixels, decode_all
+from cellbench.data.dataset import Batch, CellDataset
+from cellbench.data.sampling import BatchSampler
+from cellbench.data.splits import Split, SplitConfig, draw
+from cellbench.data.table import Part, Sample, SampleTable
+from cellbench.data.views import NUCLEUS, Image, Mask, View, crop_box, needs_mask
+from cellbench.errors import UserError
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What was done to the pixels before the model: with the model, all that predict needs.
+
+    Attributes:
+        image_size: Height and width, in pixels.
+        view: What of the image is shown.
+        fill: The value of what is hidden.
+    """
+
+    image_size: tuple[int, int]
+    view: View
+    fill: int
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class CellDataModule(LightningDataModule, ABC):
+    """A dataset of cell images; a subclass lists its samples and, where need be, reads them.
+
+    Attributes:
+        view: What of the image the network sees, in training, validation, test and prediction.
+        fill: The value, 0 to 255, of what the view hides.
+        augment: A policy's name, or a list of albumentations transforms; training only.
+        image_size: Height and width of the network's input in pixels; one number for a square.
+        batch_size: The largest number of images in a batch.
+        num_workers: Loader processes. Images are decoded once, so that few datasets need any.
+        split: Which samples train, validate and test.
+    """
+
+    view: View = "raw"
+    fill: int = 0
+    augment: Policy | Transforms = "none"
+    image_size: int | tuple[int, int] = 128
+    batch_size: int = 16
+    num_workers: int = 0
+    split: SplitConfig = field(default_factory=SplitConfig)
+    seed: int = field(default=0, init=False)
+    """Decides the order and the augmentation; the command line sets it to seed_everything."""
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked without reading an image.
+
+        Raises:
+            UserError: A value is out of its range.
+        """
+        super().__init__()
+        for name, least in (("batch_size", 1), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"data.{name}: {getattr(self, name)} is less than {least}")
+        if not 0 <= self.fill <= 255:
+            raise UserError(f"data.fill: {self.fill} is not between 0 and 255")
+        if min(self.input_size) < 8:
+            raise UserError(f"data.image_size: {self.image_size} is too small; at least 8")
+        self._augmentation = Augmentation(self.augment, self.input_size)
+
+    # What a dataset provides.
+
+    @property
+    @abstractmethod
+    def classes(self) -> tuple[str, ...]:
+        """The class names in the order of their labels, known before any image is read."""
+
+    @abstractmethod
+    def list_samples(self) -> list[Sample]:
+        """Lists the labelled samples, in any order.
+
+        Raises:
+            UserError: The files are not there, or not as they should be.
+        """
+
+    def read_image(self, sample: Sample) -> Image:
+        """The sample's image: RGB, uint8, (H, W, 3), at its native size."""
+        assert sample.image is not None
+        return files.read_image(sample.image)
+
+    def read_mask(self, sample: Sample, image: Image) -> Mask:
+        """The mask of a sample that has one, at the native size of its image."""
+        assert sample.mask is not None
+        return files.read_mask(sample.mask, image)
+
+    def has_mask(self, sample: Sample) -> bool:
+        """Whether the sample has a mask."""
+        return sample.mask is not None
+
+    def fingerprint(self, sample: Sample) -> str:
+        """A digest of the sample's content, equal where the content is equal."""
+        assert sample.image is not None
+        return files.fingerprint(sample.image)
+
+    # What every dataset has.
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the network's input in pixels."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What is done to the pixels before the model."""
+        return Preprocessing(self.input_size, self.view, self.fill)
+
+    @cached_property
+    def table(self) -> SampleTable:
+        """All labelled samples; the files have been read once, for their contents' digests."""
+        samples = self.list_samples()
+        with ThreadPoolExecutor() as pool:
+            fingerprints = list(pool.map(self.fingerprint, samples))
+        return SampleTable(samples, self.classes, fingerprints)
+
+    @cached_property
+    def drawn(self) -> Split:
+        """The split, checked."""
+        return draw(self.table, self.split)
+
+    @cached_property
+    def _pixels(self) -> Pixels:
+        samples = self.table.samples
+        with_masks = needs_mask(self.view)
+
+        def read(position: int) -> tuple[Image, Mask | None]:
+            sample = samples[position]
+            image = self.read_image(sample)
+            if not with_masks:
+                return image, None
+            mask = self._checked_mask(sample, image)
+            if self.view == "crop":
+                box = crop_box(mask)
+                image, mask = image[box], mask[box]
+            return image, mask
+
+        return decode_all(len(samples), self.input_size, read, with_masks=with_masks)
+
+    def _checked_mask(self, sample: Sample, image: Image) -> Mask:
+        if not self.has_mask(sample):
+            raise UserError(f"data.view: {self.view} needs a mask, and '{sample.id}' has none")
+        mask = self.read_mask(sample, image)
+        if self.view == "nucleus" and not (mask == NUCLEUS).any():
+            raise UserError(
+                f"data.view: nucleus, but the mask of '{sample.id}' marks none (0, 128 and 255 "
+                "are background, cytoplasm and nucleus)"
+            )
+        return mask
+
+    def setup(self, stage: str) -> None:
+        """Draws and checks the split, and decodes every image, whatever the stage."""
+        _ = self.drawn, self._pixels
+
+    def class_counts(self, part: Part) -> np.ndarray:
+        """The number of samples of each class in a part of the split, shape (classes,)."""
+        labels = self.table.labels[self.drawn.indices(part)]
+        return np.bincount(labels, minlength=len(self.classes))
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Augmented, in an order drawn anew every epoch."""
+        return self._loader("train", augment=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """As they are, in the table's order."""
+        return self._loader("val", augment=False)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """As they are, in the table's order."""
+        return self._loader("test", augment=False)
+
+    def _loader(self, part: Part, *, augment: bool) -> DataLoader[Batch]:
+        return self._make_loader(self.drawn.indices(part), augment=augment)
+
+    def _make_loader(self, positions: np.ndarray, *, augment: bool) -> DataLoader[Batch]:
+        augmentation = self._augmentation if augment and self._augmentation else None
+        table = self.table
+        dataset = CellDataset(
+            self._pixels, table.labels, table.keys, self.view, self.fill, augmentation, self.seed
+        )
+        sampler = BatchSampler(positions, self.batch_size, self.seed if augment else None)
+        return DataLoader(
+            dataset,
+            sampler=sampler,
+            batch_size=None,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]  # without automatic batching
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=False,
+        )
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    """Batches come whole from the dataset; the default would copy them to another type."""
+    return batch
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class FileDataModule(CellDataModule):
+    """A dataset in files below a root folder.
+
+    Attributes:
+        root: The folder that holds the dataset.
+    """
+
+    root: Path = Path("data")
+
+    how_to_get = "check the path"
+    """What to do where the root is missing, in one line."""
+
+    def _require(self, path: Path, what: str) -> Path:
+        """Returns a path that must be there.
+
+        Raises:
+            UserError: It is not; the line says how to get the dataset.
+        """
+        if not self.root.is_dir():
+            raise UserError(f"data.root: there is no folder {self.root}; {self.how_to_get}")
+        if not path.exists():
+            raise UserError(f"{what} {path} is missing; {self.how_to_get}")
+        return path
+
+    def _id(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()

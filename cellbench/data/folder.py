@@ -1,0 +1,108 @@
+"""Anybody's images: a folder for each class, or a CSV file."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import get_args
+
+from cellbench.data import files
+from cellbench.data.base import FileDataModule
+from cellbench.data.table import Part, Sample
+from cellbench.errors import UserError
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class FolderDataModule(FileDataModule):
+    """Anybody's images: a folder for each class, or a CSV file.
+
+    Without `csv`, every folder in `root` is a class and every image file below it a sample. A
+    folder `masks` beside them holds the masks, under the image's path with the suffix `.png`
+    (`root/lymphocyte/a.jpg` has `root/masks/lymphocyte/a.png`).
+
+    With `csv`, its rows are the samples. Columns: path (below root) and label; and where known
+    mask (below root), group (patient, slide) and split (train, val or test).
+
+    Masks have one channel and two values (background 0, cell), or 0, 128 and 255 (background,
+    cytoplasm, nucleus). Images of equal content are kept in one part of the split.
+
+    Attributes:
+        csv: The table, below root; null for a folder for each class.
+    """
+
+    csv: Path | None = None
+
+    how_to_get = "give a folder that holds one folder for each class, or a table as --data.csv"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The folders' names, or the CSV's labels, sorted."""
+        return self._classes
+
+    @cached_property
+    def _classes(self) -> tuple[str, ...]:
+        if self.csv is None:
+            names = [path.name for path in self._class_folders()]
+        else:
+            names = sorted({row["label"] for row in self._rows()})
+        if len(names) < 2:
+            found = f"found {', '.join(names) or 'none'} in {self.csv or self.root}"
+            raise UserError(f"at least two classes are needed; {found}: {self.how_to_get}")
+        return tuple(names)
+
+    def list_samples(self) -> list[Sample]:
+        """The images of the class folders, or of the table's rows.
+
+        Raises:
+            UserError: A listed file is missing, a class has no image, or a split is not known.
+        """
+        return self._from_folders() if self.csv is None else self._from_table()
+
+    def _class_folders(self) -> list[Path]:
+        self._require(self.root, "the folder")
+        return sorted(
+            path
+            for path in self.root.iterdir()
+            if path.is_dir() and path.name != "masks" and not path.name.startswith(".")
+        )
+
+    def _from_folders(self) -> list[Sample]:
+        samples = []
+        for label, folder in enumerate(self._class_folders()):
+            for image in sorted(folder.rglob("*")):
+                if image.suffix.lower() not in files.IMAGE_SUFFIXES:
+                    continue
+                mask = self.root / "masks" / image.relative_to(self.root).with_suffix(".png")
+                samples.append(
+                    Sample(self._id(image), label, image, mask if mask.exists() else None)
+                )
+        return samples
+
+    def _rows(self) -> list[dict[str, str]]:
+        assert self.csv is not None
+        table = self._require(self.root / self.csv, "the table")
+        return files.read_table(table, {"path", "label"})
+
+    def _from_table(self) -> list[Sample]:
+        samples = []
+        for row in self._rows():
+            split = row.get("split") or None
+            if split is not None and split not in get_args(Part):
+                raise UserError(
+                    f"{self.csv}: '{row['path']}' has the split '{split}'; "
+                    f"allowed: {', '.join(get_args(Part))}"
+                )
+            image = self._require(self.root / row["path"], f"{self.csv} lists an image that")
+            mask = row.get("mask") or None
+            samples.append(
+                Sample(
+                    id=Path(row["path"]).as_posix(),
+                    label=self.classes.index(row["label"]),
+                    image=image,
+                    mask=self._require(self.root / mask, f"the mask of '{row['path']}',")
+                    if mask
+                    else None,
+                    group=row.get("group") or None,
+                    split=split,  # type: ignore[arg-type]  # checked above
+                )
+            )
+        return samples

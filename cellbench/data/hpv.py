@@ -1,0 +1,76 @@
+"""White blood cells of HPV patients, with expert masks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cellbench.data import files
+from cellbench.data.base import FileDataModule
+from cellbench.data.table import Sample
+from cellbench.errors import UserError
+
+CLASSES = {"1": "neutrophil", "2": "lymphocyte", "3": "monocyte", "4": "eosinophil"}
+BASOPHIL = "5"  # a single image, which no split can hold
+
+# No slide or patient is known, but these show one cell (registered, and seen by eye).
+NEAR_COPIES = {"166": "166+171", "171": "166+171", "157": "157+158", "158": "157+158"}
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class HPVDataModule(FileDataModule):
+    """White blood cells with expert masks: raw against masked on 299 images, four classes.
+
+    "WBC Dataset 1": 176 neutrophils, 53 lymphocytes, 48 monocytes and 22 eosinophils; the one
+    basophil is left out. Images of 88x88 to 120x120 with hand-drawn masks of cytoplasm and
+    nucleus. No patient or slide is known: the groups are the identical pair 112/139 and the near
+    copies 166/171 and 157/158. The authors warn that the labels were not double-checked.
+
+    Layout: `Dataset 1/001.bmp` to `300.bmp`, each with a mask `001.png`, and `Class Labels of
+    Dataset 1.csv`. Source: the GitHub repository zxaoyou/segmentation_WBC (GPL-3; acknowledge
+    Jiangxi Tecom Science Corporation).
+
+    Zheng, Wang, Wang, Liu: Fast and robust segmentation of white blood cell images by
+    self-supervised learning. Micron 107 (2018), doi 10.1016/j.micron.2018.01.010.
+    """
+
+    root: Path = Path("data/hpv")
+
+    how_to_get = (
+        "get the GitHub repository zxaoyou/segmentation_WBC and give the folder that holds "
+        "'Dataset 1' and 'Class Labels of Dataset 1.csv' as --data.root"
+    )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """neutrophil, lymphocyte, monocyte, eosinophil."""
+        return tuple(CLASSES.values())
+
+    def list_samples(self) -> list[Sample]:
+        """The 299 cells; every image must have its label and its mask, and every label its image.
+
+        Raises:
+            UserError: They do not, or a label is not known.
+        """
+        folder = self._require(self.root / "Dataset 1", "the image folder")
+        csv = self._require(self.root / "Class Labels of Dataset 1.csv", "the label file")
+        labels: dict[str, str] = {}
+        for row in files.read_table(csv, {"image ID", "class label"}):
+            number, label = row["image ID"].strip(), row["class label"].strip()
+            if label not in CLASSES and label != BASOPHIL:
+                raise UserError(f"{csv}: image {number} has the label '{label}'; known are 1 to 5")
+            labels[number.zfill(3)] = label
+        images = {path.stem: path for path in sorted(folder.glob("*.bmp"))}
+        for number in sorted(labels.keys() ^ images.keys()):
+            if number in labels:
+                raise UserError(
+                    f"{csv} labels image {number}, but {folder}/{number}.bmp is missing"
+                )
+            raise UserError(f"{images[number]} has no label in {csv}")
+        samples = []
+        for number, image in images.items():
+            if labels[number] == BASOPHIL:
+                continue
+            mask = self._require(image.with_suffix(".png"), f"the mask of {image.name},")
+            label_index = list(CLASSES).index(labels[number])
+            group = NEAR_COPIES.get(number)
+            samples.append(Sample(self._id(image), label_index, image, mask, group))
+        return samples

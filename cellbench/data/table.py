@@ -1,0 +1,105 @@
+"""The one table that everything about a dataset works on."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from cellbench.errors import UserError
+
+Part = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image of a dataset.
+
+    Attributes:
+        id: Unique name; for a file its POSIX path below the dataset's root.
+        label: Index into the dataset's classes; -1 where the class is not known.
+        image: The image file; None where the pixels are generated.
+        mask: The mask file; None where there is none.
+        group: What must not be split (patient, slide, original image); None where not known.
+        split: The part the dataset's authors put it in; None where there is no official split.
+    """
+
+    id: str
+    label: int
+    image: Path | None = None
+    mask: Path | None = None
+    group: str | None = None
+    split: Part | None = None
+
+
+class SampleTable:
+    """The samples of a dataset, in the order of their ids, with their classes and contents.
+
+    Args:
+        samples: The samples, in any order.
+        classes: The class names; a label is an index into them.
+        fingerprints: For each sample a digest of its content: equal where the content is equal.
+
+    Raises:
+        UserError: An id occurs twice, or a class has no sample.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], classes: Sequence[str], fingerprints: Sequence[str]
+    ) -> None:
+        order = sorted(range(len(samples)), key=lambda i: samples[i].id)
+        self.samples = [samples[i] for i in order]
+        self.fingerprints = [fingerprints[i] for i in order]
+        self.classes = tuple(classes)
+        self.labels = np.array([sample.label for sample in self.samples], dtype=np.int64)
+        self._check()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def _check(self) -> None:
+        twice = [name for name, n in Counter(s.id for s in self.samples).items() if n > 1]
+        if twice:
+            raise UserError(f"sample '{twice[0]}' occurs more than once in the dataset's table")
+        counts = np.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
+        if len(self.samples) and self.labels.max() >= 0 and counts.min() == 0:
+            raise UserError(f"class '{self.classes[int(counts.argmin())]}' has no image")
+
+    @property
+    def keys(self) -> np.ndarray:
+        """A 64-bit number for each sample that depends on its id alone (uint64)."""
+        digests = (hashlib.blake2b(s.id.encode(), digest_size=8).digest() for s in self.samples)
+        return np.array([int.from_bytes(d, "little") for d in digests], dtype=np.uint64)
+
+    def groups(self, *, known: bool = True) -> np.ndarray:
+        """Numbers the groups: samples with one number must stay in one part of a split.
+
+        Samples of equal content always share a group, and so, through them, do the groups
+        that they belong to.
+
+        Args:
+            known: Whether the dataset's own groups count too, or equal contents alone.
+
+        Returns:
+            A group number for each sample, shape (n,).
+        """
+        parent = list(range(len(self.samples)))
+
+        def find(i: int) -> int:
+            while parent[i] != i:
+                parent[i] = parent[parent[i]]
+                i = parent[i]
+            return i
+
+        first: dict[tuple[str, str], int] = {}
+        for i, (sample, content) in enumerate(zip(self.samples, self.fingerprints, strict=True)):
+            tags = [("content", content)]
+            if known and sample.group is not None:
+                tags.append(("group", sample.group))
+            for tag in tags:
+                a, b = find(first.setdefault(tag, i)), find(i)
+                parent[max(a, b)] = min(a, b)
+        return np.array([find(i) for i in range(len(self.samples))], dtype=np.int64)

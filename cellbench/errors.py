@@ -1,0 +1,25 @@
+"""The one exception for mistakes that the user can mend."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake in what the user gave: shown as one line, without a traceback, exit code 2.
+
+    The message says what is wrong, where (file or key), and what to do.
+    """
+
+
+def suggest(name: str, allowed: Iterable[str]) -> str:
+    """Says which of the allowed names is closest to `name`, or lists them all when there are few.
+
+    Returns:
+        Text to put behind a message, such as ``"; closest: resnet18, resnet50"``; empty if
+        nothing is close and the list is long.
+    """
+    allowed = list(allowed)
+    close = get_close_matches(name, allowed, n=3, cutoff=0.6)
+    if close:
+        return f"; closest: {', '.join(close)}"
+    return f"; allowed: {', '.join(allowed)}" if len(allowed) <= 12 else ""

@@ -1,0 +1,1 @@
+"""The Lightning module, its backbones, head, losses and penalties."""

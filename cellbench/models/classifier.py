@@ -1,0 +1,213 @@
+"""The Lightning module."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from cellbench.data.dataset import Batch
+from cellbench.errors import UserError
+from cellbench.models import backbones
+from cellbench.models.heads import HeadConfig, build_head
+from cellbench.models.optimisation import (
+    OptimizerName,
+    ScheduleName,
+    build_optimizer,
+    build_schedule,
+)
+from cellbench.models.regularisation import penalised_parameters, penalty
+
+
+class CellClassifier(LightningModule):
+    """A backbone and a head that classify uint8 RGB images.
+
+    Args:
+        classes: The class names; linked from the data, never typed.
+        image_size: Height and width of the images in pixels; linked from the data.
+        backbone: A torchvision classifier's name, or one of our own networks' (small_cnn).
+        weights: none, imagenet, or the path of a state-dict file.
+        freeze: backbone trains the head alone, and keeps the backbone's batch norm as it is.
+        head: The layers behind the backbone.
+        optimizer: adam, adamw, sgd (momentum 0.9) or rmsprop.
+        lr: Learning rate.
+        schedule: cosine or linear to zero, plateau (factor 0.3 after 2 epochs), or none.
+        l1: Factor of the penalty Σ|w|.
+        l2: Factor of the penalty Σw².
+        penalise: Which trainable weights l1 and l2 act on; never biases and norms.
+        weight_decay: Decoupled decay of the same weights; adamw only.
+        class_weights: balanced weighs a class in the training loss with n / (classes · its n).
+
+    Raises:
+        UserError: A value is out of its range, or the backbone cannot be made.
+    """
+
+    def __init__(
+        self,
+        classes: tuple[str, ...],
+        image_size: tuple[int, int],
+        backbone: str = "resnet18",
+        weights: str = "none",
+        freeze: Literal["none", "backbone"] = "none",
+        head: HeadConfig = HeadConfig(),  # noqa: B008  # frozen
+        optimizer: OptimizerName = "adam",
+        lr: float = 1e-3,
+        schedule: ScheduleName = "none",
+        l1: float = 0.0,
+        l2: float = 0.0,
+        penalise: Literal["head", "all"] = "all",
+        weight_decay: float = 0.0,
+        class_weights: Literal["none", "balanced"] = "none",
+    ) -> None:
+        super().__init__()
+        for name, value in (("l1", l1), ("l2", l2), ("weight_decay", weight_decay)):
+            if not value >= 0:
+                raise UserError(f"model.{name}: {value} is less than 0")
+        if not lr > 0:
+            raise UserError(f"model.lr: {lr} is not greater than 0")
+        if weight_decay and optimizer != "adamw":
+            raise UserError(
+                f"model.weight_decay: decoupled decay needs model.optimizer: adamw, not "
+                f"{optimizer}; for a penalty in the loss use model.l2"
+            )
+        self.classes = tuple(classes)
+        built = backbones.build(backbone, weights, (image_size[0], image_size[1]))
+        self.backbone = built.trunk
+        self.head = build_head(head, built.shape, len(classes))
+        self.register_buffer("mean", torch.tensor(built.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(built.std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("loss_weight", None, persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+        self.loss_weight: Tensor | None
+        self._frozen = freeze == "backbone"
+        if self._frozen:
+            self.backbone.requires_grad_(False)
+        self._l1, self._l2 = l1, l2
+        self._penalise = penalise
+        self._optimizer: OptimizerName = optimizer
+        self._lr, self._schedule, self._weight_decay = lr, schedule, weight_decay
+        self._balanced = class_weights == "balanced"
+        # What a checkpoint needs to make this model again; the weights come from its state dict.
+        self.arguments: dict[str, Any] = {
+            "classes": list(classes),
+            "image_size": list(image_size),
+            "backbone": backbone,
+            "head": asdict(head) | {"hidden": list(head.hidden)},
+        }
+        self.description: dict[str, Any] = {}
+        n = len(classes)
+        metrics = MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(n, average="micro"),
+                "balanced_accuracy": MulticlassAccuracy(n, average="macro"),
+                "f1_macro": MulticlassF1Score(n, average="macro"),
+            }
+        )
+        self.train_metrics = metrics.clone(prefix="train/")
+        self.val_metrics = metrics.clone(prefix="val/")
+        self.test_metrics = metrics.clone(prefix="test/")
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether the network has grouped convolutions, which bfloat16 slows down on a CPU."""
+        return any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in self.backbone.modules())
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 RGB images to what the backbone expects, on their device, (B, 3, H, W) float32."""
+        return (images.float() / 255 - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, (B, classes), of uint8 RGB images, (B, 3, H, W)."""
+        logits: Tensor = self.head(self.backbone(self.normalise(images)))
+        return logits
+
+    def train(self, mode: bool = True) -> "CellClassifier":
+        """Sets the mode; a frozen backbone stays in evaluation, its batch norm untouched."""
+        super().train(mode)
+        if self._frozen:
+            self.backbone.eval()
+        return self
+
+    def setup(self, stage: str) -> None:
+        """Checks what is trainable, and takes the class weights from the training split."""
+        if stage != "fit":
+            return
+        if self._balanced:
+            counts = torch.as_tensor(self.trainer.datamodule.class_counts("train"))  # type: ignore[attr-defined]
+            self.loss_weight = (counts.sum() / (len(counts) * counts)).float().to(self.device)
+        frozen = sum(p.numel() for p in self.backbone.parameters() if not p.requires_grad)
+        assert (frozen == sum(p.numel() for p in self.backbone.parameters())) == self._frozen
+
+    def on_train_start(self) -> None:
+        """Finds the penalised weights once, where they lie during the training."""
+        module = self.head if self._penalise == "head" else self
+        self._penalised = list(penalised_parameters(module).values())
+
+    def training_step(self, batch: Batch) -> Tensor:
+        """One step: `train/loss` is what is minimised; the penalty is logged apart as well."""
+        logits = self(batch.images).float()
+        loss = cross_entropy(logits, batch.labels, weight=self.loss_weight)
+        if self._l1 or self._l2:
+            extra = penalty(self._penalised, self._l1, self._l2)
+            loss = loss + extra
+            self._log("train/penalty", extra, batch)
+        self._log("train/loss", loss, batch)
+        self.train_metrics.update(logits, batch.labels)
+        self.log_dict(self.train_metrics, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Batch) -> Tensor:
+        """Logs the bare criterion and the metrics; returns the probabilities."""
+        return self._evaluate("val", self.val_metrics, batch)
+
+    def test_step(self, batch: Batch) -> Tensor:
+        """Logs the bare criterion and the metrics; returns the probabilities."""
+        return self._evaluate("test", self.test_metrics, batch)
+
+    def predict_step(self, batch: Batch) -> Tensor:
+        """The probabilities, float32, (B, classes)."""
+        probabilities: Tensor = self(batch.images).float().softmax(dim=1)
+        return probabilities
+
+    def _evaluate(self, part: str, metrics: MetricCollection, batch: Batch) -> Tensor:
+        logits = self(batch.images).float()
+        self._log(f"{part}/loss", cross_entropy(logits, batch.labels), batch)
+        metrics.update(logits, batch.labels)
+        self.log_dict(metrics)
+        probabilities: Tensor = logits.softmax(dim=1)
+        return probabilities
+
+    def _log(self, name: str, value: Tensor, batch: Batch) -> None:
+        self.log(name, value, on_step=False, on_epoch=True, batch_size=len(batch.labels))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the run's description of the model."""
+        checkpoint["cellbench"] = self.description
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over the trainable parameters, and its schedule."""
+        decayed = penalised_parameters(self)
+        kept = {id(parameter) for parameter in decayed.values()}
+        optimizer = build_optimizer(
+            self._optimizer,
+            decayed.values(),
+            (p for p in self._trainable() if id(p) not in kept),
+            self._lr,
+            self._weight_decay,
+        )
+        schedule = build_schedule(self._schedule, optimizer, self.trainer.max_epochs or 1)
+        if schedule is None:
+            return optimizer
+        monitor = {"monitor": "val/loss"} if isinstance(schedule, ReduceLROnPlateau) else {}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, **monitor}}
+
+    def _trainable(self) -> Iterator[nn.Parameter]:
+        return (p for p in self.parameters() if p.requires_grad)

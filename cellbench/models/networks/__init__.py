@@ -1,0 +1,1 @@
+"""From-scratch networks: each module here is a backbone of its name, made by its `build()`."""

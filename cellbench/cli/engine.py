@@ -22,7 +22,7 @@ from cellbench.data.base import CellDataModule
 from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs import loggers, precision
-from cellbench.runs.checkpoint import CheckpointConfig, RunCheckpoint, WholeCheckpointIO
+from cellbench.runs.checkpoint import CheckpointConfig, WholeCheckpointIO, best_epoch
 from cellbench.runs.folder import RunFolder
 from cellbench.runs.loggers import WandbConfig
 from cellbench.runs.recorder import Collector, History
@@ -121,7 +121,7 @@ class CellbenchCLI(LightningCLI):
         """
         asked = self._get(self.config_init, "trainer")
         device = _device(asked)
-        chosen, reason = precision.choose(self.model, device)
+        chosen, reason = precision.choose(device, grouped=self.model.grouped)
         if asked.get("precision") is not None:
             chosen, reason = asked["precision"], "as asked"
             precision.refuse_unsafe(str(chosen), device)
@@ -146,7 +146,7 @@ class CellbenchCLI(LightningCLI):
                     *_as_list(asked.get("callbacks")),
                     history,
                     collector,
-                    RunCheckpoint(folder, checkpoint_config, self.datamodule.preprocessing),
+                    best_epoch(folder, checkpoint_config),
                 ],
                 plugins=[*_as_list(asked.get("plugins")), WholeCheckpointIO()],
             )
@@ -160,6 +160,7 @@ class CellbenchCLI(LightningCLI):
             self.model,
             self.datamodule,
             trainer,
+            checkpoint_config,
             history,
             collector,
             self._stamps,

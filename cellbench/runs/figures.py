@@ -1,0 +1,123 @@
+"""A run's pictures. Drawn on matplotlib's objects alone: no display, no global state."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from cellbench.data.dataset import Batch
+from cellbench.runs.folder import whole_file
+
+TRAIN, VAL, MARK = "#4477aa", "#cc6677", "#222222"  # told apart by the colour-blind (Tol 2021)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a PNG whole.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    with whole_file(path) as beside:
+        figure.savefig(beside, format="png", dpi=120)
+
+
+def sample_sheet(batches: Sequence[tuple[str, Batch]], classes: Sequence[str]) -> Figure:
+    """Images as the network sees them, a row a part of the split, each with its class.
+
+    Args:
+        batches: Each row's title and images; at most eight of a batch are shown.
+        classes: The class names.
+    """
+    columns = max(min(8, len(batch.labels)) for _, batch in batches)
+    size = (1.3 * columns + 0.5, 1.6 * len(batches) + 0.3)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(batches), columns, squeeze=False)
+    for row, (title, batch) in zip(grid, batches, strict=True):
+        for i, axes in enumerate(row):
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if i >= len(batch.labels):
+                axes.axis("off")
+                continue
+            axes.imshow(batch.images[i].permute(1, 2, 0).numpy(), vmin=0, vmax=255)
+            axes.set_title(classes[int(batch.labels[i])], fontsize=8)
+        row[0].set_ylabel(title, fontsize=9)
+    return figure
+
+
+def confusion(scores: dict[str, Any], classes: Sequence[str], title: str) -> Figure:
+    """A confusion matrix: counts, shaded by the share of the true class.
+
+    Args:
+        scores: What `metrics.evaluate` returned.
+        classes: The class names.
+        title: The figure's title.
+    """
+    counts = np.array(scores["confusion"])
+    side = 1.9 + 0.72 * len(classes)
+    figure = Figure(figsize=(side + 0.9, side), layout="constrained")
+    axes = figure.subplots()
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    shaded = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for i, j in np.ndindex(counts.shape):
+        colour = "white" if shares[i, j] > 0.55 else MARK
+        axes.text(j, i, str(counts[i, j]), ha="center", va="center", color=colour)
+    recall = scores["recall"]
+    rows = [
+        f"{name} (n = {recall[name]['n']})\nrecall {recall[name]['value']:.2f} "
+        f"[{recall[name]['low']:.2f}, {recall[name]['high']:.2f}]"
+        for name in classes
+    ]
+    axes.set_yticks(range(len(classes)), rows, fontsize=8)
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", fontsize=8)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    accuracy = scores["metrics"]["accuracy"]
+    axes.set_title(
+        f"{title}\naccuracy {accuracy['value']:.3f} [{accuracy['low']:.3f}, "
+        f"{accuracy['high']:.3f}], majority {accuracy['baseline']:.3f}, n = {scores['n']}",
+        fontsize=9,
+    )
+    figure.colorbar(shaded, ax=axes, label="share of the true class", shrink=0.8)
+    return figure
+
+
+def learning_curves(
+    rows: Sequence[dict[str, float]], best: int, baseline: float, n_val: int
+) -> Figure:
+    """Loss and accuracy of training and validation by epoch.
+
+    Args:
+        rows: The history, one dictionary an epoch.
+        best: The epoch of the best checkpoint.
+        baseline: The validation accuracy of the majority class.
+        n_val: The number of validation images.
+    """
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, name in ((left, "loss"), (right, "accuracy")):
+        _curves(axes, rows, name)
+        axes.axvline(best, color=MARK, lw=0.8, ls=":", label=f"best epoch ({best})")
+    right.axhline(baseline, color=MARK, lw=0.8, ls="--", label="majority class (val)")
+    left.set_title("loss (train's includes class weights and penalties)", fontsize=9)
+    right.set_title(f"accuracy (val: n = {n_val})", fontsize=9)
+    right.set_ylim(0, 1.02)
+    left.set_ylim(bottom=0)
+    for axes in (left, right):
+        axes.legend(fontsize=8)
+    return figure
+
+
+def _curves(axes: Axes, rows: Sequence[dict[str, float]], name: str) -> None:
+    epochs = [row["epoch"] for row in rows]
+    marker = "o" if len(rows) == 1 else None
+    for part, colour in (("train", TRAIN), ("val", VAL)):
+        points = [row[f"{part}/{name}"] for row in rows]
+        axes.plot(epochs, points, color=colour, marker=marker, label=part)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

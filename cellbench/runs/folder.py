@@ -1,0 +1,132 @@
+"""Where a run's files lie, and how they are written: whole or not at all."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cellbench.errors import UserError
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Gives a path beside `path` to write to, and moves it there once it is on the disk.
+
+    Raises:
+        UserError: The file cannot be written; what lay at `path` before is untouched.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 file whole.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    with whole_file(path) as beside:
+        beside.write_text(text, encoding="utf-8", newline="")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, runs: Path, experiment: str) -> "RunFolder":
+        """Makes `runs/experiment/time`, with a number behind it where that exists.
+
+        Raises:
+            UserError: It cannot be made.
+        """
+        now = time.strftime("%Y-%m-%d_%H-%M-%S")
+        try:
+            (runs / experiment).mkdir(parents=True, exist_ok=True)
+            for number in range(1, 10_000):
+                path = runs / experiment / (now if number == 1 else f"{now}-{number}")
+                try:
+                    path.mkdir()
+                except FileExistsError:
+                    continue
+                return cls(path)
+        except OSError as error:
+            raise UserError(
+                f"--runs: cannot make a folder in {runs}: {error.strerror}; give one that can be "
+                "written"
+            ) from error
+        raise UserError(f"--runs: {runs / experiment} is full")
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """An existing run.
+
+        Raises:
+            UserError: The folder is none.
+        """
+        folder = cls(path)
+        if not folder.config.is_file():
+            what = "has no config.yaml" if path.is_dir() else "does not exist"
+            raise UserError(f"--run: {path} is not a run's folder: it {what}")
+        return folder
+
+    @property
+    def config(self) -> Path:
+        """The whole configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def split(self) -> Path:
+        """The part of the split that each sample is in."""
+        return self.path / "split.csv"
+
+    @property
+    def history(self) -> Path:
+        """Losses and metrics, a row an epoch."""
+        return self.path / "history.csv"
+
+    @property
+    def predictions(self) -> Path:
+        """Every class' probability for every validation and test sample."""
+        return self.path / "predictions.csv"
+
+    @property
+    def metrics(self) -> Path:
+        """Each metric with n, interval and baseline."""
+        return self.path / "metrics.json"
+
+    @property
+    def environment(self) -> Path:
+        """Machine, versions, times."""
+        return self.path / "environment.json"
+
+    @property
+    def best(self) -> Path:
+        """The weights of the best epoch."""
+        return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        """The whole state at the end of the training."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    def figure(self, name: str) -> Path:
+        """A figure's file."""
+        return self.path / "figures" / f"{name}.png"

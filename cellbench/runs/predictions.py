@@ -1,0 +1,86 @@
+"""predictions.csv: the source of truth that metrics and figures are computed from."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from cellbench.data.table import Part
+from cellbench.errors import UserError
+from cellbench.runs.folder import write_text
+
+PREFIX = "p_"
+"""Before a class' name in the header of its probabilities."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of the samples of one part of a split.
+
+    Attributes:
+        ids: The samples' ids, in the table's order.
+        labels: Class indices, int64, (n,).
+        probabilities: Float32, (n, classes); rows sum to 1.
+    """
+
+    ids: list[str]
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The most probable class of each sample, int64, (n,)."""
+        predicted: np.ndarray = self.probabilities.argmax(axis=1)
+        return predicted
+
+
+def write_predictions(
+    path: Path, classes: Sequence[str], parts: Mapping[Part, Predictions]
+) -> None:
+    """Writes predictions.csv: id, split, label, predicted, and a probability for each class.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    text = io.StringIO(newline="")
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["id", "split", "label", "predicted", *(f"{PREFIX}{name}" for name in classes)])
+    for part, given in parts.items():
+        for name, label, predicted, probabilities in zip(
+            given.ids, given.labels, given.predicted, given.probabilities, strict=True
+        ):
+            # repr of a float32 is the shortest text that reads back as the same number
+            shown = [str(np.float32(p)) for p in probabilities]
+            rows.writerow([name, part, classes[label], classes[predicted], *shown])
+    write_text(path, text.getvalue())
+
+
+def read_predictions(path: Path) -> tuple[tuple[str, ...], dict[Part, Predictions]]:
+    """Reads predictions.csv back.
+
+    Returns:
+        The classes, and the predictions of each part in the file.
+
+    Raises:
+        UserError: It is missing or not a predictions.csv.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+        if header[:4] != ["id", "split", "label", "predicted"]:
+            raise ValueError("wrong header")
+        classes = tuple(name.removeprefix(PREFIX) for name in header[4:])
+        parts: dict[Part, Predictions] = {}
+        for part in get_args(Part):
+            own = [row for row in rows if row[1] == part]
+            if own:
+                labels = np.array([classes.index(row[2]) for row in own], dtype=np.int64)
+                probabilities = np.array([row[4:] for row in own]).astype(np.float32)
+                parts[part] = Predictions([row[0] for row in own], labels, probabilities)
+    except (OSError, ValueError, IndexError) as error:
+        raise UserError(f"cannot read the predictions {path}: {error}") from error
+    return classes, parts

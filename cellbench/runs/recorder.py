@@ -1,0 +1,116 @@
+"""Callbacks that note what a run says of itself: history.csv, and the probabilities."""
+
+import csv
+import io
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from cellbench.data.dataset import Batch
+from cellbench.errors import UserError
+from cellbench.runs.folder import write_text
+
+
+class History(Callback):
+    """Writes history.csv, a row an epoch, and stops a training that has diverged.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.rows: list[dict[str, float]] = []
+        self._begun = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the epoch's clock."""
+        self._begun = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the epoch's row; the validation has been done by now.
+
+        Raises:
+            UserError: The loss is no number any more.
+        """
+        lr = trainer.optimizers[0].param_groups[0]["lr"]
+        row: dict[str, float] = {"epoch": trainer.current_epoch, "lr": lr}
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        row |= {name: logged[name] for name in sorted(logged) if "/" in name}
+        row["seconds"] = round(time.perf_counter() - self._begun, 3)
+        self.rows.append(row)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self._path, text.getvalue())
+        if not math.isfinite(row["train/loss"]):
+            raise UserError(
+                f"the training diverged: train/loss is {row['train/loss']} in epoch "
+                f"{trainer.current_epoch}; lower model.lr (it was {lr:g}), or use "
+                "trainer.precision: 32-true"
+            )
+
+
+class Collector(Callback):
+    """Keeps the probabilities of the last pass over an evaluation split."""
+
+    def __init__(self) -> None:
+        self._positions: list[Tensor] = []
+        self._probabilities: list[Tensor] = []
+
+    def take(self) -> tuple[np.ndarray, np.ndarray]:
+        """Hands over what was kept, in the table's order.
+
+        Returns:
+            The samples' positions in the table, (n,), and their probabilities, (n, classes).
+        """
+        positions = torch.cat(self._positions).cpu().numpy()
+        probabilities = torch.cat(self._probabilities).cpu().numpy()
+        order = np.argsort(positions)
+        return positions[order], probabilities[order]
+
+    def _clear(self) -> None:
+        self._positions, self._probabilities = [], []
+
+    def _keep(self, probabilities: Any, batch: Batch) -> None:
+        self._positions.append(batch.positions)
+        self._probabilities.append(probabilities)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forgets the pass before."""
+        self._clear()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forgets the pass before."""
+        self._clear()
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keeps a batch."""
+        self._keep(outputs, batch)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keeps a batch."""
+        self._keep(outputs, batch)

@@ -1,0 +1,193 @@
+"""One run: what is trained, what is scored, and all that is written of it."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
+import cellbench
+from cellbench.data.base import CellDataModule
+from cellbench.data.dataset import Batch
+from cellbench.data.table import Part
+from cellbench.errors import UserError
+from cellbench.models.classifier import CellClassifier
+from cellbench.runs import environment, figures, loggers, metrics
+from cellbench.runs.checkpoint import CheckpointConfig, Description, read_checkpoint
+from cellbench.runs.folder import RunFolder, write_text
+from cellbench.runs.predictions import Predictions, read_predictions, write_predictions
+from cellbench.runs.recorder import Collector, History
+
+
+@dataclass
+class Run:
+    """A run's parts, made by the command line.
+
+    Attributes:
+        folder: Where everything is written.
+        config: The whole configuration.
+        config_text: The same as YAML.
+        model: The model.
+        data: The data module, set up.
+        trainer: The trainer, whose callbacks hold `history` and `collector`.
+        checkpoint: Which epoch is the best.
+        history: The losses and metrics by epoch.
+        collector: The probabilities of the last evaluation.
+        stamps: Why the numbers are not what they may seem.
+    """
+
+    folder: RunFolder
+    config: dict[str, Any]
+    config_text: str
+    model: CellClassifier
+    data: CellDataModule
+    trainer: Trainer
+    checkpoint: CheckpointConfig
+    history: History
+    collector: Collector
+    stamps: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Tells the model what its checkpoints say of it."""
+        self.model.description = Description(
+            cellbench=cellbench.__version__,
+            model=self.model.arguments,
+            preprocessing=self.data.preprocessing,
+            precision=str(self.trainer.precision),
+            data=type(self.data).__name__,
+            split=self.data.drawn.digest,
+            leaky=self.data.drawn.leaky,
+        ).as_plain()
+
+    def fit(self, ckpt_path: str | None = None) -> dict[str, Any]:
+        """Trains, then scores the best checkpoint on the validation and the test split.
+
+        Args:
+            ckpt_path: A checkpoint of Lightning's to go on from.
+
+        Returns:
+            What metrics.json holds.
+        """
+        with self._written():
+            self.trainer.fit(self.model, datamodule=self.data, ckpt_path=ckpt_path)
+            self.trainer.save_checkpoint(self.folder.last)
+            self._load(self.folder.best)
+            result = self._score(("val", "test"))
+            curves = figures.learning_curves(
+                self.history.rows,
+                self._best_epoch(),
+                result["val"]["metrics"]["accuracy"]["baseline"],
+                result["val"]["n"],
+            )
+            self._save_figure(curves, "learning_curves")
+        return result
+
+    def score(self, part: Literal["val", "test"], ckpt_path: Path) -> dict[str, Any]:
+        """Scores a checkpoint on one split.
+
+        Returns:
+            What metrics.json holds.
+        """
+        with self._written():
+            self._load(ckpt_path)
+            return self._score((part,))
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """Writes what is known before a run, and ends what it began, whatever happens."""
+        described = environment.describe(
+            self.trainer.strategy.root_device, self.trainer.world_size, str(self.trainer.precision)
+        )
+        failed = True
+        try:
+            write_text(self.folder.config, self.config_text)
+            write_text(self.folder.split, self.data.drawn.csv)
+            loggers.log_config(self.trainer.loggers, self.config)
+            self._save_figure(self._samples(), "samples")
+            yield
+            failed = False
+        finally:
+            loggers.finish(self.trainer.loggers, failed=failed)
+            environment.write_environment(self.folder.environment, described)
+
+    def _samples(self) -> Any:
+        parts: dict[str, DataLoader[Batch]] = {
+            "train": self.data.train_dataloader(),
+            "test": self.data.test_dataloader(),
+        }
+        batches = [(title, next(iter(loader))) for title, loader in parts.items()]
+        return figures.sample_sheet(batches, self.data.classes)
+
+    def _load(self, path: Path) -> None:
+        description, state = read_checkpoint(path)
+        own = self.model.description["model"]
+        if description.model != own:
+            differs = [key for key in own if description.model.get(key) != own[key]]
+            raise UserError(
+                f"{path} holds another model: {', '.join(differs)} differ from the configuration's"
+            )
+        self.model.load_state_dict(state)
+
+    def _score(self, parts: Sequence[Literal["val", "test"]]) -> dict[str, Any]:
+        predictions: dict[Part, Predictions] = {}
+        for part in parts:
+            evaluate = self.trainer.validate if part == "val" else self.trainer.test
+            evaluate(self.model, datamodule=self.data, verbose=False)
+            positions, probabilities = self.collector.take()
+            ids = [self.data.table.samples[i].id for i in positions]
+            labels = self.data.table.labels[positions]
+            predictions[part] = Predictions(ids, labels, probabilities)
+        write_predictions(self.folder.predictions, self.data.classes, predictions)
+        result = self._evaluate()
+        write_text(self.folder.metrics, json.dumps(result, indent=2) + "\n")
+        loggers.log_result(self.trainer.loggers, result)
+        shown = parts[-1]
+        title = f"{shown} split, {self.folder.path.parent.name}, view {self.data.view}"
+        drawn = figures.confusion(result[shown], self.data.classes, title)
+        self._save_figure(drawn, "confusion")
+        return result
+
+    def _evaluate(self) -> dict[str, Any]:
+        """metrics.json, computed from predictions.csv."""
+        classes, parts = read_predictions(self.folder.predictions)
+        drawn, table = self.data.drawn, self.data.table
+        groups = {s.id: group for s, group in zip(table.samples, drawn.groups, strict=True)}
+        majority = int(self.data.class_counts("train").argmax())
+        result: dict[str, Any] = {
+            "experiment": self.folder.path.parent.name,
+            "stamps": [stamp for stamp in (drawn.leaky, *self.stamps) if stamp],
+            "split": {
+                "digest": drawn.digest,
+                "protocol": self.data.split.protocol,
+                "folds": self.data.split.folds,
+                "fold": self.data.split.fold,
+                "n": {p: len(drawn.indices(p)) for p in ("train", "val", "test")},
+            },
+            "view": self.data.view,
+            "seed": self.data.seed,
+            "majority_class": classes[majority],
+        }
+        for part, given in parts.items():
+            own = drawn.indices(part)
+            if [table.samples[i].id for i in own] != given.ids:
+                raise AssertionError(f"{part}: not every sample was counted once")
+            group = [groups[name] for name in given.ids]
+            result[part] = metrics.evaluate(
+                given.labels, given.predicted, torch.tensor(group).numpy(), classes, majority
+            )
+        return result
+
+    def _best_epoch(self) -> int:
+        values = [row[self.checkpoint.monitor] for row in self.history.rows]
+        wanted = min(values) if self.checkpoint.mode == "min" else max(values)
+        return int(self.history.rows[values.index(wanted)]["epoch"])
+
+    def _save_figure(self, figure: Any, name: str) -> None:
+        path = self.folder.figure(name)
+        figures.save(figure, path)
+        loggers.log_figure(self.trainer.loggers, path)

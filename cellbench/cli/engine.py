@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
@@ -32,6 +33,9 @@ from cellbench.runs.run import Run
 for _module in pkgutil.iter_modules(cellbench.data.__path__, "cellbench.data."):
     import_module(_module.name)
 
+# Deterministic algorithms need no memory filled before it is written; it costs a few per cent.
+torch.utils.deterministic.fill_uninitialized_memory = False
+
 # Advice that does not hold here (the loaders need no workers), and Lightning's own use of torch.
 for _message in (
     ".*does not have many workers.*",
@@ -40,6 +44,15 @@ for _message in (
     ".*LeafSpec.*",
 ):
     warnings.filterwarnings("ignore", message=_message)
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_epochs": 20,  # Lightning's own is 1,000
+    "deterministic": "warn",
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+    "logger": False,
+}
 
 
 class CellbenchCLI(LightningCLI):
@@ -62,14 +75,7 @@ class CellbenchCLI(LightningCLI):
             subclass_mode_data=True,
             save_config_callback=None,
             seed_everything_default=0,
-            trainer_defaults={
-                "max_epochs": 20,  # Lightning's own is 1,000
-                "deterministic": "warn",
-                "enable_model_summary": False,
-                "num_sanity_val_steps": 0,
-                "use_distributed_sampler": False,
-                "logger": False,
-            },
+            trainer_defaults=TRAINER_DEFAULTS,
             parser_class=Parser,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -230,8 +236,6 @@ class CellbenchCLI(LightningCLI):
 
 def _device(trainer: Mapping[str, Any]) -> str:
     """The kind of device that Lightning will take for trainer.accelerator."""
-    import torch
-
     asked = trainer["accelerator"]
     if asked in ("gpu", "cuda") or (asked == "auto" and torch.cuda.is_available()):
         return "cuda" if torch.cuda.is_available() else "cpu"

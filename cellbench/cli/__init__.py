@@ -5,5 +5,6 @@ COMMANDS = {
     "validate": "score a run's best checkpoint on its validation split",
     "test": "score a run's best checkpoint on its test split",
     "predict": "classify a folder of images with a run's best checkpoint",
+    "report": "what finished runs say together",
 }
 """What each command does, in a line. Nothing heavy is imported to show it."""

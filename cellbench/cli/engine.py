@@ -1,23 +1,20 @@
 """Lightning's command line, made for cellbench: what fit, validate, test and predict share."""
 
-import logging
 import os
 import pkgutil
-import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from rich.console import Console
-from rich.table import Table
 
 import cellbench.data
+from cellbench.cli.console import quieten_lightning, show
 from cellbench.cli.parsing import LINKED, Parser, refuse_linked
 from cellbench.data.base import CellDataModule
 from cellbench.errors import UserError
@@ -34,16 +31,7 @@ for _module in pkgutil.iter_modules(cellbench.data.__path__, "cellbench.data."):
     import_module(_module.name)
 
 # Deterministic algorithms need no memory filled before it is written; it costs a few per cent.
-torch.utils.deterministic.fill_uninitialized_memory = False
-
-# Advice that does not hold here (the loaders need no workers), and Lightning's own use of torch.
-for _message in (
-    ".*does not have many workers.*",
-    ".*sys.argv.*",
-    ".*LightningCLI's args.*",
-    ".*LeafSpec.*",
-):
-    warnings.filterwarnings("ignore", message=_message)
+torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 20,  # Lightning's own is 1,000
@@ -61,14 +49,13 @@ class CellbenchCLI(LightningCLI):
     Args:
         command: fit, validate or test.
         args: The command line behind it.
-        stamps: Why the run's numbers are not what they may seem.
+        parent: Where the folder of what is written is made; None for --runs and --name.
     """
 
-    def __init__(self, command: str, args: Sequence[str], stamps: Sequence[str] = ()) -> None:
+    def __init__(self, command: str, args: Sequence[str], parent: Path | None = None) -> None:
         self._command = command
-        self._stamps = list(stamps)
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+        self._parent = parent
+        quieten_lightning()
         super().__init__(
             CellClassifier,
             CellDataModule,
@@ -132,8 +119,8 @@ class CellbenchCLI(LightningCLI):
             chosen, reason = asked["precision"], "as asked"
             precision.refuse_unsafe(str(chosen), device)
         self.config[self._command].trainer.precision = chosen
-        name = self._experiment_name()
-        folder = RunFolder.create(self._get(self.config, "runs"), name)
+        name = self.config[self._command].name = self._experiment_name()
+        folder = RunFolder.create(self._parent or self._get(self.config, "runs") / name)
         history, collector = History(folder.history), Collector()
         checkpoint_config = self._get(self.config_init, "checkpoint")
         own = loggers.build(
@@ -157,7 +144,7 @@ class CellbenchCLI(LightningCLI):
                 plugins=[*_as_list(asked.get("plugins")), WholeCheckpointIO()],
             )
         except (MisconfigurationException, ValueError, RuntimeError) as error:
-            _remove_empty(folder)
+            folder.discard()
             raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
         self.run = Run(
             folder,
@@ -169,7 +156,6 @@ class CellbenchCLI(LightningCLI):
             checkpoint_config,
             history,
             collector,
-            self._stamps,
         )
         print(self._announcement(trainer, str(chosen), reason))
         return trainer
@@ -215,7 +201,8 @@ class CellbenchCLI(LightningCLI):
             f" precision {chosen} ({reason})",
             f"run        {trainer.default_root_dir}",
         ]
-        lines += [f"STAMP      {stamp}" for stamp in [data.drawn.leaky, *self._stamps] if stamp]
+        if data.drawn.leaky:
+            lines.append(f"STAMP      {data.drawn.leaky}")
         return "\n".join(lines)
 
     def fit(self, **kwargs: Any) -> None:
@@ -227,11 +214,22 @@ class CellbenchCLI(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:
         """Scores the checkpoint on the validation split."""
-        show(self.run.folder, self.run.score("val", kwargs["ckpt_path"]))
+        self._evaluate("val", kwargs["ckpt_path"])
 
     def test(self, **kwargs: Any) -> None:
         """Scores the checkpoint on the test split."""
-        show(self.run.folder, self.run.score("test", kwargs["ckpt_path"]))
+        self._evaluate("test", kwargs["ckpt_path"])
+
+    def _evaluate(self, part: Literal["val", "test"], ckpt_path: str | None) -> None:
+        if ckpt_path is None:
+            self.run.folder.discard()
+            raise UserError(f"{self._command}: which run? give its folder as --run")
+        try:
+            result = self.run.score(part, Path(ckpt_path))
+        except UserError:
+            self.run.folder.discard()
+            raise
+        show(self.run.folder, result)
 
 
 def _device(trainer: Mapping[str, Any]) -> str:
@@ -248,27 +246,3 @@ def _as_list(value: Any) -> list[Any]:
     if value in (None, False, True):
         return []
     return list(value) if isinstance(value, list) else [value]
-
-
-def _remove_empty(folder: RunFolder) -> None:
-    folder.path.rmdir()
-
-
-def show(folder: RunFolder, result: Mapping[str, Any]) -> None:
-    """Prints what a run found, beside its baseline, and where it lies."""
-    console = Console()
-    for part in ("val", "test"):
-        if part not in result:
-            continue
-        scores = result[part]
-        table = Table(title=f"{part} split: n = {scores['n']}, {scores['groups']} groups")
-        for column in ("metric", "value", "95 % interval", "majority baseline"):
-            table.add_column(column, justify="left" if column == "metric" else "right")
-        for name, value in scores["metrics"].items():
-            interval = f"{value['low']:.3f} to {value['high']:.3f}"
-            table.add_row(name, f"{value['value']:.3f}", interval, f"{value['baseline']:.3f}")
-        if part == "test" or "test" not in result:
-            console.print(table)
-    for stamp in result["stamps"]:
-        console.print(f"[bold red]NOT TO BE BELIEVED: {stamp}[/]")
-    console.print(f"metrics.json, predictions.csv and figures are in {folder.path}", soft_wrap=True)

@@ -57,7 +57,7 @@ def explain(message: str, keys: set[str]) -> str:
         return _unknown_key(prefix + group + (unknown[1] or unknown["option"]), keys, inside)
     if "Expected a dot import path string" in message:
         name = message.split("Expected a dot import path string: ")[1].split()[0]
-        return f"data: unknown data module '{name}'{suggest(name, _data_modules())}"
+        return f"data: unknown data module '{name}'{suggest(name, data_modules())}"
     *_, last = re.split(r'(?=Parser key ")', message)
     key = re.match(r'Parser key "([^"]+)"', last)
     expected = list(_expected(last))
@@ -87,7 +87,9 @@ def _expected(message: str) -> Iterator[str]:
             yield re.sub(r"<class '(?:.*\.)?(\w+)'>", r"\1", kind)
 
 
-def _data_modules() -> dict[str, type[CellDataModule]]:
+def data_modules() -> dict[str, type[CellDataModule]]:
+    """All data modules that have been imported, by name."""
+
     def below(kind: type[CellDataModule]) -> Iterator[type[CellDataModule]]:
         for child in kind.__subclasses__():
             yield child
@@ -99,7 +101,7 @@ def _data_modules() -> dict[str, type[CellDataModule]]:
 
 def _data_keys(name: str | None) -> Iterator[str]:
     """The keys of one data module, or of all."""
-    for module, kind in _data_modules().items():
+    for module, kind in data_modules().items():
         if name in (None, module):
             yield from _field_keys("data", kind)
 

@@ -14,26 +14,12 @@ from cellbench.data import files
 from cellbench.data.augment import Augmentation, Policy, Transforms
 from cellbench.data.cache import Pixels, decode_all
 from cellbench.data.dataset import Batch, CellDataset
+from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.sampling import BatchSampler
 from cellbench.data.splits import Split, SplitConfig, draw
 from cellbench.data.table import Part, Sample, SampleTable
-from cellbench.data.views import NUCLEUS, Image, Mask, View, crop_box, needs_mask
+from cellbench.data.views import Image, Mask, View, needs_mask
 from cellbench.errors import UserError
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What was done to the pixels before the model: with the model, all that predict needs.
-
-    Attributes:
-        image_size: Height and width, in pixels.
-        view: What of the image is shown.
-        fill: The value of what is hidden.
-    """
-
-    image_size: tuple[int, int]
-    view: View
-    fill: int
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -138,32 +124,17 @@ class CellDataModule(LightningDataModule, ABC):
 
     @cached_property
     def _pixels(self) -> Pixels:
-        samples = self.table.samples
+        samples, preprocessing = self.table.samples, self.preprocessing
         with_masks = needs_mask(self.view)
 
         def read(position: int) -> tuple[Image, Mask | None]:
             sample = samples[position]
-            image = self.read_image(sample)
-            if not with_masks:
-                return image, None
-            mask = self._checked_mask(sample, image)
-            if self.view == "crop":
-                box = crop_box(mask)
-                image, mask = image[box], mask[box]
-            return image, mask
+            image, mask = self.read_image(sample), None
+            if with_masks and self.has_mask(sample):
+                mask = self.read_mask(sample, image)
+            return preprocessing.prepare(image, mask, sample.id)
 
         return decode_all(len(samples), self.input_size, read, with_masks=with_masks)
-
-    def _checked_mask(self, sample: Sample, image: Image) -> Mask:
-        if not self.has_mask(sample):
-            raise UserError(f"data.view: {self.view} needs a mask, and '{sample.id}' has none")
-        mask = self.read_mask(sample, image)
-        if self.view == "nucleus" and not (mask == NUCLEUS).any():
-            raise UserError(
-                f"data.view: nucleus, but the mask of '{sample.id}' marks none (0, 128 and 255 "
-                "are background, cytoplasm and nucleus)"
-            )
-        return mask
 
     def setup(self, stage: str) -> None:
         """Draws and checks the split, and decodes every image, whatever the stage."""

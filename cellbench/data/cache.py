@@ -5,7 +5,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from cellbench.data.views import Image, Mask
@@ -35,12 +34,12 @@ def decode_all(
     *,
     with_masks: bool,
 ) -> Pixels:
-    """Reads and resizes n images.
+    """Reads n images.
 
     Args:
         n: How many.
-        image_size: Height and width to resize to; the aspect is not kept.
-        read: Gives the image at a position, and its mask, at any size.
+        image_size: Their height and width.
+        read: Gives the image at a position, and its mask where masks are kept, at that size.
         with_masks: Whether to keep the masks.
 
     Raises:
@@ -50,25 +49,11 @@ def decode_all(
     masks = np.empty((n, *image_size), dtype=np.uint8) if with_masks else None
 
     def load(position: int) -> None:
-        image, mask = read(position)
-        images[position] = resize(image, image_size)
-        if masks is not None:
-            assert mask is not None
-            masks[position] = _scale(mask, image_size, cv2.INTER_NEAREST)
+        images[position], mask = read(position)
+        if masks is not None and mask is not None:
+            masks[position] = mask
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for _ in pool.map(load, range(n)):
             pass
     return Pixels(images, masks)
-
-
-def resize(image: Image, image_size: tuple[int, int]) -> Image:
-    """Resizes an RGB image to (height, width), by area where it shrinks, else linearly."""
-    shrinks = image.shape[0] * image.shape[1] > image_size[0] * image_size[1]
-    return _scale(image, image_size, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-
-
-def _scale(array: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
-    if array.shape[:2] == size:
-        return array
-    return cv2.resize(array, (size[1], size[0]), interpolation=interpolation)

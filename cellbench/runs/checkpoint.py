@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from cellbench.data.base import Preprocessing
+from cellbench.data.preprocessing import Preprocessing
 from cellbench.errors import UserError
 from cellbench.runs.folder import RunFolder, whole_file
 

@@ -1,10 +1,12 @@
 """Where a run's files lie, and how they are written: whole or not at all."""
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from cellbench.errors import UserError
@@ -51,28 +53,32 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, runs: Path, experiment: str) -> "RunFolder":
-        """Makes `runs/experiment/time`, with a number behind it where that exists.
+    def create(cls, parent: Path) -> "RunFolder":
+        """Makes a folder below `parent`, named by the time, with a number where that exists.
 
         Raises:
             UserError: It cannot be made.
         """
         now = time.strftime("%Y-%m-%d_%H-%M-%S")
         try:
-            (runs / experiment).mkdir(parents=True, exist_ok=True)
-            for number in range(1, 10_000):
-                path = runs / experiment / (now if number == 1 else f"{now}-{number}")
-                try:
+            parent.mkdir(parents=True, exist_ok=True)
+            for number in count(1):
+                path = parent / (now if number == 1 else f"{now}-{number}")
+                with suppress(FileExistsError):
                     path.mkdir()
-                except FileExistsError:
-                    continue
-                return cls(path)
+                    return cls(path)
         except OSError as error:
             raise UserError(
-                f"--runs: cannot make a folder in {runs}: {error.strerror}; give one that can be "
+                f"--runs: cannot make a folder in {parent}: {error.strerror}; give one that can be "
                 "written"
             ) from error
-        raise UserError(f"--runs: {runs / experiment} is full")
+        raise AssertionError
+
+    def discard(self) -> None:
+        """Removes the folder of a run that never began, and its parent if that is empty then."""
+        shutil.rmtree(self.path)
+        with suppress(OSError):
+            self.path.parent.rmdir()
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":

@@ -3,17 +3,18 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+import numpy as np
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 import cellbench
 from cellbench.data.base import CellDataModule
 from cellbench.data.dataset import Batch
+from cellbench.data.splits import read_split
 from cellbench.data.table import Part
 from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
@@ -38,7 +39,6 @@ class Run:
         checkpoint: Which epoch is the best.
         history: The losses and metrics by epoch.
         collector: The probabilities of the last evaluation.
-        stamps: Why the numbers are not what they may seem.
     """
 
     folder: RunFolder
@@ -50,11 +50,11 @@ class Run:
     checkpoint: CheckpointConfig
     history: History
     collector: Collector
-    stamps: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Tells the model what its checkpoints say of it."""
-        self.model.description = Description(
+        self.stamps = [self.data.drawn.leaky] if self.data.drawn.leaky else []
+        self.description = Description(
             cellbench=cellbench.__version__,
             model=self.model.arguments,
             preprocessing=self.data.preprocessing,
@@ -62,7 +62,8 @@ class Run:
             data=type(self.data).__name__,
             split=self.data.drawn.digest,
             leaky=self.data.drawn.leaky,
-        ).as_plain()
+        )
+        self.model.description = self.description.as_plain()
 
     def fit(self, ckpt_path: str | None = None) -> dict[str, Any]:
         """Trains, then scores the best checkpoint on the validation and the test split.
@@ -92,10 +93,33 @@ class Run:
 
         Returns:
             What metrics.json holds.
+
+        Raises:
+            UserError: The checkpoint holds another model, or images of the split have trained it.
         """
+        trained = self._load(ckpt_path)
+        if trained.split != self.data.drawn.digest:
+            self._refuse_trained(part, ckpt_path.parent.parent)
+            self.stamps.append("another split than the run's, though no image of its training")
+        for name, ours in asdict(self.description.preprocessing).items():
+            theirs = getattr(trained.preprocessing, name)
+            if ours != theirs:
+                self.stamps.append(f"{name} is {ours} here, and was {theirs} in training")
         with self._written():
-            self._load(ckpt_path)
             return self._score((part,))
+
+    def _refuse_trained(self, part: Part, run: Path) -> None:
+        """Refuses a split that shares contents with what the run in a folder was trained on."""
+        rows = read_split(RunFolder(run).split)
+        seen = {row["content"]: row["id"] for row in rows if row["split"] != "test"}
+        table = self.data.table
+        for i in self.data.drawn.indices(part):
+            if table.fingerprints[i] in seen:
+                raise UserError(
+                    f"'{table.samples[i].id}' is in the {part} split, but the run {run} was "
+                    f"trained or selected on it (as '{seen[table.fingerprints[i]]}'); use the "
+                    "run's own split"
+                )
 
     @contextmanager
     def _written(self) -> Iterator[None]:
@@ -123,7 +147,7 @@ class Run:
         batches = [(title, next(iter(loader))) for title, loader in parts.items()]
         return figures.sample_sheet(batches, self.data.classes)
 
-    def _load(self, path: Path) -> None:
+    def _load(self, path: Path) -> Description:
         description, state = read_checkpoint(path)
         own = self.model.description["model"]
         if description.model != own:
@@ -132,6 +156,7 @@ class Run:
                 f"{path} holds another model: {', '.join(differs)} differ from the configuration's"
             )
         self.model.load_state_dict(state)
+        return description
 
     def _score(self, parts: Sequence[Literal["val", "test"]]) -> dict[str, Any]:
         predictions: dict[Part, Predictions] = {}
@@ -147,7 +172,7 @@ class Run:
         write_text(self.folder.metrics, json.dumps(result, indent=2) + "\n")
         loggers.log_result(self.trainer.loggers, result)
         shown = parts[-1]
-        title = f"{shown} split, {self.folder.path.parent.name}, view {self.data.view}"
+        title = f"{shown} split, {self.config['name']}, view {self.data.view}"
         drawn = figures.confusion(result[shown], self.data.classes, title)
         self._save_figure(drawn, "confusion")
         return result
@@ -156,11 +181,10 @@ class Run:
         """metrics.json, computed from predictions.csv."""
         classes, parts = read_predictions(self.folder.predictions)
         drawn, table = self.data.drawn, self.data.table
-        groups = {s.id: group for s, group in zip(table.samples, drawn.groups, strict=True)}
         majority = int(self.data.class_counts("train").argmax())
         result: dict[str, Any] = {
-            "experiment": self.folder.path.parent.name,
-            "stamps": [stamp for stamp in (drawn.leaky, *self.stamps) if stamp],
+            "experiment": self.config["name"],
+            "stamps": self.stamps,
             "split": {
                 "digest": drawn.digest,
                 "protocol": self.data.split.protocol,
@@ -176,9 +200,12 @@ class Run:
             own = drawn.indices(part)
             if [table.samples[i].id for i in own] != given.ids:
                 raise AssertionError(f"{part}: not every sample was counted once")
-            group = [groups[name] for name in given.ids]
             result[part] = metrics.evaluate(
-                given.labels, given.predicted, torch.tensor(group).numpy(), classes, majority
+                given.labels,
+                given.predicted,
+                drawn.groups[own],
+                classes,
+                np.full(len(own), majority),
             )
         return result
 

@@ -1,0 +1,44 @@
+"""What the commands print, and what Lightning is kept from printing."""
+
+import logging
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cellbench.runs.folder import RunFolder
+
+# Advice that does not hold here (the loaders need no workers), and Lightning's own use of torch.
+_NOISE = (
+    ".*does not have many workers.*",
+    ".*sys.argv.*",
+    ".*LightningCLI's args.*",
+    ".*LeafSpec.*",
+)
+
+
+def quieten_lightning() -> None:
+    """Keeps Lightning's hints and advertisements off the screen; its errors still show."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def show(folder: RunFolder, result: Mapping[str, Any]) -> None:
+    """Prints what a run found on its last split, beside its baseline, and where it lies."""
+    console = Console()
+    part = "test" if "test" in result else "val"
+    scores = result[part]
+    table = Table(title=f"{part} split: n = {scores['n']}, {scores['groups']} groups")
+    for column in ("metric", "value", "95 % interval", "majority baseline"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for name, value in scores["metrics"].items():
+        interval = f"{value['low']:.3f} to {value['high']:.3f}"
+        table.add_row(name, f"{value['value']:.3f}", interval, f"{value['baseline']:.3f}")
+    console.print(table)
+    for stamp in result["stamps"]:
+        console.print(f"[bold red]NOT TO BE BELIEVED: {stamp}[/]")
+    console.print(f"metrics.json, predictions.csv and figures are in {folder.path}", soft_wrap=True)

@@ -1,0 +1,65 @@
+"""What validate and test share: a run's folder is all they need."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from cellbench.cli.engine import CellbenchCLI
+from cellbench.cli.parsing import data_modules
+from cellbench.errors import UserError
+from cellbench.runs.folder import RunFolder
+
+
+def score(command: Literal["validate", "test"], args: Sequence[str]) -> int:
+    """Scores a run's best checkpoint, with the run's own configuration.
+
+    Args:
+        command: Which split.
+        args: `--run FOLDER` and options that replace the run's; without --run a whole
+            configuration and --ckpt_path, as in Lightning.
+    """
+    run, rest = _take_run(args)
+    if run is None:
+        CellbenchCLI(command, rest)
+        return 0
+    folder = RunFolder.open(run)
+    text = yaml.safe_dump(_plain_config(folder))
+    given = [f"--config={text}", f"--ckpt_path={folder.best}", *rest]
+    CellbenchCLI(command, given, parent=run / command)
+    return 0
+
+
+def _take_run(args: Sequence[str]) -> tuple[Path | None, list[str]]:
+    rest = list(args)
+    for i, argument in enumerate(rest):
+        if argument.startswith("--run="):
+            return Path(argument.removeprefix("--run=")), rest[:i] + rest[i + 1 :]
+        if argument == "--run":
+            if i + 1 == len(rest):
+                raise UserError("--run: expected a run's folder")
+            return Path(rest[i + 1]), rest[:i] + rest[i + 2 :]
+    return None, rest
+
+
+def _plain_config(folder: RunFolder) -> dict[str, Any]:
+    """What of a run's configuration its scoring needs.
+
+    A run's folder may have been downloaded: nothing of it may name code to import, as callbacks
+    and loggers do, and the only classes are cellbench's own data modules.
+
+    Raises:
+        UserError: It is not a run's configuration.
+    """
+    try:
+        whole = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+        config: dict[str, Any] = {key: whole[key] for key in ("seed_everything", "data", "name")}
+        config["model"] = whole["model"] | {"weights": "none"}
+        config["trainer"] = {"precision": whole["trainer"]["precision"]}
+        module = config["data"]["class_path"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise UserError(f"{folder.config} is not a run's configuration: {error}") from error
+    if module not in data_modules():
+        raise UserError(f"{folder.config}: data.class_path: '{module}' is not a data module here")
+    return config

@@ -1,0 +1,10 @@
+"""test: scores a run's best checkpoint on its test split."""
+
+from collections.abc import Sequence
+
+from cellbench.cli.scoring import score
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs the command."""
+    return score("test", args)

@@ -1,0 +1,10 @@
+"""validate: scores a run's best checkpoint on its validation split."""
+
+from collections.abc import Sequence
+
+from cellbench.cli.scoring import score
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs the command."""
+    return score("validate", args)

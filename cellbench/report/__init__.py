@@ -1,0 +1,1 @@
+"""What runs say together; reads run folders only."""

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -19,9 +20,10 @@ def main(args: Sequence[str]) -> int:
         "macro F1 with 95 % intervals, beside the majority class.",
     )
     parser.add_argument("runs", type=Path, nargs="+", help="folders that hold runs")
-    table = Table()
-    for column in ("experiment", "seed", "folds", "n", "accuracy", "macro F1", "majority class"):
-        table.add_column(column, justify="left" if column == "experiment" else "right")
+    table = Table(box=SIMPLE_HEAD, caption="value [95 % interval]; baseline: the majority class")
+    for column in ("experiment", "seed", "folds", "n", "accuracy", "macro F1", "baseline"):
+        justify: Literal["left", "right"] = "left" if column == "experiment" else "right"
+        table.add_column(column, justify=justify, no_wrap=column != "experiment")
     stamps = []
     for one in pool(parser.parse_args(list(args)).runs):
         metrics = one.scores["metrics"]

@@ -91,11 +91,10 @@ def _pool(experiment: str, seed: int, by_fold: dict[int | None, _Run]) -> Pooled
         groups += [group[name] for name in test.ids]
         largest = classes.index(run.metrics["majority_class"])
         majority.append(np.full(len(test.ids), largest))
-    _, numbers = np.unique(groups, return_inverse=True)
     scores = evaluate(
         np.concatenate(labels),
         np.concatenate(predicted),
-        numbers,
+        np.array(groups),
         classes,
         np.concatenate(majority),
     )

@@ -73,7 +73,7 @@ def evaluate(
     Args:
         labels: Class indices, (n,); every class must occur.
         predicted: Class indices, (n,).
-        groups: A number for each sample's group, (n,).
+        groups: Each sample's group, a name or a number, (n,).
         classes: The class names.
         majority: The largest class of the training split that each sample's model saw, (n,): the
             baseline always says this one.

@@ -27,11 +27,12 @@ class History(Callback):
     def __init__(self, path: Path) -> None:
         self._path = path
         self.rows: list[dict[str, float]] = []
-        self._begun = 0.0
+        self._begun, self._lr = 0.0, 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the epoch's clock."""
+        """Starts the epoch's clock, and notes its learning rate before the schedule's step."""
         self._begun = time.perf_counter()
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the epoch's row; the validation has been done by now.
@@ -39,8 +40,7 @@ class History(Callback):
         Raises:
             UserError: The loss is no number any more.
         """
-        lr = trainer.optimizers[0].param_groups[0]["lr"]
-        row: dict[str, float] = {"epoch": trainer.current_epoch, "lr": lr}
+        row: dict[str, float] = {"epoch": trainer.current_epoch, "lr": self._lr}
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
         row |= {name: logged[name] for name in sorted(logged) if "/" in name}
         row["seconds"] = round(time.perf_counter() - self._begun, 3)
@@ -53,7 +53,7 @@ class History(Callback):
         if not math.isfinite(row["train/loss"]):
             raise UserError(
                 f"the training diverged: train/loss is {row['train/loss']} in epoch "
-                f"{trainer.current_epoch}; lower model.lr (it was {lr:g}), or use "
+                f"{trainer.current_epoch}; lower model.lr (it was {self._lr:g}), or use "
                 "trainer.precision: 32-true"
             )
 

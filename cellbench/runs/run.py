@@ -54,6 +54,7 @@ class Run:
     def __post_init__(self) -> None:
         """Tells the model what its checkpoints say of it."""
         self.stamps = [self.data.drawn.leaky] if self.data.drawn.leaky else []
+        self.loggers = self.trainer.loggers
         self.description = Description(
             cellbench=cellbench.__version__,
             model=self.model.arguments,
@@ -131,12 +132,12 @@ class Run:
         try:
             write_text(self.folder.config, self.config_text)
             write_text(self.folder.split, self.data.drawn.csv)
-            loggers.log_config(self.trainer.loggers, self.config)
+            loggers.log_config(self.loggers, self.config)
             self._save_figure(self._samples(), "samples")
             yield
             failed = False
         finally:
-            loggers.finish(self.trainer.loggers, failed=failed)
+            loggers.finish(self.loggers, failed=failed)
             environment.write_environment(self.folder.environment, described)
 
     def _samples(self) -> Any:
@@ -159,6 +160,7 @@ class Run:
         return description
 
     def _score(self, parts: Sequence[Literal["val", "test"]]) -> dict[str, Any]:
+        self.trainer.loggers = []  # a second val/loss would end their curves with a jump
         predictions: dict[Part, Predictions] = {}
         for part in parts:
             evaluate = self.trainer.validate if part == "val" else self.trainer.test
@@ -170,7 +172,7 @@ class Run:
         write_predictions(self.folder.predictions, self.data.classes, predictions)
         result = self._evaluate()
         write_text(self.folder.metrics, json.dumps(result, indent=2) + "\n")
-        loggers.log_result(self.trainer.loggers, result)
+        loggers.log_result(self.loggers, result)
         shown = parts[-1]
         title = f"{shown} split, {self.config['name']}, view {self.data.view}"
         drawn = figures.confusion(result[shown], self.data.classes, title)
@@ -196,17 +198,13 @@ class Run:
             "seed": self.data.seed,
             "majority_class": classes[majority],
         }
+        group = {row["id"]: row["group"] for row in read_split(self.folder.split)}
         for part, given in parts.items():
-            own = drawn.indices(part)
-            if [table.samples[i].id for i in own] != given.ids:
+            if [table.samples[i].id for i in drawn.indices(part)] != given.ids:
                 raise AssertionError(f"{part}: not every sample was counted once")
-            result[part] = metrics.evaluate(
-                given.labels,
-                given.predicted,
-                drawn.groups[own],
-                classes,
-                np.full(len(own), majority),
-            )
+            groups = np.array([group[name] for name in given.ids])
+            always = np.full(len(groups), majority)
+            result[part] = metrics.evaluate(given.labels, given.predicted, groups, classes, always)
         return result
 
     def _best_epoch(self) -> int:
@@ -217,4 +215,4 @@ class Run:
     def _save_figure(self, figure: Any, name: str) -> None:
         path = self.folder.figure(name)
         figures.save(figure, path)
-        loggers.log_figure(self.trainer.loggers, path)
+        loggers.log_figure(self.loggers, path)

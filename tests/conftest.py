@@ -1,0 +1,114 @@
+"""Look-alikes of the datasets, drawn into temporary folders, and what several tests use."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from cellbench.__main__ import main
+
+SHARED = Path(os.environ.get("CELLBENCH_SHARED", Path(__file__).parents[2] / "shared" / "data"))
+
+TINY = [
+    "--data.image_size=32",
+    "--model.backbone=small_cnn",
+    "--trainer.max_epochs=2",
+    "--trainer.enable_progress_bar=false",
+]
+"""Options that make any run take a second."""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("shared") and not SHARED.is_dir():
+            item.add_marker(pytest.mark.skip(reason=f"no real images at {SHARED}"))
+
+
+@pytest.fixture(autouse=True)
+def _quiet_and_offline(monkeypatch):
+    """No test reaches the network: every request goes to a port that nothing listens on."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1,localhost")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+
+@pytest.fixture
+def fit(tmp_path):
+    """Runs fit in-process; returns the run's folder."""
+
+    def run(*args, name="tiny", runs=tmp_path / "runs", samples=80):
+        drawn = (
+            []
+            if any("--data=" in a or "--config" in a for a in args)
+            else [f"--data.samples={samples}", "--data.slides=40"]
+        )
+        assert main(["fit", f"--runs={runs}", f"--name={name}", *drawn, *TINY, *args]) == 0
+        return max((Path(runs) / name).iterdir(), key=lambda path: path.stat().st_mtime_ns)
+
+    return run
+
+
+@pytest.fixture
+def fails(capsys):
+    """Runs a command that must fail; returns its one line."""
+
+    def run(*args):
+        capsys.readouterr()
+        assert main(list(args)) == 2
+        lines = [
+            line for line in capsys.readouterr().err.splitlines() if "cellbench: error" in line
+        ]
+        assert len(lines) == 1
+        return lines[0].removeprefix("cellbench: error: ")
+
+    return run
+
+
+def draw_cell(rng, label, size):
+    """An RGB image and its mask (0, 128, 255): a disc whose colour and nucleus tell the class."""
+    image = np.full((size, size, 3), (230, 220, 222), np.uint8)
+    mask = np.zeros((size, size), np.uint8)
+    centre = (size // 2 + rng.integers(-3, 4), size // 2 + rng.integers(-3, 4))
+    cv2.circle(image, centre, size // 4, (200, 150 + 20 * label, 180), -1)
+    cv2.circle(mask, centre, size // 4, 128, -1)
+    cv2.circle(image, centre, size // 10 + 2 * label, (90, 60, 140), -1)
+    cv2.circle(mask, centre, size // 10 + 2 * label, 255, -1)
+    noise = rng.normal(0, 6, image.shape)
+    return np.clip(image + noise, 0, 255).astype(np.uint8), mask
+
+
+def write_image(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image[..., ::-1] if image.ndim == 3 else image)
+
+
+@pytest.fixture
+def hpv_root(tmp_path):
+    """The hpv layout: 50 cells of four classes and one basophil, CRLF, ids without zeros."""
+    rng, root = np.random.default_rng(0), tmp_path / "hpv"
+    labels = [1] * 20 + [2] * 12 + [3] * 10 + [4] * 8 + [5]
+    rows = ["image ID,class label"]
+    for number, label in enumerate(labels, start=1):
+        image, mask = draw_cell(rng, label, 120 if number % 3 else 90)
+        write_image(root / "Dataset 1" / f"{number:03d}.bmp", image)
+        write_image(root / "Dataset 1" / f"{number:03d}.png", mask)
+        rows.append(f"{number},{label}")
+    (root / "Class Labels of Dataset 1.csv").write_bytes(("\r\n".join(rows) + "\r\n").encode())
+    return root
+
+
+@pytest.fixture
+def folder_root(tmp_path):
+    """Class folders with masks beside them."""
+    rng, root = np.random.default_rng(1), tmp_path / "cells"
+    for label, name in enumerate(("blast", "normal cell")):
+        for number in range(20):
+            image, mask = draw_cell(rng, 2 * label, 48)
+            write_image(root / name / f"{number} ({label}).jpg", image)
+            write_image(root / "masks" / name / f"{number} ({label}).png", mask)
+    return root

@@ -1,0 +1,261 @@
+"""What every data module must keep; a new dataset inherits the contract."""
+
+import numpy as np
+import pytest
+import torch
+
+from cellbench.data.folder import FolderDataModule
+from cellbench.data.hpv import HPVDataModule
+from cellbench.data.splits import SplitConfig
+from cellbench.data.synthetic import SyntheticDataModule
+from cellbench.data.views import BACKGROUND
+from cellbench.errors import UserError
+from tests.conftest import SHARED, write_image
+
+FILL = 7
+
+
+def batches(loader, epoch=0):
+    loader.sampler.set_epoch(epoch)
+    return list(loader)
+
+
+def by_position(loader, epoch=0):
+    """Every image of a loader, in the table's order."""
+    drawn = batches(loader, epoch)
+    positions = torch.cat([batch.positions for batch in drawn])
+    return torch.cat([batch.images for batch in drawn])[positions.argsort()]
+
+
+class DataModuleContract:
+    """Inherit it, and give `make`."""
+
+    def make(self, **arguments):
+        raise NotImplementedError
+
+    def build(self, **arguments):
+        data = self.make(**({"image_size": 32, "batch_size": 7} | arguments))
+        data.setup("fit")
+        return data
+
+    def test_classes_are_known_before_any_image_is_read(self):
+        data = self.make()
+        assert len(data.classes) >= 2
+        assert data.classes == tuple(data.classes)
+        assert all(isinstance(name, str) and name for name in data.classes)
+
+    def test_every_sample_is_seen_once_and_every_part_has_every_class(self):
+        data = self.build()
+        seen = []
+        for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+            drawn = batches(loader)
+            labels = torch.cat([batch.labels for batch in drawn])
+            assert set(labels.tolist()) == set(range(len(data.classes)))
+            seen += torch.cat([batch.positions for batch in drawn]).tolist()
+            for batch in drawn:
+                assert torch.equal(batch.labels, torch.tensor(data.table.labels[batch.positions]))
+        assert sorted(seen) == list(range(len(data.table)))
+
+    def test_batches_are_uint8_rgb_channels_last_of_nearly_equal_size(self):
+        drawn = batches(self.build().train_dataloader())
+        sizes = {len(batch.labels) for batch in drawn}
+        assert max(sizes) <= 7
+        assert max(sizes) - min(sizes) <= 1
+        for batch in drawn:
+            assert batch.images.dtype == torch.uint8
+            assert batch.images.shape[1:] == (3, 32, 32)
+            assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+    def test_folds_test_every_sample_once(self):
+        tested = []
+        for fold in range(3):
+            data = self.make(split=SplitConfig(folds=3, fold=fold))
+            tested += data.drawn.indices("test").tolist()
+        assert sorted(tested) == list(range(len(data.table)))
+
+    @pytest.mark.parametrize("policy", ["none", "strong"])
+    def test_no_pixel_outside_the_mask_is_shown_in_any_part(self, policy):
+        data = self.build(view="masked", fill=FILL, augment=policy)
+        raw = self.build(augment=policy)
+        assert data.drawn.digest == raw.drawn.digest
+        for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+            shown = by_position(getattr(data, name)())
+            whole = by_position(getattr(raw, name)())
+            hidden = (shown == FILL).all(dim=1)
+            assert hidden.float().mean() > 0.1
+            # what is shown is what the raw view shows, at the same place, whatever the transform
+            visible = (~hidden)[:, None].expand_as(shown)
+            assert torch.equal(shown[visible], whole[visible])
+
+    def test_the_mask_decides_what_is_hidden(self):
+        data = self.build(view="masked", fill=FILL)
+        for batch in batches(data.test_dataloader()):
+            for image, position in zip(batch.images, batch.positions, strict=True):
+                _, mask = data._pixels.read(int(position))
+                assert (image.numpy()[:, mask == BACKGROUND] == FILL).all()
+
+    def test_workers_and_runs_change_nothing_and_epochs_do(self):
+        alone = self.build(augment="strong").train_dataloader()
+        helped = self.build(augment="strong", num_workers=2).train_dataloader()
+        for epoch in (0, 1):
+            for a, b in zip(batches(alone, epoch), batches(helped, epoch), strict=True):
+                assert torch.equal(a.images, b.images)
+                assert torch.equal(a.positions, b.positions)
+        assert not torch.equal(by_position(alone, 0), by_position(alone, 1))
+        orders = [[b.positions.tolist() for b in batches(alone, epoch)] for epoch in (0, 1)]
+        assert orders[0] != orders[1]
+
+    def test_evaluation_is_never_augmented(self):
+        plain, strong = self.build(), self.build(augment="strong")
+        for name in ("val_dataloader", "test_dataloader"):
+            a, b = (by_position(getattr(data, name)(), epoch=3) for data in (plain, strong))
+            assert torch.equal(a, b)
+
+
+class TestSynthetic(DataModuleContract):
+    def make(self, **arguments):
+        return SyntheticDataModule(samples=90, slides=45, **arguments)
+
+    def test_the_drawing_depends_on_its_seed_alone(self):
+        first, again = self.build(), self.build(split=SplitConfig(seed=4))
+        other = self.build(draw_seed=1)
+        assert np.array_equal(first._pixels.images, again._pixels.images)
+        assert not np.array_equal(first._pixels.images, other._pixels.images)
+
+    def test_the_shortcut_is_in_the_background_and_only_there(self):
+        """A nearest-mean classifier of the background's colour finds it, and nothing without."""
+        found = {}
+        for strength in (0.0, 1.0):
+            data = SyntheticDataModule(
+                samples=400, slides=200, shortcut=strength, view="background", image_size=32
+            )
+            data.setup("fit")
+            images, masks = data._pixels.images, data._pixels.masks
+            colour = np.array(
+                [image[mask == 0].mean(0) for image, mask in zip(images, masks, strict=True)]
+            )
+            train, test = data.drawn.indices("train"), data.drawn.indices("test")
+            labels = data.table.labels
+            means = np.array([colour[train][labels[train] == k].mean(0) for k in range(4)])
+            nearest = np.linalg.norm(colour[test][:, None] - means, axis=2).argmin(axis=1)
+            recalls = [(nearest[labels[test] == k] == k).mean() for k in range(4)]
+            found[strength] = np.mean(recalls)
+        assert found[0.0] < 0.45
+        assert found[1.0] > 0.65
+
+
+class TestHPV(DataModuleContract):
+    @pytest.fixture(autouse=True)
+    def _root(self, hpv_root):
+        self.root = hpv_root
+
+    def make(self, **arguments):
+        return HPVDataModule(root=self.root, **arguments)
+
+    def test_the_basophil_is_left_out_and_labels_are_by_name(self):
+        table = self.make().table
+        assert len(table) == 50
+        assert np.bincount(table.labels).tolist() == [20, 12, 10, 8]
+        assert table.samples[0].id == "Dataset 1/001.bmp"
+        assert table.classes == ("neutrophil", "lymphocyte", "monocyte", "eosinophil")
+
+    def test_images_are_rgb(self):
+        data = self.make()
+        image = data.read_image(data.table.samples[0])
+        assert image[60, 2].tolist() == pytest.approx([230, 220, 222], abs=30)
+        assert image[60, 2, 0] > image[60, 2, 1] - 20
+
+    @pytest.mark.parametrize("number", ["007", "020"])
+    def test_a_missing_label_or_image_is_named(self, number):
+        csv = self.root / "Class Labels of Dataset 1.csv"
+        whole = csv.read_text()
+        csv.write_text(
+            "\n".join(r for r in whole.splitlines() if not r.startswith(f"{int(number)},"))
+        )
+        with pytest.raises(UserError, match=rf"{number}\.bmp has no label in"):
+            _ = self.make().table
+        csv.write_text(whole)
+        (self.root / "Dataset 1" / f"{number}.bmp").unlink()
+        with pytest.raises(UserError, match=rf"labels image {number}, but .*{number}\.bmp is miss"):
+            _ = self.make().table
+
+
+class TestFolder(DataModuleContract):
+    @pytest.fixture(autouse=True)
+    def _root(self, folder_root):
+        self.root = folder_root
+
+    def make(self, **arguments):
+        return FolderDataModule(root=self.root, **arguments)
+
+
+class TestFolderTable(TestFolder):
+    @pytest.fixture(autouse=True)
+    def _table(self, _root):
+        rows = ["path,label,mask,group"]
+        for number, path in enumerate(sorted(self.root.glob("[bn]*/*.jpg"))):
+            name = path.relative_to(self.root)
+            mask = f"masks/{name.with_suffix('.png')}"
+            rows.append(f"{name},{path.parent.name},{mask},patient {number // 2}")
+        (self.root / "table.csv").write_text("\n".join(rows) + "\n")
+
+    def make(self, **arguments):
+        return FolderDataModule(root=self.root, csv="table.csv", **arguments)
+
+    def test_patients_stay_whole(self):
+        drawn = self.make().drawn
+        for group in np.unique(drawn.groups):
+            assert len(set(drawn.parts[drawn.groups == group])) == 1
+        assert len(np.unique(drawn.groups)) == 20
+
+    def test_an_official_split_is_taken(self):
+        table = self.root / "table.csv"
+        header, *rows = table.read_text().splitlines()
+        split = ["test" if i % 20 < 6 else "train" for i in range(len(rows))]
+        rows = [f"{row},{part}" for row, part in zip(rows, split, strict=True)]
+        table.write_text("\n".join([f"{header},split", *rows]))
+        drawn = self.make(split=SplitConfig(protocol="official")).drawn
+        # the table is in the order of the ids, as the rows are
+        assert [part == "test" for part in drawn.parts] == [part == "test" for part in split]
+
+
+def test_a_wrong_mask_is_named(folder_root):
+    mask = folder_root / "masks" / "blast" / "3 (0).png"
+    write_image(mask, np.zeros((40, 48), np.uint8))
+    data = FolderDataModule(root=folder_root, view="masked")
+    with pytest.raises(UserError, match=r"3 \(0\)\.png is 48x40 but its image is 48x48"):
+        data.setup("fit")
+    write_image(mask, np.full((48, 48), 77, np.uint8))
+    with pytest.raises(
+        UserError, match=r"3 \(0\)\.png has the values 77; expected 0 and one other"
+    ):
+        data.setup("fit")
+    mask.unlink()
+    with pytest.raises(UserError, match=r"masked needs a mask, and 'blast/3 \(0\)\.jpg' has none"):
+        FolderDataModule(root=folder_root, view="masked").setup("fit")
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "text"])
+def test_an_unreadable_image_is_named(folder_root, damage):
+    image = folder_root / "blast" / "3 (0).jpg"
+    whole = image.read_bytes()
+    image.write_bytes({"empty": b"", "cut": whole[: len(whole) // 2], "text": b"no image"}[damage])
+    with pytest.raises(UserError, match=r"cannot read .*3 \(0\)\.jpg: the file is"):
+        FolderDataModule(root=folder_root).setup("fit")
+
+
+@pytest.mark.shared
+def test_the_real_hpv_cells():
+    data = HPVDataModule(root=SHARED / "hpv", view="masked", image_size=96)
+    data.setup("fit")
+    assert np.bincount(data.table.labels).tolist() == [176, 53, 48, 22]
+    groups = data.table.groups()
+    pairs = {s.id[-7:-4]: g for s, g in zip(data.table.samples, groups, strict=True)}
+    assert pairs["112"] == pairs["139"]
+    assert pairs["166"] == pairs["171"]
+    assert pairs["157"] == pairs["158"]
+    assert len(set(groups)) == 296
+    assert data._pixels.masks.max() == 2
+    # stained nuclei are darkest in red and green: BGR read as RGB would turn this round
+    nuclei = data._pixels.images[data._pixels.masks == 2].mean(axis=0)
+    assert nuclei[1] == nuclei.min()

@@ -1,0 +1,237 @@
+"""Backbones, heads, penalties, freezing, weights."""
+
+import hashlib
+import http.server
+import io
+import threading
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from cellbench.errors import UserError
+from cellbench.models import backbones
+from cellbench.models.classifier import CellClassifier
+from cellbench.models.heads import HeadConfig
+from cellbench.models.optimisation import build_optimizer, build_schedule
+from cellbench.models.regularisation import penalised_parameters, penalty
+
+CLASSES = ("a", "b", "c")
+COMMON = ("alexnet", "densenet121", "efficientnet_b0", "mobilenet_v2", "resnet18", "small_cnn")
+
+
+def model(backbone="small_cnn", size=(64, 64), **arguments):
+    torch.manual_seed(0)
+    return CellClassifier(CLASSES, size, backbone=backbone, **arguments)
+
+
+def check_backbone(name, size):
+    images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
+    network = model(name, (size, size))
+    network(images).sum().backward()
+    assert network(images).shape == (2, 3)
+    without = [n for n, p in network.named_parameters() if p.grad is None]
+    assert without == []
+
+
+@pytest.mark.parametrize("name", COMMON)
+def test_a_backbone_trains(name):
+    check_backbone(name, 64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in backbones.names() if name not in COMMON])
+def test_every_backbone_of_torchvision_trains(name):
+    if torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"] > 150e6:
+        pytest.skip("does not fit in the memory of a small machine")
+    check_backbone(name, 224)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121", "vgg11_bn"])
+def test_a_trunk_computes_what_torchvision_computes(name):
+    """With torchvision's own classifier behind it, the trunk gives torchvision's own logits."""
+    torch.manual_seed(0)
+    whole = torchvision.models.get_model(name).eval()
+    built = backbones.build(name, "none", (96, 96))
+    trunk = built.trunk.eval()
+    trunk.load_state_dict({k: v for k, v in whole.state_dict().items() if k in trunk.state_dict()})
+    images = torch.randn(2, 3, 96, 96)
+    features = trunk(images)
+    assert tuple(features.shape[1:]) == built.shape
+    pooled = (whole.avgpool if name.startswith("vgg") else nn.AdaptiveAvgPool2d(1))(features)
+    classifier = whole.fc if name == "resnet18" else whole.classifier
+    with torch.no_grad():
+        assert torch.allclose(classifier(pooled.flatten(1)), whole(images), atol=1e-5)
+
+
+def test_head_layers():
+    head = model(head=HeadConfig(pool="flatten", hidden=(8, 6), dropout=0.5)).head
+    kinds = [type(layer).__name__ for layer in head]
+    assert kinds == ["Flatten", *["Dropout", "Linear", "ReLU"] * 2, "Dropout", "Linear"]
+    shapes = [(m.in_features, m.out_features) for m in head if isinstance(m, nn.Linear)]
+    assert shapes == [(192 * 4 * 4, 8), (8, 6), (6, 3)]
+
+
+def test_a_frozen_backbone_keeps_its_weights_and_statistics():
+    network = model("resnet18", freeze="backbone")
+    before = {k: v.clone() for k, v in network.backbone.state_dict().items()}
+    network.train()
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=1.0)
+    network(torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)).sum().backward()
+    optimizer.step()
+    for key, value in network.backbone.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    trained = {name for name, p in network.named_parameters() if p.requires_grad}
+    assert trained == {f"head.{name}" for name, _ in network.head.named_parameters()}
+
+
+def test_penalties_leave_out_biases_and_norms():
+    network = model("resnet18")
+    chosen = set(penalised_parameters(network))
+    every = dict(network.named_parameters())
+    assert {name for name in every if every[name].ndim > 1} == chosen
+    assert not [name for name in chosen if "bn" in name or name.endswith("bias")]
+    frozen = model("resnet18", freeze="backbone")
+    assert all(name.startswith("head.") for name in penalised_parameters(frozen))
+
+
+def test_the_penalty_is_what_it_says():
+    weights = [nn.Parameter(torch.tensor([[1.0, -2.0]])), nn.Parameter(torch.tensor([[3.0]]))]
+    value = penalty(weights, l1=0.1, l2=0.01)
+    assert value.item() == pytest.approx(0.1 * 6 + 0.01 * 14)
+    value.backward()
+    assert weights[0].grad.flatten().tolist() == pytest.approx([0.1 + 0.02, -0.1 - 0.04])
+
+
+def test_weight_decay_acts_on_weights_alone():
+    network = model()
+    decayed = penalised_parameters(network)
+    kept = {id(p) for p in decayed.values()}
+    rest = [p for p in network.parameters() if id(p) not in kept]
+    optimizer = build_optimizer("adamw", decayed.values(), rest, lr=0.1, weight_decay=0.5)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in network.named_parameters():
+        factor = 0.95 if name in decayed else 1.0
+        assert torch.allclose(parameter, before[name] * factor), name
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop"])
+def test_every_optimizer_lowers_a_loss(name):
+    weight = nn.Parameter(torch.ones(2, 2))
+    optimizer = build_optimizer(name, [weight], [], lr=0.05, weight_decay=0.0)
+    for _ in range(30):
+        optimizer.zero_grad()
+        weight.square().sum().backward()
+        optimizer.step()
+    assert float(weight.detach().square().sum()) < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("cosine", [1.0, 0.75, 0.25, 0.0]), ("linear", [1.0, 2 / 3, 1 / 3, 0.0])],
+)
+def test_schedules_fall_to_zero(name, expected):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
+    schedule = build_schedule(name, optimizer, 3)
+    rates = []
+    for _ in range(4):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx(expected, abs=1e-6)
+
+
+def test_weights_from_a_state_dict_file_are_loaded_but_for_the_head(tmp_path):
+    whole = torchvision.models.resnet18(num_classes=7)
+    file = tmp_path / "weights.pt"
+    torch.save(whole.state_dict(), file)
+    network = model("resnet18", weights=str(file))
+    assert torch.equal(network.backbone.state_dict()["conv1.weight"], whole.conv1.weight)
+    with pytest.raises(UserError, match="does not fit the network"):
+        model("resnet34", weights=str(file))
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights", b"\x80\x04}."])
+def test_a_file_that_is_no_state_dict_is_refused(tmp_path, content):
+    file = tmp_path / "weights.pt"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"weights\.pt is not a state-dict file"):
+        model("resnet18", weights=str(file))
+
+
+class _Rogue:
+    def __reduce__(self):
+        return (print, ("code has run",))
+
+
+def test_a_weights_file_runs_no_code(tmp_path, capsys):
+    file = tmp_path / "weights.pt"
+    torch.save({"conv1.weight": _Rogue()}, file)
+    with pytest.raises(UserError, match="is not a state-dict file"):
+        model("resnet18", weights=str(file))
+    assert "code has run" not in capsys.readouterr().out
+
+
+def test_imagenet_weights_are_downloaded_once_and_checked(tmp_path, monkeypatch):
+    """torchvision's own loading code, against a server on loopback."""
+    whole = torchvision.models.squeezenet1_1()
+    file = io.BytesIO()
+    torch.save(whole.state_dict(), file)
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(file.getvalue())
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    digest = hashlib.sha256(file.getvalue()).hexdigest()[:8]
+    weights = torchvision.models.SqueezeNet1_1_Weights.DEFAULT
+    port = server.server_port
+    published = weights.value.url
+    object.__setattr__(weights.value, "url", f"http://127.0.0.1:{port}/squeeze-{digest}.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    try:
+        for _ in range(2):
+            network = model("squeezenet1_1", weights="imagenet")
+            state = network.backbone.state_dict()
+            assert torch.equal(state["features.0.weight"], whole.features[0].weight)
+    finally:
+        object.__setattr__(weights.value, "url", published)
+        server.shutdown()
+    assert len(asked) == 1
+
+
+def test_imagenet_weights_without_a_network_say_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(
+        UserError, match=r"cannot download resnet18's .* put resnet18-\w+\.pth from"
+    ):
+        model("resnet18", weights="imagenet")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"l1": -1.0}, "model.l1: -1.0 is less than 0"),
+        ({"lr": 0.0}, "model.lr: 0.0 is not greater"),
+        ({"weight_decay": 0.1}, "needs model.optimizer: adamw"),
+        ({"weights": "imagenet"}, "no ImageNet weights of small_cnn"),
+        ({"weights": "nowhere.pt"}, "there is no file nowhere.pt"),
+        ({"backbone": "alexnet", "size": (32, 32)}, r"data.image_size: \(32, 32\) does not suit"),
+        ({"backbone": "vit_b_16", "size": (64, 96)}, "vision transformer needs square"),
+    ],
+)
+def test_wrong_values_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        model(**arguments)

@@ -1,0 +1,320 @@
+"""A run from its command to its folder, and back."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cellbench.__main__ import main
+from cellbench.data.views import BACKGROUND, View
+from cellbench.runs.metrics import evaluate
+from cellbench.runs.predictions import read_predictions
+
+FILES = {
+    "checkpoints/best.ckpt",
+    "checkpoints/last.ckpt",
+    "config.yaml",
+    "environment.json",
+    "figures/confusion.png",
+    "figures/learning_curves.png",
+    "figures/samples.png",
+    "history.csv",
+    "metrics.json",
+    "predictions.csv",
+    "split.csv",
+}
+
+
+def written(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def metrics(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def test_a_run_writes_its_folder(fit):
+    run = fit()
+    assert written(run) == FILES
+    found = metrics(run)
+    assert found["stamps"] == []
+    split = rows(run / "split.csv")
+    for part in ("val", "test"):
+        ids = [row["id"] for row in split if row["split"] == part]
+        assert [r["id"] for r in rows(run / "predictions.csv") if r["split"] == part] == ids
+        assert found[part]["n"] == found["split"]["n"][part] == len(ids)
+    history = rows(run / "history.csv")
+    assert [int(row["epoch"]) for row in history] == [0, 1]
+    assert float(history[0]["lr"]) == pytest.approx(1e-3)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["data"]["class_path"] == "SyntheticDataModule"
+    assert config["trainer"]["precision"] in ("bf16-mixed", "32-true")
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert environment["peak_memory_mib"] > 100
+
+
+def test_metrics_come_from_the_predictions(fit):
+    run = fit()
+    classes, parts = read_predictions(run / "predictions.csv")
+    group = {row["id"]: row["group"] for row in rows(run / "split.csv")}
+    train = [row["class"] for row in rows(run / "split.csv") if row["split"] == "train"]
+    majority = classes.index(max(set(train), key=train.count))
+    for part, given in parts.items():
+        assert np.allclose(given.probabilities.sum(axis=1), 1, atol=1e-5)
+        groups = np.array([group[name] for name in given.ids])
+        always = np.full(len(groups), majority)
+        expected = evaluate(given.labels, given.predicted, groups, classes, always)
+        assert metrics(run)[part] == expected
+
+
+def test_the_best_epoch_is_scored_and_kept(fit):
+    run = fit("--trainer.max_epochs=5", "--checkpoint.monitor=val/f1_macro", "--model.lr=0.01")
+    scores = [float(row["val/f1_macro"]) for row in rows(run / "history.csv")]
+    assert metrics(run)["val"]["metrics"]["f1_macro"]["value"] == pytest.approx(max(scores))
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["epoch"] == scores.index(max(scores))
+    assert "optimizer_states" not in best
+    last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["optimizer_states"]
+
+
+def test_the_same_command_gives_the_same_bits(fit, tmp_path):
+    """Two times, and with loader workers: weights and predictions."""
+    options = ["--data.augment=strong", "--model.schedule=cosine", "--model.head.dropout=0.3"]
+    options += ["--trainer.max_epochs=4", "--checkpoint.monitor=val/accuracy"]
+    first = fit(*options, runs=tmp_path / "a")
+    for i, extra in enumerate(([], ["--data.num_workers=2"])):
+        again = fit(*options, *extra, runs=tmp_path / f"b{i}")
+        assert (first / "predictions.csv").read_bytes() == (again / "predictions.csv").read_bytes()
+        for name in ("best", "last"):
+            a, b = (weights(run / "checkpoints" / f"{name}.ckpt") for run in (first, again))
+            assert a.keys() == b.keys()
+            assert all(torch.equal(a[key], b[key]) for key in a)
+    other = fit(*options, "--seed_everything=1", runs=tmp_path / "c")
+    assert (first / "predictions.csv").read_bytes() != (other / "predictions.csv").read_bytes()
+    assert (first / "split.csv").read_bytes() == (other / "split.csv").read_bytes()
+
+
+def test_the_loss_minimised_is_logged_with_its_penalty_apart(fit):
+    run = fit("--model.l2=0.01", "--model.l1=0.001", "--trainer.max_epochs=1")
+    (row,) = rows(run / "history.csv")
+    assert float(row["train/penalty"]) > 0.1
+    assert float(row["train/loss"]) > float(row["train/penalty"])
+    assert "val/penalty" not in row
+    _, parts = read_predictions(run / "predictions.csv")
+    val = parts["val"]
+    bare = -np.log(val.probabilities[np.arange(len(val.labels)), val.labels]).mean()
+    assert float(row["val/loss"]) == pytest.approx(bare, rel=0.02)
+
+
+def test_class_weights_come_from_the_training_split(fit):
+    plain = fit("--trainer.max_epochs=1", name="plain")
+    weighted = fit("--trainer.max_epochs=1", "--model.class_weights=balanced", name="weighted")
+    first = [float(rows(run / "history.csv")[0]["train/loss"]) for run in (plain, weighted)]
+    assert first[0] != first[1]
+    assert (
+        weights(plain / "checkpoints/last.ckpt").keys()
+        == weights(weighted / "checkpoints/last.ckpt").keys()
+    )
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_a_runs_folder_is_all_that_its_scoring_needs(fit, command, tmp_path, monkeypatch):
+    run = fit("--data.view=masked", "--seed_everything=3")
+    moved = tmp_path / "elsewhere"
+    shutil.move(run, moved)
+    monkeypatch.chdir(tmp_path)
+    assert main([command, "--run", str(moved)]) == 0
+    (scored,) = (moved / command).iterdir()
+    part = {"validate": "val", "test": "test"}[command]
+    assert metrics(scored)[part] == metrics(moved)[part]
+    assert metrics(scored)["stamps"] == []
+    own = {row["id"]: row for row in rows(moved / "predictions.csv")}
+    for row in rows(scored / "predictions.csv"):
+        assert row == own[row["id"]]
+
+
+def test_another_view_at_test_is_stamped(fit, capsys):
+    run = fit("--data.view=masked")
+    assert main(["test", "--run", str(run), "--data.view=raw"]) == 0
+    (scored,) = (run / "test").iterdir()
+    assert metrics(scored)["stamps"] == ["view is raw here, and was masked in training"]
+    assert "NOT TO BE BELIEVED" in capsys.readouterr().out
+
+
+def test_a_split_that_trained_the_model_is_refused(fit, fails):
+    run = fit()
+    line = fails("test", f"--run={run}", "--data.split.seed=5")
+    assert "is in the test split, but the run" in line
+    assert not list((run).glob("test/*"))
+
+
+def test_a_leaky_split_is_stamped_everywhere(fit, capsys):
+    run = fit("--data.split.protocol=image")
+    (stamp,) = metrics(run)["stamps"]
+    assert "ignoring groups" in stamp
+    out = capsys.readouterr().out
+    assert "STAMP" in out
+    assert f"NOT TO BE BELIEVED: {stamp}" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("view", ["raw", "masked", "crop"])
+def test_predict_prepares_images_as_the_training_did(fit, hpv_root, tmp_path, view):
+    """On the test images it gives the very probabilities of the run's own predictions."""
+    view_options = [f"--data.view={view}", "--data.fill=9"]
+    run = fit("--data=HPVDataModule", f"--data.root={hpv_root}", *view_options)
+    output = tmp_path / "out" / "new.csv"
+    images = str(hpv_root / "Dataset 1")
+    given = ["--images", images, "--masks", images, "--output", str(output), "--batch_size=7"]
+    assert main(["predict", "--run", str(run), *given]) == 0
+    predicted = {row["file"]: row for row in rows(output)}
+    assert len(predicted) == 51  # the basophil too
+    for row in rows(run / "predictions.csv"):
+        new = predicted[row["id"].removeprefix("Dataset 1/")]
+        assert new["predicted"] == row["predicted"]
+        for key in row:
+            if key.startswith("p_"):
+                assert float(new[key]) == pytest.approx(float(row[key]), abs=2e-3)
+
+
+def test_a_masked_model_needs_masks(fit, fails, hpv_root):
+    run = fit("--data.view=masked")
+    images = hpv_root / "Dataset 1"
+    line = fails("predict", f"--run={run}", f"--images={images}")
+    assert "trained on view masked and needs a mask" in line
+    (images / "004.png").unlink()
+    line = fails("predict", f"--run={run}", f"--images={images}", f"--masks={images}")
+    assert "004.bmp has no mask" in line
+    assert "(1 of 51 images have none)" in line
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "foreign", "code", "missing"])
+def test_a_checkpoint_that_is_none_is_refused(fit, fails, damage, capsys):
+    run = fit()
+    best = run / "checkpoints" / "best.ckpt"
+    whole = best.read_bytes()
+    if damage == "foreign":
+        torch.save({"state_dict": {}}, best)
+    elif damage == "code":
+        torch.save({"cellbench": _Rogue(), "state_dict": {}}, best)
+    elif damage == "missing":
+        best.unlink()
+    else:
+        best.write_bytes({"empty": b"", "cut": whole[:5000], "text": b"x" * 99}[damage])
+    line = fails("test", f"--run={run}")
+    expected = "there is no checkpoint" if damage == "missing" else "is not a whole checkpoint"
+    assert expected in line
+    assert fails("predict", f"--run={run}", f"--images={run}/figures") == line
+    assert "code has run" not in capsys.readouterr().out
+
+
+class _Rogue:
+    def __reduce__(self):
+        return (print, ("code has run",))
+
+
+def test_a_downloaded_run_names_no_code(fit, fails):
+    run = fit()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["trainer"]["callbacks"] = [{"class_path": "tests.test_run.Exploded"}]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["test", "--run", str(run)]) == 0
+    config["data"]["class_path"] = "tests.test_run.Exploded"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert "is not a data module here" in fails("test", f"--run={run}")
+
+
+class Exploded:
+    def __init__(self):
+        raise AssertionError("code has run")
+
+
+def test_a_diverged_training_is_said_and_its_history_kept(fails, tmp_path):
+    line = fails(
+        "fit",
+        f"--runs={tmp_path}",
+        "--name=x",
+        "--data.samples=80",
+        "--data.slides=40",
+        "--data.image_size=32",
+        "--model.backbone=small_cnn",
+        "--model.optimizer=sgd",
+        "--model.lr=1e30",
+        "--trainer.enable_progress_bar=false",
+    )
+    assert "the training diverged: train/loss is nan in epoch 0; lower model.lr" in line
+    (run,) = (tmp_path / "x").iterdir()
+    assert (run / "history.csv").is_file()
+    assert not (run / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("view", View.__args__)
+def test_every_view_trains(fit, view):
+    run = fit(f"--data.view={view}", "--trainer.max_epochs=1")
+    assert metrics(run)["view"] == view
+    assert BACKGROUND == 0
+
+
+def test_tensorboard_has_curves_and_pictures(fit):
+    run = fit("--tensorboard=true")
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    losses = [event.value for event in events.Scalars("val/loss")]
+    assert losses == pytest.approx([float(r["val/loss"]) for r in rows(run / "history.csv")])
+    assert {"samples", "confusion", "learning_curves"} <= set(events.Tags()["images"])
+    assert written(run) - FILES == {
+        str(path.relative_to(run)) for path in (run / "tensorboard").iterdir()
+    }
+
+
+def test_an_offline_wandb_run_is_whole(fit):
+    run = fit("--wandb.mode=offline", "--wandb.group=g", "--data.view=masked")
+    (log,) = run.glob("wandb/offline-run-*/run-*.wandb")
+    command = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", str(log)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for part in ("train/loss", "val/f1_macro", "best/test/accuracy", "split_digest"):
+        assert part in text
+    for image in ("samples", "confusion", "learning_curves"):
+        assert f"media/images/{image}" in text
+    assert '"view"' in text
+    assert "exit" in text.lower()
+
+
+def test_folds_are_pooled_by_report(fit, capsys, tmp_path):
+    for fold in range(3):
+        fit("--data.split.folds=3", f"--data.split.fold={fold}", name="cv")
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "runs")]) == 0
+    out = capsys.readouterr().out
+    assert "3 of 3" in out
+    assert " 80 " in out
+    found = [metrics(run) for run in (tmp_path / "runs" / "cv").iterdir()]
+    right = sum(m["test"]["metrics"]["accuracy"]["value"] * m["test"]["n"] for m in found)
+    assert f"{right / 80:.3f} [" in out
+    assert "NOT TO BE BELIEVED" not in out
+
+
+def test_report_refuses_to_pool_what_differs(fit, fails, tmp_path, capsys):
+    fit("--data.split.folds=3", "--data.split.fold=0", name="cv")
+    assert main(["report", str(tmp_path / "runs")]) == 0
+    assert "folds 1, 2 missing" in capsys.readouterr().out
+    fit("--data.split.folds=3", "--data.split.fold=1", "--model.lr=0.1", name="cv")
+    assert "differ in model.lr (0.001, 0.1)" in fails("report", str(tmp_path / "runs"))
+    assert "there is no finished run below" in fails("report", str(tmp_path / "nothing"))

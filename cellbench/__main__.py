@@ -7,7 +7,7 @@ from importlib import import_module
 
 from cellbench import __version__
 from cellbench.cli import COMMANDS
-from cellbench.errors import UserError, suggest
+from cellbench.errors import UserError, find_user_error, suggest
 
 _USAGE = """usage: python -m cellbench COMMAND [--help] [options]
 
@@ -40,14 +40,15 @@ def main(args: Sequence[str] | None = None) -> int:
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         return _run(arguments)
-    except UserError as error:
-        if debug:
-            raise
-        print(f"cellbench: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # the reader of our output, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        mistake = find_user_error(error)
+        if mistake is None or debug:
+            raise
+        print(f"cellbench: error: {' '.join(str(mistake).split())}", file=sys.stderr)
+        return 2
 
 
 def _run(arguments: list[str]) -> int:

@@ -11,6 +11,13 @@ class UserError(Exception):
     """
 
 
+def find_user_error(error: BaseException | None) -> UserError | None:
+    """The user's mistake behind an error, which a library may have wrapped in one of its own."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def suggest(name: str, allowed: Iterable[str]) -> str:
     """Says which of the allowed names is closest to `name`, or lists them all when there are few.
 

@@ -47,7 +47,8 @@ def fit(tmp_path):
             if any("--data=" in a or "--config" in a for a in args)
             else [f"--data.samples={samples}", "--data.slides=40"]
         )
-        assert main(["fit", f"--runs={runs}", f"--name={name}", *drawn, *TINY, *args]) == 0
+        options = [*drawn, *TINY, *args, f"--runs={runs}", f"--name={name}"]
+        assert main(["fit", *options]) == 0
         return max((Path(runs) / name).iterdir(), key=lambda path: path.stat().st_mtime_ns)
 
     return run

@@ -1,27 +1,18 @@
-"""The commands, called in-process as a user would."""
+"""The command line: what it imports, and one clear line for each mistake."""
 
-import json
+import os
 import subprocess
 import sys
 
+import cv2
+import numpy as np
 import pytest
 
 from cellbench.__main__ import main
-
-TINY = [
-    "--data.samples=80",
-    "--data.slides=40",
-    "--data.image_size=32",
-    "--model.backbone=small_cnn",
-    "--trainer.max_epochs=2",
-    "--trainer.enable_progress_bar=false",
-]
-
-
-def fit(tmp_path, *args):
-    """Runs fit on a few drawn cells; returns the run's folder."""
-    assert main(["fit", f"--runs={tmp_path}", "--name=tiny", *TINY, *args]) == 0
-    return max((tmp_path / "tiny").iterdir())
+from cellbench.cli import COMMANDS
+from cellbench.errors import UserError
+from cellbench.runs.folder import whole_file
+from tests.conftest import TINY
 
 
 def test_help_and_version_import_nothing_heavy():
@@ -35,33 +26,23 @@ def test_help_and_version_import_nothing_heavy():
     assert "cellbench 0." in done.stdout
 
 
-def test_a_run_writes_its_folder(tmp_path):
-    run = fit(tmp_path)
-    metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["stamps"] == []
-    assert metrics["test"]["n"] == metrics["split"]["n"]["test"]
-    for value in metrics["test"]["metrics"].values():
-        assert value["low"] <= value["value"] <= value["high"]
-    written = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
-    assert written == {
-        "checkpoints/best.ckpt",
-        "checkpoints/last.ckpt",
-        "config.yaml",
-        "environment.json",
-        "figures/confusion.png",
-        "figures/learning_curves.png",
-        "figures/samples.png",
-        "history.csv",
-        "metrics.json",
-        "predictions.csv",
-        "split.csv",
-    }
+def test_every_command_has_its_module_and_help(capsys):
+    for command in COMMANDS:
+        with pytest.raises(SystemExit) as stopped:
+            main([command, "--help"])
+        assert stopped.value.code == 0
+        assert "usage:" in capsys.readouterr().out
 
 
-def test_the_same_command_twice_gives_the_same_predictions(tmp_path):
-    first = fit(tmp_path / "a", "--data.augment=strong")
-    second = fit(tmp_path / "b", "--data.augment=strong", "--data.num_workers=2")
-    assert (first / "predictions.csv").read_bytes() == (second / "predictions.csv").read_bytes()
+def test_print_config_gives_a_config_that_runs(tmp_path, capsys, fit):
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "--data.samples=80", "--data.slides=40", *TINY, "--print_config"])
+    assert stopped.value.code == 0
+    config = tmp_path / "printed.yaml"
+    config.write_text(capsys.readouterr().out)
+    assert "small_cnn" in config.read_text()
+    run = fit(f"--config={config}")
+    assert (run / "metrics.json").is_file()
 
 
 @pytest.mark.parametrize(
@@ -69,19 +50,133 @@ def test_the_same_command_twice_gives_the_same_predictions(tmp_path):
     [
         (["--model.lrr=3"], "unknown option 'model.lrr'"),
         (["--trainer.max_epoch=3"], "unknown option 'trainer.max_epoch'"),
-        (["--data.viw=masked"], "unknown option 'data.viw'"),
+        (["--data.viw=masked"], "unknown option 'data.viw' of SyntheticDataModule; closest: data"),
+        (["--data.split.fols=3"], "unknown option 'data.split.fols'"),
         (["--model.lr=abc"], "model.lr: expected float; got 'abc'"),
+        (["--data.batch_size=2.5"], "data.batch_size: expected int; got '2.5'"),
         (["--data.view=maskd"], "data.view: expected raw, masked"),
+        (["--data.augment=flip"], "data.augment: expected none, flips"),
         (["--data=HPVDataModul"], "unknown data module 'HPVDataModul'; closest: HPVDataModule"),
         (["--model.backbone=resnet19"], "unknown network 'resnet19'; closest: resnet1"),
+        (["--model.classes=[a,b]"], "model.classes: it is taken from data.classes; remove it"),
         (["--data=HPVDataModule", "--data.root=nowhere"], "zxaoyou/segmentation_WBC"),
         (["--trainer.precision=16-true"], "16-true gives NaN"),
+        (["--trainer.precision=17"], "trainer.precision: "),
+        (["--trainer.accelerator=gpu"], "trainer: "),
+        (["--trainer.devices=0"], "trainer: "),
         (["--trainer.limit_test_batches=2"], "a part of the set"),
+        (["--trainer.max_epochs=0"], "trainer.max_epochs: 0 "),
+        (["--data.samples=24", "--data.split.folds=9"], "folds need at least 9 groups a class"),
+        (["--data.split.fold=7", "--data.split.folds=5"], "fold: 7 is not one of 0 to 4"),
+        (["--config=nowhere.yaml"], "nowhere.yaml"),
+        (["--name=../x"], "is no folder name"),
+        (["--wandb.mode=online"], "online needs an account"),
+        (["--ckpt_path=nowhere.ckpt"], "fit starts afresh"),
     ],
 )
-def test_a_mistake_gets_one_line_and_exit_code_2(args, message, tmp_path, capsys):
-    assert main(["fit", f"--runs={tmp_path}", *args]) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("cellbench: error: ")
-    assert message in error
-    assert not any(tmp_path.iterdir())
+def test_a_mistake_gets_one_line_and_leaves_nothing(args, message, tmp_path, fails):
+    runs = tmp_path / "runs"
+    line = fails("fit", f"--runs={runs}", *TINY[:3], *args)
+    assert message in line
+    assert not runs.exists() or not any(runs.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model:\n  lrr: 1\n", "unknown option 'model.lrr'"),
+        ("modl:\n  lr: 1\n", "unknown option 'modl.lr'; closest: model.lr"),
+        (
+            "data:\n  class_path: HPVDataModule\n  init_args: {rot: x}\n",
+            "unknown option 'data.rot'",
+        ),
+        ("data: {class_path: os.system, init_args: {}}\n", "data"),
+        ("model: {lr: yes}\n", "model.lr: expected float"),
+        ("model: {classes: [a, b]}\n", "model.classes: it is taken from data.classes; remove it"),
+        ("model: [\n", "wrong.yaml is not valid YAML: "),
+        ("\x00", "wrong.yaml is not valid YAML: "),
+    ],
+)
+def test_a_mistake_in_a_file_names_the_file_or_the_key(text, message, tmp_path, fails):
+    config = tmp_path / "wrong.yaml"
+    config.write_text(text)
+    assert message in fails("fit", f"--config={config}", f"--runs={tmp_path / 'runs'}")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["fitt"], "unknown command 'fitt'; closest: fit"),
+        (["test"], "which run? give its folder as --run"),
+        (["test", "--run"], "expected a run's folder"),
+        (["test", "--run=nowhere"], "nowhere is not a run's folder: it does not exist"),
+        (["predict", "--run=nowhere", "--images=x"], "nowhere is not a run's folder"),
+        (["predict", "--images=x"], "missing --run"),
+        (["predict", "--run=x", "--imags=x"], "imags"),
+        (["report"], "missing RUNS"),
+    ],
+)
+def test_other_commands_tell_mistakes_too(args, message, fails, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in fails(*args)
+
+
+def test_bad_files_are_named(hpv_root, fails, tmp_path):
+    """Each damage to a dataset, one after the other, on the same command."""
+    command = ["fit", "--data=HPVDataModule", f"--data.root={hpv_root}", "--data.view=masked"]
+    command += [f"--runs={tmp_path / 'runs'}", *TINY]
+    images, csv = hpv_root / "Dataset 1", hpv_root / "Class Labels of Dataset 1.csv"
+
+    def damaged(path, content, message):
+        whole = path.read_bytes()
+        path.unlink() if content is None else path.write_bytes(content)
+        assert message in fails(*command)
+        path.write_bytes(whole)
+
+    small = cv2.imencode(".png", np.zeros((8, 8), np.uint8))[1].tobytes()
+    damaged(csv, None, f"the label file {csv} is missing; get the GitHub repository")
+    damaged(csv, csv.read_bytes().replace(b"\n7,1", b"\n7,9"), "image 7 has the label '9'")
+    damaged(csv, csv.read_bytes().replace(b"7,1\r\n", b""), "007.bmp has no label in")
+    damaged(images / "007.bmp", None, "labels image 007, but")
+    damaged(images / "007.bmp", b"", "007.bmp: the file is empty")
+    damaged(images / "007.bmp", b"BMnothing", "007.bmp: the file is not an image")
+    damaged(images / "007.png", None, "the mask of 007.bmp, ")
+    damaged(images / "007.png", small, "007.png is 8x8 but its image is 120x120")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_class_of_one_image_is_named(folder_root, fails, tmp_path):
+    single = folder_root / "rare"
+    single.mkdir()
+    (folder_root / "blast" / "0 (0).jpg").rename(single / "0.jpg")
+    line = fails("fit", "--data=FolderDataModule", f"--data.root={folder_root}", *TINY)
+    assert "class 'rare' (1 image in 1 group) has none in" in line
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, fails):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    assert "cannot make a folder in" in fails("fit", f"--runs={closed}/runs", *TINY)
+
+
+def test_runs_below_a_file_are_refused(tmp_path, fails):
+    (tmp_path / "file").write_text("x")
+    assert "cannot make a folder in" in fails("fit", f"--runs={tmp_path}/file/runs", *TINY)
+
+
+def test_a_full_disk_is_said_and_what_was_there_is_kept(tmp_path):
+    """The kernel's own answer: /dev/full takes no byte."""
+    kept = tmp_path / "metrics.json"
+    kept.write_text("before")
+
+    def write():
+        with whole_file(kept) as beside:
+            beside.symlink_to("/dev/full")
+            beside.write_text("x" * 10_000)
+
+    with pytest.raises(UserError, match=r"cannot write .*metrics\.json: No space left"):
+        write()
+    assert kept.read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]

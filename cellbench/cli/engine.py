@@ -90,6 +90,9 @@ class CellbenchCLI(LightningCLI):
         """Parses, and refuses what would be ignored."""
         super().parse_arguments(parser, args)
         refuse_linked(self.config[self._command])
+        epochs = self.config[self._command].trainer.max_epochs
+        if epochs is not None and epochs < 1:
+            raise UserError(f"trainer.max_epochs: {epochs} is less than 1")
         for name in ("limit_val_batches", "limit_test_batches"):
             if self.config[self._command].trainer[name] is not None:
                 raise UserError(f"trainer.{name}: metrics over a part of the set are not offered")
@@ -123,13 +126,13 @@ class CellbenchCLI(LightningCLI):
         folder = RunFolder.create(self._parent or self._get(self.config, "runs") / name)
         history, collector = History(folder.history), Collector()
         checkpoint_config = self._get(self.config_init, "checkpoint")
-        own = loggers.build(
-            folder,
-            name,
-            self._get(self.config_init, "wandb"),
-            self._get(self.config_init, "tensorboard"),
-        )
         try:
+            own = loggers.build(
+                folder,
+                name,
+                self._get(self.config_init, "wandb"),
+                self._get(self.config_init, "tensorboard"),
+            )
             trainer = super().instantiate_trainer(
                 **kwargs,
                 precision=chosen,
@@ -143,6 +146,9 @@ class CellbenchCLI(LightningCLI):
                 ],
                 plugins=[*_as_list(asked.get("plugins")), WholeCheckpointIO()],
             )
+        except UserError:
+            folder.discard()
+            raise
         except (MisconfigurationException, ValueError, RuntimeError) as error:
             folder.discard()
             raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
@@ -210,7 +216,10 @@ class CellbenchCLI(LightningCLI):
         if self._get(self.config, "trainer").fast_dev_run:
             self.trainer.fit(self.model, datamodule=self.datamodule)
             return
-        show(self.run.folder, self.run.fit(kwargs["ckpt_path"]))
+        if kwargs["ckpt_path"] is not None:
+            self.run.folder.discard()
+            raise UserError("--ckpt_path: fit starts afresh; for its weights use model.weights")
+        show(self.run.folder, self.run.fit())
 
     def validate(self, **kwargs: Any) -> None:
         """Scores the checkpoint on the validation split."""

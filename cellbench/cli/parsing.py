@@ -3,9 +3,11 @@
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -27,7 +29,15 @@ class Parser(LightningArgumentParser):
         """
         if not self.exit_on_error:  # a parser within a parser: the outer one tells it all
             super().error(message, ex)
-        keys = {action.dest for action in self._actions} | set(_data_keys(None))
+        if message.startswith("the following arguments are required: "):
+            names = message.split(": ")[1].split(", ")
+            options = {action.dest for action in self._actions if action.option_strings}
+            shown = ", ".join(f"--{name}" if name in options else name.upper() for name in names)
+            raise UserError(f"missing {shown}; --help says more") from ex
+        commands = [a.choices for a in self._actions if isinstance(a.choices, dict)]
+        parsers = [self, *(parser for choices in commands for parser in choices.values())]
+        keys = {action.dest for parser in parsers for action in parser._actions}
+        keys |= set(_data_keys(None))
         raise UserError(explain(message, keys)) from ex
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
@@ -55,6 +65,9 @@ def explain(message: str, keys: set[str]) -> str:
     if unknown:
         group = f"{unknown['group']}." if unknown["group"] else ""
         return _unknown_key(prefix + group + (unknown[1] or unknown["option"]), keys, inside)
+    linked = re.search(r'Linked "([^"]+)" must be given via "([^"]+)"', message)
+    if linked:
+        return _linked(linked[1], linked[2])
     if "Expected a dot import path string" in message:
         name = message.split("Expected a dot import path string: ")[1].split()[0]
         return f"data: unknown data module '{name}'{suggest(name, data_modules())}"
@@ -122,6 +135,27 @@ def refuse_linked(config: Namespace) -> None:
     """
     for target, source in LINKED.items():
         if config.get(target) is not None:
-            raise UserError(
-                f"{target}: it is taken from {source}; remove it from the configuration"
-            )
+            raise UserError(_linked(target, source))
+
+
+def _linked(target: str, source: str) -> str:
+    return f"{target}: it is taken from {source}; remove it from the configuration"
+
+
+def check_yaml(args: Sequence[str]) -> None:
+    """Names the configuration file that is missing or not valid YAML; the parser does not.
+
+    Raises:
+        UserError: There is one.
+    """
+    for i, argument in enumerate(args):
+        option, equals, value = argument.partition("=")
+        if option not in ("--config", "-c"):
+            continue
+        path = Path(value if equals else "".join(args[i + 1 : i + 2]))
+        try:
+            yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"--config: cannot read {path}: {error.strerror}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"--config: {path} is not valid YAML: {error}") from error

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import yaml
 
 from cellbench.cli.engine import CellbenchCLI
-from cellbench.cli.parsing import data_modules
+from cellbench.cli.parsing import check_yaml, data_modules
 from cellbench.errors import UserError
 from cellbench.runs.folder import RunFolder
 
@@ -22,6 +22,7 @@ def score(command: Literal["validate", "test"], args: Sequence[str]) -> int:
     """
     run, rest = _take_run(args)
     if run is None:
+        check_yaml(rest)
         CellbenchCLI(command, rest)
         return 0
     folder = RunFolder.open(run)

@@ -66,17 +66,14 @@ class Run:
         )
         self.model.description = self.description.as_plain()
 
-    def fit(self, ckpt_path: str | None = None) -> dict[str, Any]:
+    def fit(self) -> dict[str, Any]:
         """Trains, then scores the best checkpoint on the validation and the test split.
-
-        Args:
-            ckpt_path: A checkpoint of Lightning's to go on from.
 
         Returns:
             What metrics.json holds.
         """
         with self._written():
-            self.trainer.fit(self.model, datamodule=self.data, ckpt_path=ckpt_path)
+            self.trainer.fit(self.model, datamodule=self.data)
             self.trainer.save_checkpoint(self.folder.last)
             self._load(self.folder.best)
             result = self._score(("val", "test"))

@@ -1,0 +1,37 @@
+"""Every shipped experiment is parsed, runs for a step, and is short."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.yaml"))
+
+
+def test_they_are_there():
+    names = {path.stem for path in EXPERIMENTS}
+    assert {"demo", "hpv_raw", "hpv_masked", "hpv_background"} <= names
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_runs_for_a_step(path, fit, hpv_root):
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    assert len(lines) <= 18
+    module = yaml.safe_load(path.read_text())["data"]["class_path"]
+    data = {
+        "SyntheticDataModule": ["--data.samples=80", "--data.slides=40"],
+        "HPVDataModule": [f"--data.root={hpv_root}"],
+    }[module]
+    steps = ["--trainer.limit_train_batches=1", "--trainer.max_epochs=1"]
+    run = fit(f"--config={path}", *data, *steps, name=path.stem)
+    assert (run / "metrics.json").is_file()
+
+
+def test_the_three_views_differ_in_the_view_alone():
+    configs = {}
+    for view in ("raw", "masked", "background"):
+        path = next(path for path in EXPERIMENTS if path.stem == f"hpv_{view}")
+        config = yaml.safe_load(path.read_text())
+        assert config["data"]["init_args"].pop("view") == view
+        configs[view] = config
+    assert configs["raw"] == configs["masked"] == configs["background"]

@@ -137,12 +137,13 @@ class CellbenchCLI(LightningCLI):
                 **kwargs,
                 precision=chosen,
                 default_root_dir=str(folder.path),
+                enable_checkpointing=checkpoint_config.monitor != "last",
                 logger=[*own, *_as_list(asked.get("logger"))] or False,
                 callbacks=[
                     *_as_list(asked.get("callbacks")),
                     history,
                     collector,
-                    best_epoch(folder, checkpoint_config),
+                    *best_epoch(folder, checkpoint_config),
                 ],
                 plugins=[*_as_list(asked.get("plugins")), WholeCheckpointIO()],
             )

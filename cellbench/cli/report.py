@@ -21,16 +21,15 @@ def main(args: Sequence[str]) -> int:
     )
     parser.add_argument("runs", type=Path, nargs="+", help="folders that hold runs")
     table = Table(box=SIMPLE_HEAD, caption="value [95 % interval]; baseline: the majority class")
-    for column in ("experiment", "seed", "folds", "n", "accuracy", "macro F1", "baseline"):
+    for column in ("experiment", "seed", "n", "accuracy", "macro F1", "baseline"):
         justify: Literal["left", "right"] = "left" if column == "experiment" else "right"
-        table.add_column(column, justify=justify, no_wrap=column != "experiment")
+        table.add_column(column, justify=justify, no_wrap=True)
     stamps = []
     for one in pool(parser.parse_args(list(args)).runs):
         metrics = one.scores["metrics"]
         table.add_row(
             one.experiment,
             str(one.seed),
-            one.folds,
             str(one.scores["n"]),
             _shown(metrics["accuracy"]),
             _shown(metrics["f1_macro"]),

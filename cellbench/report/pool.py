@@ -27,14 +27,12 @@ class Pooled:
     Attributes:
         experiment: Its name.
         seed: seed_everything.
-        folds: Which folds' test sets are pooled, of how many; none for a single split.
         scores: What `evaluate` says of the pooled predictions.
         stamps: Why the numbers are not what they may seem.
     """
 
     experiment: str
     seed: int
-    folds: str
     scores: dict[str, Any]
     stamps: tuple[str, ...]
 
@@ -102,8 +100,7 @@ def _pool(experiment: str, seed: int, by_fold: dict[int | None, _Run]) -> Pooled
     stamps = {stamp for run in runs for stamp in run.metrics["stamps"]}
     if total is not None and len(runs) < total:
         stamps.add(f"folds {', '.join(map(str, sorted(set(range(total)) - set(by_fold))))} missing")
-    folds = "one split" if total is None else f"{len(runs)} of {total}"
-    return Pooled(experiment, seed, folds, scores, tuple(sorted(stamps)))
+    return Pooled(experiment, seed, scores, tuple(sorted(stamps)))
 
 
 def _refuse_difference(runs: Sequence[_Run]) -> None:

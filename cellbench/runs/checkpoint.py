@@ -18,15 +18,17 @@ KEY = "cellbench"
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """Which epoch is the best.
+    """Which epoch's weights are scored and kept as best.ckpt.
 
     Attributes:
         monitor: What is compared after every epoch: the lowest loss, or the highest of the others.
+            last takes the last epoch: right where a schedule ends at zero and the validation
+            split is too small to choose by.
     """
 
-    monitor: Literal["val/loss", "val/accuracy", "val/balanced_accuracy", "val/f1_macro"] = (
-        "val/loss"
-    )
+    monitor: Literal[
+        "val/loss", "val/accuracy", "val/balanced_accuracy", "val/f1_macro", "last"
+    ] = "val/loss"
 
     @property
     def mode(self) -> Literal["min", "max"]:
@@ -93,16 +95,20 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
 
 
-def best_epoch(folder: RunFolder, config: CheckpointConfig) -> ModelCheckpoint:
-    """The callback that keeps the weights of the best epoch, and nothing else of it."""
-    return ModelCheckpoint(
-        dirpath=folder.best.parent,
-        filename=folder.best.stem,
-        monitor=config.monitor,
-        mode=config.mode,
-        save_weights_only=True,
-        enable_version_counter=False,
-    )
+def best_epoch(folder: RunFolder, config: CheckpointConfig) -> list[ModelCheckpoint]:
+    """The callback that keeps the weights of the best epoch; none where that is the last."""
+    if config.monitor == "last":
+        return []
+    return [
+        ModelCheckpoint(
+            dirpath=folder.best.parent,
+            filename=folder.best.stem,
+            monitor=config.monitor,
+            mode=config.mode,
+            save_weights_only=True,
+            enable_version_counter=False,
+        )
+    ]
 
 
 def read_checkpoint(path: Path) -> tuple[Description, dict[str, torch.Tensor]]:

@@ -75,6 +75,8 @@ class Run:
         with self._written():
             self.trainer.fit(self.model, datamodule=self.data)
             self.trainer.save_checkpoint(self.folder.last)
+            if self.checkpoint.monitor == "last":
+                self.trainer.save_checkpoint(self.folder.best, weights_only=True)
             self._load(self.folder.best)
             result = self._score(("val", "test"))
             curves = figures.learning_curves(
@@ -205,6 +207,8 @@ class Run:
         return result
 
     def _best_epoch(self) -> int:
+        if self.checkpoint.monitor == "last":
+            return int(self.history.rows[-1]["epoch"])
         values = [row[self.checkpoint.monitor] for row in self.history.rows]
         wanted = min(values) if self.checkpoint.mode == "min" else max(values)
         return int(self.history.rows[values.index(wanted)]["epoch"])

@@ -70,7 +70,7 @@ def test_print_config_gives_a_config_that_runs(tmp_path, capsys, fit):
         (["--data.split.fold=7", "--data.split.folds=5"], "fold: 7 is not one of 0 to 4"),
         (["--config=nowhere.yaml"], "nowhere.yaml"),
         (["--name=../x"], "is no folder name"),
-        (["--wandb.mode=online"], "online needs an account"),
+        (["--wandb.mode=online"], "wandb.mode: No API key configured"),
         (["--ckpt_path=nowhere.ckpt"], "fit starts afresh"),
     ],
 )

@@ -56,11 +56,6 @@ def _wandb(folder: RunFolder, name: str, config: WandbConfig) -> WandbLogger:
     import wandb
 
     os.environ.setdefault("WANDB_SILENT", "true")
-    if config.mode == "online" and not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
-        raise UserError(
-            "--wandb.mode: online needs an account; run `wandb login` once, set WANDB_API_KEY, or "
-            "use --wandb.mode=offline"
-        )
     logger = WandbLogger(
         name=f"{name}/{folder.path.name}",
         save_dir=str(folder.path),
@@ -75,7 +70,9 @@ def _wandb(folder: RunFolder, name: str, config: WandbConfig) -> WandbLogger:
     except (wandb.errors.CommError, wandb.errors.UsageError) as error:
         wandb.teardown()
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--wandb.mode: {reason}; use --wandb.mode=offline") from error
+        raise UserError(
+            f"--wandb.mode: {reason.rstrip('.')}; set WANDB_API_KEY, or use --wandb.mode=offline"
+        ) from error
     return logger
 
 

@@ -33,7 +33,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The command line without the program; None for sys.argv's.
 
     Returns:
-        The exit code: 0, 2 for a mistake of the user's, 130 for an interrupt.
+        The exit code: 0, or 2 for a mistake of the user's.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in arguments

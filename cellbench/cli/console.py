@@ -40,5 +40,5 @@ def show(folder: RunFolder, result: Mapping[str, Any]) -> None:
         table.add_row(name, f"{value['value']:.3f}", interval, f"{value['baseline']:.3f}")
     console.print(table)
     for stamp in result["stamps"]:
-        console.print(f"[bold red]NOT TO BE BELIEVED: {stamp}[/]")
-    console.print(f"metrics.json, predictions.csv and figures are in {folder.path}", soft_wrap=True)
+        console.print(f"NOT TO BE BELIEVED: {stamp}", style="bold red", markup=False)
+    print(f"metrics.json, predictions.csv and figures are in {folder.path}")

@@ -12,6 +12,7 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
 
 import cellbench.data
 from cellbench.cli.console import quieten_lightning, show
@@ -35,12 +36,30 @@ torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 20,  # Lightning's own is 1,000
+    "devices": 1,
     "deterministic": "warn",
     "enable_model_summary": False,
     "num_sanity_val_steps": 0,
     "use_distributed_sampler": False,
     "logger": False,
 }
+
+NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "limit_val_batches": ((None,), "metrics over a part of the set are not to be believed"),
+    "limit_test_batches": ((None,), "metrics over a part of the set are not to be believed"),
+    "limit_train_batches": ((None, *range(1, 10_000)), "give a whole number, at least 1"),
+    "overfit_batches": ((None, 0, 0.0), "for a short run use limit_train_batches and max_epochs"),
+    "fast_dev_run": ((None, False), "for a short run use limit_train_batches and max_epochs"),
+    "check_val_every_n_epoch": ((None, 1), "every epoch is validated, once, at its end"),
+    "val_check_interval": ((None, 1.0), "every epoch is validated, once, at its end"),
+    "max_epochs": (range(1, 1_000_000), "give a number, at least 1"),
+    "max_steps": ((None, -1), "the schedules need whole epochs: use max_epochs"),
+    "max_time": ((None,), "how far a run gets must not depend on the machine: use max_epochs"),
+    "accumulate_grad_batches": (range(1, 10_000), "give a number, at least 1"),
+    "default_root_dir": ((None,), "use --runs and --name"),
+    "enable_checkpointing": ((None, True), "use checkpoint.monitor"),
+}
+"""Trainer options whose meaning here would mislead: what is allowed, and what to do instead."""
 
 
 class CellbenchCLI(LightningCLI):
@@ -90,12 +109,16 @@ class CellbenchCLI(LightningCLI):
         """Parses, and refuses what would be ignored."""
         super().parse_arguments(parser, args)
         refuse_linked(self.config[self._command])
-        epochs = self.config[self._command].trainer.max_epochs
-        if epochs is not None and epochs < 1:
-            raise UserError(f"trainer.max_epochs: {epochs} is less than 1")
-        for name in ("limit_val_batches", "limit_test_batches"):
-            if self.config[self._command].trainer[name] is not None:
-                raise UserError(f"trainer.{name}: metrics over a part of the set are not offered")
+        config = self.config[self._command]
+        if not 0 <= int(config.seed_everything) < 2**32:
+            raise UserError(f"seed_everything: {config.seed_everything} is not in 0 to 2**32 - 1")
+        for name, (allowed, reason) in NOT_OFFERED.items():
+            if config.trainer[name] not in allowed:
+                raise UserError(f"trainer.{name}: {config.trainer[name]} is not offered; {reason}")
+        if self._command == "fit" and config.ckpt_path is not None:
+            raise UserError("--ckpt_path: fit starts afresh; for its weights use model.weights")
+        if self._command != "fit" and config.ckpt_path is None:
+            raise UserError(f"{self._command}: which run? give its folder as --run")
 
     def _parse_ckpt_path(self) -> None:
         """Checkpoints hold no Lightning hyperparameters here; Lightning would look for them."""
@@ -119,15 +142,15 @@ class CellbenchCLI(LightningCLI):
         device = _device(asked)
         chosen, reason = precision.choose(device, grouped=self.model.grouped)
         if asked.get("precision") is not None:
-            chosen, reason = asked["precision"], "as asked"
-            precision.refuse_unsafe(str(chosen), device)
+            chosen, reason = precision.normalise(asked["precision"]), "as asked"
         self.config[self._command].trainer.precision = chosen
         name = self.config[self._command].name = self._experiment_name()
         folder = RunFolder.create(self._parent or self._get(self.config, "runs") / name)
         history, collector = History(folder.history), Collector()
         checkpoint_config = self._get(self.config_init, "checkpoint")
+        own: list[Logger] = []
         try:
-            own = loggers.build(
+            own += loggers.build(
                 folder,
                 name,
                 self._get(self.config_init, "wandb"),
@@ -147,11 +170,13 @@ class CellbenchCLI(LightningCLI):
                 ],
                 plugins=[*_as_list(asked.get("plugins")), WholeCheckpointIO()],
             )
-        except UserError:
+            if trainer.world_size > 1:
+                raise UserError(f"trainer.devices: {asked['devices']}: one device a run, so far")
+        except (UserError, MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+            loggers.finish(own, failed=True)
             folder.discard()
-            raise
-        except (MisconfigurationException, ValueError, RuntimeError) as error:
-            folder.discard()
+            if isinstance(error, UserError):
+                raise
             raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
         self.run = Run(
             folder,
@@ -214,29 +239,21 @@ class CellbenchCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Trains and tests; Lightning's arguments but the checkpoint's are not used."""
-        if self._get(self.config, "trainer").fast_dev_run:
-            self.trainer.fit(self.model, datamodule=self.datamodule)
-            return
-        if kwargs["ckpt_path"] is not None:
-            self.run.folder.discard()
-            raise UserError("--ckpt_path: fit starts afresh; for its weights use model.weights")
         show(self.run.folder, self.run.fit())
 
     def validate(self, **kwargs: Any) -> None:
         """Scores the checkpoint on the validation split."""
-        self._evaluate("val", kwargs["ckpt_path"])
+        self._evaluate("val", Path(kwargs["ckpt_path"]))
 
     def test(self, **kwargs: Any) -> None:
         """Scores the checkpoint on the test split."""
-        self._evaluate("test", kwargs["ckpt_path"])
+        self._evaluate("test", Path(kwargs["ckpt_path"]))
 
-    def _evaluate(self, part: Literal["val", "test"], ckpt_path: str | None) -> None:
-        if ckpt_path is None:
-            self.run.folder.discard()
-            raise UserError(f"{self._command}: which run? give its folder as --run")
+    def _evaluate(self, part: Literal["val", "test"], ckpt_path: Path) -> None:
         try:
-            result = self.run.score(part, Path(ckpt_path))
+            result = self.run.score(part, ckpt_path)
         except UserError:
+            loggers.finish(self.run.loggers, failed=True)
             self.run.folder.discard()
             raise
         show(self.run.folder, result)

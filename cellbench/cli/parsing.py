@@ -154,8 +154,14 @@ def check_yaml(args: Sequence[str]) -> None:
             continue
         path = Path(value if equals else "".join(args[i + 1 : i + 2]))
         try:
-            yaml.safe_load(path.read_text(encoding="utf-8"))
+            config = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"--config: cannot read {path}: {error.strerror}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"--config: {path} is not valid YAML: {error}") from error
+        if not isinstance(config, dict):
+            raise UserError(f"--config: {path} holds no keys; expected data, model and trainer")
+        for key in {"data", "model", "trainer", "checkpoint", "wandb"} & config.keys():
+            named = key == "data" and isinstance(config[key], str)  # a class name alone
+            if not named and not isinstance(config[key], dict):
+                raise UserError(f"--config: {path}: {key} must hold keys; got '{config[key]}'")

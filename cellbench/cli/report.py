@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cellbench.cli.parsing import Parser
@@ -28,7 +29,7 @@ def main(args: Sequence[str]) -> int:
     for one in pool(parser.parse_args(list(args)).runs):
         metrics = one.scores["metrics"]
         table.add_row(
-            one.experiment,
+            escape(one.experiment),
             str(one.seed),
             str(one.scores["n"]),
             _shown(metrics["accuracy"]),
@@ -37,9 +38,10 @@ def main(args: Sequence[str]) -> int:
         )
         stamps += [f"{one.experiment}: {stamp}" for stamp in one.stamps]
     console = Console()
+    console.width = max(console.width, 100)  # a cut interval would be worse than a wrapped one
     console.print(table)
     for stamp in stamps:
-        console.print(f"[bold red]NOT TO BE BELIEVED: {stamp}[/]")
+        console.print(f"NOT TO BE BELIEVED: {stamp}", style="bold red", markup=False)
     return 0
 
 

@@ -48,7 +48,8 @@ def _plain_config(folder: RunFolder) -> dict[str, Any]:
     """What of a run's configuration its scoring needs.
 
     A run's folder may have been downloaded: nothing of it may name code to import, as callbacks
-    and loggers do, and the only classes are cellbench's own data modules.
+    and loggers do, and the only classes are cellbench's own data modules. jsonargparse imports
+    what any class_path names before it refuses it.
 
     Raises:
         UserError: It is not a run's configuration.
@@ -61,6 +62,17 @@ def _plain_config(folder: RunFolder) -> dict[str, Any]:
         module = config["data"]["class_path"]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise UserError(f"{folder.config} is not a run's configuration: {error}") from error
-    if module not in data_modules():
+    if _names_code(config["model"]) or _names_code(config["data"].get("init_args")):
+        raise UserError(f"{folder.config}: only data.class_path may name a class in a run's folder")
+    if module not in data_modules() or config["data"].keys() - {"class_path", "init_args"}:
         raise UserError(f"{folder.config}: data.class_path: '{module}' is not a data module here")
     return config
+
+
+def _names_code(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_names_code, value))
+    if not isinstance(value, dict):
+        return False
+    named = value.keys() & {"class_path", "init_args", "dict_kwargs"}
+    return bool(named) or any(map(_names_code, value.values()))

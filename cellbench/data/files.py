@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -72,10 +73,20 @@ def _decode(path: Path, flags: int) -> np.ndarray:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     end = _ENDS.get(data[:2])
     whole = end is None or end in data[-4096:]
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data and whole else None
+    pixels = None
+    if data and whole:
+        with suppress(cv2.error):  # a header of more pixels than OpenCV takes
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_ANYDEPTH)
     if pixels is None:
         why = "empty" if not data else "cut short" if not whole else "not an image OpenCV reads"
         raise UserError(f"cannot read {path}: the file is {why}; restore or remove it")
+    if pixels.dtype != np.uint8:  # 12 bits in 16 would turn black, and say nothing
+        raise UserError(
+            f"{path} has {8 * pixels.itemsize} bits a channel; convert the images to 8 bits, all "
+            "with one scale"
+        )
+    if path.suffix.lower() in (".tif", ".tiff") and cv2.imcount(str(path)) > 1:
+        raise UserError(f"{path} has {cv2.imcount(str(path))} pages; give one image a file")
     return pixels
 
 

@@ -57,7 +57,8 @@ class HPVDataModule(FileDataModule):
             number, label = row["image ID"].strip(), row["class label"].strip()
             if label not in CLASSES and label != BASOPHIL:
                 raise UserError(f"{csv}: image {number} has the label '{label}'; known are 1 to 5")
-            labels[number.zfill(3)] = label
+            if labels.setdefault(number.zfill(3), label) != label:
+                raise UserError(f"{csv}: image {number} has two labels")
         images = {path.stem: path for path in sorted(folder.glob("*.bmp"))}
         for number in sorted(labels.keys() ^ images.keys()):
             if number in labels:

@@ -131,7 +131,7 @@ def _partition(
     Groups come in order of size, largest first, and at random within a size; each goes to the
     part that is least full in the group's classes, then to the part least full in all. The random
     order is that of a hash of the seed and the group's first id, so that it depends on no
-    library's random stream and a new image moves few of the others.
+    library's random stream.
 
     scikit-learn's StratifiedGroupKFold knows equal folds only, and its draw is free to change
     with its version; a split's digest must not.

@@ -121,6 +121,9 @@ class SyntheticDataModule(CellDataModule):
     def __post_init__(self) -> None:
         """Raises UserError where a value is out of its range."""
         super().__post_init__()
+        for name, least in (("samples", 1), ("slides", 1), ("draw_seed", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"data.{name}: {getattr(self, name)} is less than {least}")
         if not 0 <= self.shortcut <= 1:
             raise UserError(f"data.shortcut: {self.shortcut} is not between 0 and 1")
         if self.samples < len(TYPES) or self.slides < 1:

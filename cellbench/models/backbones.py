@@ -1,6 +1,7 @@
 """Backbones by name: torchvision's classifiers without their classifier, and our own networks."""
 
 import pkgutil
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,8 +22,12 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
-# torchvision re-normalises inside these two when they are pretrained; their trunk here does not.
-_HALF_NORMALISED = ("googlenet", "inception_v3")
+# torchvision re-normalises inside the first two when they are pretrained; their trunk here does
+# not. The third is the one network whose weights want it from outside.
+_HALF_NORMALISED = ("googlenet", "inception_v3", "efficientnet_v2_l")
+
+# Published DenseNets have "norm.1" where torchvision's own has "norm1".
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def _own(name: str) -> nn.Module:
 def _torchvision(name: str, image_size: tuple[int, int]) -> nn.Module:
     builder: Callable[..., nn.Module] = torchvision.models.get_model_builder(name)
     arguments: dict[str, object] = {}
-    if name in _HALF_NORMALISED:
+    if name in ("googlenet", "inception_v3"):
         arguments["init_weights"] = True
     if "vit" in name and "maxvit" not in name:
         if image_size[0] != image_size[1]:
@@ -163,15 +168,20 @@ def _from_file(path: Path) -> dict[str, Tensor]:
 
 def _load(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Loads all but the classifier, which the head replaces; anything else must fit."""
-    own = network.state_dict()
     unused = ("fc.", "classifier.", "head.", "heads.", "aux1.", "aux2.", "AuxLogits.")
-    needed = {key for key in own if not key.startswith(unused)}
-    wrong = sorted(
-        key for key in needed if key not in state or state[key].shape != own[key].shape
-    ) + sorted(key for key in state if key not in own and not key.startswith(unused))
+    kept = {
+        _OLD_DENSENET.sub(r"\1\2", key): value
+        for key, value in state.items()
+        if not key.startswith(unused)
+    }
+    try:  # a module renames old keys of its own (ViT) as it loads
+        missing, unknown = network.load_state_dict(kept, strict=False)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"model.weights: {source} does not fit the network: {reason}") from error
+    wrong = [*(key for key in missing if not key.startswith(unused)), *unknown]
     if wrong:
         raise UserError(
-            f"model.weights: {source} does not fit the network: {len(wrong)} of {len(needed)} "
-            f"entries are missing, unknown or of another shape, the first '{wrong[0]}'"
+            f"model.weights: {source} does not fit the network: {len(wrong)} of {len(kept)} "
+            f"entries are missing or unknown, the first '{wrong[0]}'"
         )
-    network.load_state_dict({key: state[key] for key in needed}, strict=False)

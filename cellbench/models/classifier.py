@@ -24,6 +24,9 @@ from cellbench.models.optimisation import (
 )
 from cellbench.models.regularisation import penalised_parameters, penalty
 
+DESCRIPTION = "cellbench"
+"""The entry of a checkpoint that says all that predict needs."""
+
 
 class CellClassifier(LightningModule):
     """A backbone and a head that classify uint8 RGB images.
@@ -190,7 +193,7 @@ class CellClassifier(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the run's description of the model."""
-        checkpoint["cellbench"] = self.description
+        checkpoint[DESCRIPTION] = self.description
 
     def configure_optimizers(self) -> Any:
         """The optimiser over the trainable parameters, and its schedule."""
@@ -202,6 +205,7 @@ class CellClassifier(LightningModule):
             (p for p in self._trainable() if id(p) not in kept),
             self._lr,
             self._weight_decay,
+            fused=not self.trainer.gradient_clip_val,
         )
         schedule = build_schedule(self._schedule, optimizer, self.trainer.max_epochs or 1)
         if schedule is None:

@@ -21,6 +21,8 @@ def build_optimizer(
     rest: Iterable[nn.Parameter],
     lr: float,
     weight_decay: float,
+    *,
+    fused: bool = True,
 ) -> Optimizer:
     """Makes an optimiser.
 
@@ -30,6 +32,8 @@ def build_optimizer(
         rest: Parameters that it does not.
         lr: Learning rate.
         weight_decay: Decoupled decay (Loshchilov and Hutter 2019); adamw only.
+        fused: Steps all parameters in one kernel, in half the time of torch's default on a CPU.
+            Lightning does not clip gradients for such optimisers.
     """
     groups = [
         {"params": list(decayed), "weight_decay": weight_decay},
@@ -39,9 +43,9 @@ def build_optimizer(
     if name == "rmsprop":
         return torch.optim.RMSprop(groups, lr=lr)
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM, fused=True)
+        return torch.optim.SGD(groups, lr=lr, momentum=MOMENTUM, fused=fused)
     kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
-    return kind(groups, lr=lr, fused=True)  # half the time of the default on a CPU
+    return kind(groups, lr=lr, fused=fused)
 
 
 def build_schedule(

@@ -47,7 +47,7 @@ class _Run:
 def pool(paths: Sequence[Path]) -> list[Pooled]:
     """Pools the finished runs below some folders, for each experiment and seed.
 
-    Of several runs of one fold the newest counts.
+    Of several runs of one fold the last counts, in the order of the paths and of time.
 
     Raises:
         UserError: There is no finished run, or runs of one experiment are configured differently.
@@ -79,6 +79,7 @@ def _pool(experiment: str, seed: int, by_fold: dict[int | None, _Run]) -> Pooled
     runs = list(by_fold.values())
     _refuse_difference(runs)
     labels, predicted, groups, majority = [], [], [], []
+    tested: dict[str, Path] = {}
     classes: tuple[str, ...] = ()
     for run in runs:
         classes, parts = read_predictions(run.folder.predictions)
@@ -87,6 +88,10 @@ def _pool(experiment: str, seed: int, by_fold: dict[int | None, _Run]) -> Pooled
         labels.append(test.labels)
         predicted.append(test.predicted)
         groups += [group[name] for name in test.ids]
+        for name in test.ids:
+            if name in tested:
+                raise UserError(f"'{name}' is tested in both {tested[name]} and {run.folder.path}")
+            tested[name] = run.folder.path
         largest = classes.index(run.metrics["majority_class"])
         majority.append(np.full(len(test.ids), largest))
     scores = evaluate(

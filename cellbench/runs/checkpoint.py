@@ -2,18 +2,17 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from cellbench.data.preprocessing import Preprocessing
+from cellbench.data.views import View
 from cellbench.errors import UserError
+from cellbench.models.classifier import DESCRIPTION
 from cellbench.runs.folder import RunFolder, whole_file
-
-KEY = "cellbench"
-"""The entry of a checkpoint that says all that predict needs."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,12 @@ class Description:
         Raises:
             KeyError: An entry is missing.
             TypeError: There is an unknown one.
+            ValueError: A value is not one that `as_plain` gives.
         """
+        if plain["model"].keys() != {"classes", "image_size", "backbone", "head"}:
+            raise ValueError("not what CellClassifier.arguments gives")
+        if plain["preprocessing"]["view"] not in get_args(View):
+            raise ValueError("unknown view")
         given = plain["preprocessing"]
         size = (int(given["image_size"][0]), int(given["image_size"][1]))
         return cls(**(plain | {"preprocessing": Preprocessing(**(given | {"image_size": size}))}))
@@ -124,6 +128,7 @@ def read_checkpoint(path: Path) -> tuple[Description, dict[str, torch.Tensor]]:
         raise UserError(f"there is no checkpoint {path}; has the run finished an epoch?")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        return Description.from_plain(checkpoint[KEY]), checkpoint["state_dict"]
+        state: dict[str, torch.Tensor] = dict(checkpoint["state_dict"])
+        return Description.from_plain(checkpoint[DESCRIPTION]), state
     except Exception as error:  # whatever a file of another kind provokes in torch's reader
         raise UserError(f"{path} is not a whole checkpoint of cellbench's") from error

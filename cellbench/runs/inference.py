@@ -24,11 +24,11 @@ def build_model(described: Description, state: dict[str, torch.Tensor]) -> CellC
     Raises:
         UserError: The weights do not fit what the checkpoint says of its model.
     """
-    arguments = described.model | {"head": HeadConfig(**described.model["head"])}
-    model = CellClassifier(**arguments)
     try:
+        arguments = described.model | {"head": HeadConfig(**described.model["head"])}
+        model = CellClassifier(**arguments)
         model.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise UserError("the checkpoint's weights do not fit its own model") from error
     return model
 
@@ -72,7 +72,7 @@ def predict(
             default_root_dir=str(folder.path),
         )
     except (MisconfigurationException, ValueError) as error:
-        raise UserError(f"--accelerator: {str(error).splitlines()[0]}") from error
+        raise UserError(f"--run, --accelerator: {str(error).splitlines()[0]}") from error
     batches = trainer.predict(model, loader)
     assert batches is not None
     probabilities = torch.cat(batches).cpu().numpy()  # type: ignore[arg-type]  # of one loader

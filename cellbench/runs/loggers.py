@@ -90,9 +90,10 @@ def log_result(loggers: list[Logger], result: dict[str, Any]) -> None:
         for name, value in result.get(part, {}).get("metrics", {}).items()
         for end, key in (("", "value"), ("_low", "low"), ("_high", "high"), ("_base", "baseline"))
     }
+    marks = {"split_digest": result["split"]["digest"], "stamps": result["stamps"]}
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.experiment.summary.update(flat | {"split_digest": result["split"]["digest"]})
+            logger.experiment.summary.update(flat | marks)
         else:
             logger.log_metrics(flat)
 

@@ -1,6 +1,6 @@
 """The fastest safe precision of a device."""
 
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import torch
 
@@ -37,13 +37,20 @@ def _cpu_multiplies_bfloat16() -> bool:
     return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("arm_bf16"))
 
 
-def refuse_unsafe(precision: str, device: str) -> None:
-    """Refuses what does not train.
+def normalise(precision: str | int) -> Precision:
+    """Lightning's name of a precision in full.
 
     Raises:
-        UserError: 16-true, whose sums overflow (measured: NaN on a CPU).
+        UserError: It is not one that trains: 16-true gives NaN (measured on a CPU), and the others
+            are not what the images are normalised to.
     """
-    if precision in ("16-true", "16"):
-        raise UserError(
-            f"trainer.precision: {precision} gives NaN; use 16-mixed, bf16-mixed or 32-true"
-        )
+    aliases = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+    name = aliases.get(str(precision), str(precision))
+    for allowed in get_args(Precision):
+        if name == allowed:
+            return cast(Precision, allowed)
+    reason = "16-true gives NaN; " if name == "16-true" else ""
+    raise UserError(
+        f"trainer.precision: '{precision}' is not offered; {reason}"
+        f"allowed: {', '.join(get_args(Precision))}"
+    )

@@ -1,5 +1,7 @@
 """One run: what is trained, what is scored, and all that is written of it."""
 
+import csv
+import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -73,7 +75,15 @@ class Run:
             What metrics.json holds.
         """
         with self._written():
-            self.trainer.fit(self.model, datamodule=self.data)
+            try:
+                self.trainer.fit(self.model, datamodule=self.data)
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise UserError(
+                    f"data.batch_size: {self.data.batch_size} leaves batch norm a single value; "
+                    "give a larger batch, or larger images"
+                ) from error
             self.trainer.save_checkpoint(self.folder.last)
             if self.checkpoint.monitor == "last":
                 self.trainer.save_checkpoint(self.folder.best, weights_only=True)
@@ -100,7 +110,9 @@ class Run:
         trained = self._load(ckpt_path)
         if trained.split != self.data.drawn.digest:
             self._refuse_trained(part, ckpt_path.parent.parent)
-            self.stamps.append("another split than the run's, though no image of its training")
+            self.stamps.append(
+                "another split than the run's; no id, group or content of its training"
+            )
         for name, ours in asdict(self.description.preprocessing).items():
             theirs = getattr(trained.preprocessing, name)
             if ours != theirs:
@@ -109,16 +121,17 @@ class Run:
             return self._score((part,))
 
     def _refuse_trained(self, part: Part, run: Path) -> None:
-        """Refuses a split that shares contents with what the run in a folder was trained on."""
-        rows = read_split(RunFolder(run).split)
-        seen = {row["content"]: row["id"] for row in rows if row["split"] != "test"}
-        table = self.data.table
-        for i in self.data.drawn.indices(part):
-            if table.fingerprints[i] in seen:
+        """Refuses a split that shares an id, a group or a content with a run's training."""
+        keys = ("id", "group", "content")
+        trained = [row for row in read_split(RunFolder(run).split) if row["split"] != "test"]
+        seen = {key: {row[key] for row in trained} for key in keys}
+        for row in csv.DictReader(io.StringIO(self.data.drawn.csv)):
+            same = [key for key in keys if row["split"] == part and row[key] in seen[key]]
+            if same:
                 raise UserError(
-                    f"'{table.samples[i].id}' is in the {part} split, but the run {run} was "
-                    f"trained or selected on it (as '{seen[table.fingerprints[i]]}'); use the "
-                    "run's own split"
+                    f"'{row['id']}' is in the {part} split, but the run {run} was trained or "
+                    f"selected on the same {same[0]}; use the run's own split, or other images "
+                    "under names of their own"
                 )
 
     @contextmanager
@@ -174,6 +187,7 @@ class Run:
         loggers.log_result(self.loggers, result)
         shown = parts[-1]
         title = f"{shown} split, {self.config['name']}, view {self.data.view}"
+        title += "".join(f"\nNOT TO BE BELIEVED: {stamp}" for stamp in self.stamps)
         drawn = figures.confusion(result[shown], self.data.classes, title)
         self._save_figure(drawn, "confusion")
         return result
@@ -190,7 +204,7 @@ class Run:
                 "digest": drawn.digest,
                 "protocol": self.data.split.protocol,
                 "folds": self.data.split.folds,
-                "fold": self.data.split.fold,
+                "fold": None if self.data.split.folds is None else self.data.split.fold or 0,
                 "n": {p: len(drawn.indices(p)) for p in ("train", "val", "test")},
             },
             "view": self.data.view,

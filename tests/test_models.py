@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import io
+import re
 import threading
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import torchvision
 from torch import nn
 
+from cellbench.data.dataset import Batch
 from cellbench.errors import UserError
 from cellbench.models import backbones
 from cellbench.models.classifier import CellClassifier
@@ -73,6 +75,27 @@ def test_head_layers():
     assert shapes == [(192 * 4 * 4, 8), (8, 6), (6, 3)]
 
 
+def test_images_are_normalised_as_the_weights_expect():
+    """Every network's mean and deviation are those of its published weights."""
+    image = torch.tensor([255, 0, 51], dtype=torch.uint8).view(1, 3, 1, 1)
+    found = model("resnet18").normalise(image).flatten().tolist()
+    expected = [(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225]
+    assert found == pytest.approx(expected, abs=1e-5)
+    for name in torchvision.models.list_models(module=torchvision.models):
+        transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+        mean, std = backbones.normalisation(name)
+        if name not in ("googlenet", "inception_v3"):  # these re-normalise inside
+            assert (list(mean), list(std)) == (list(transforms.mean), list(transforms.std)), name
+
+
+@pytest.mark.parametrize("pool", ["avg", "max"])
+def test_pooling(pool):
+    head = model(head=HeadConfig(pool=pool)).head
+    features = torch.rand(2, 192, 4, 4)
+    expected = features.amax((2, 3)) if pool == "max" else features.mean((2, 3))
+    assert torch.allclose(head(features), head[-1](expected), atol=1e-6)
+
+
 def test_a_frozen_backbone_keeps_its_weights_and_statistics():
     network = model("resnet18", freeze="backbone")
     before = {k: v.clone() for k, v in network.backbone.state_dict().items()}
@@ -102,6 +125,25 @@ def test_the_penalty_is_what_it_says():
     assert value.item() == pytest.approx(0.1 * 6 + 0.01 * 14)
     value.backward()
     assert weights[0].grad.flatten().tolist() == pytest.approx([0.1 + 0.02, -0.1 - 0.04])
+
+
+@pytest.mark.parametrize(("penalise", "prefix"), [("head", "head."), ("all", "")])
+def test_the_penalty_acts_on_the_part_asked_for(penalise, prefix):
+    network = model(l2=0.5, penalise=penalise)
+    network.log = network.log_dict = lambda *args, **kwargs: None
+    network.on_train_start()
+    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    batch = Batch(images, torch.tensor([0, 1, 2, 0]), torch.arange(4))
+    network.eval()
+    bare = nn.functional.cross_entropy(network(images), batch.labels)
+    squares = [
+        p.detach().square().sum()
+        for n, p in network.named_parameters()
+        if n.startswith(prefix) and p.ndim > 1
+    ]
+    assert network.training_step(batch).item() == pytest.approx(
+        (bare + 0.5 * sum(squares)).item(), rel=1e-5
+    )
 
 
 def test_weight_decay_acts_on_weights_alone():
@@ -143,6 +185,36 @@ def test_schedules_fall_to_zero(name, expected):
         optimizer.step()
         schedule.step()
     assert rates == pytest.approx(expected, abs=1e-6)
+
+
+def test_plateau_lowers_the_rate_after_three_epochs_without_a_gain():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
+    schedule = build_schedule("plateau", optimizer, 10)
+    rates = []
+    for loss in (1.0, 1.0, 1.0, 1.0, 1.0):
+        schedule.step(loss)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([1, 1, 1, 0.3, 0.3])
+
+
+@pytest.mark.parametrize(
+    ("name", "new", "old"),
+    [
+        ("densenet121", r"(denselayer\d+\.(?:norm|conv))([12]\.)", r"\1.\2"),
+        ("vit_b_32", r"mlp\.(0|3)\.", lambda m: f"mlp.linear_{1 if m[1] == '0' else 2}."),
+    ],
+)
+def test_published_files_with_old_names_are_loaded(tmp_path, name, new, old):
+    whole = torchvision.models.get_model(name, **({"image_size": 64} if "vit" in name else {}))
+    state = {re.sub(new, old, key): value for key, value in whole.state_dict().items()}
+    assert len(state.keys() - whole.state_dict().keys()) > 20
+    file = tmp_path / "weights.pt"
+    torch.save(state, file)
+    loaded = model(name, weights=str(file)).backbone.state_dict()
+    own = {key.removeprefix("0."): value for key, value in loaded.items()}
+    own = {key: value for key, value in own.items() if key in whole.state_dict()}
+    assert len(own) > 100
+    assert all(torch.equal(whole.state_dict()[key], value) for key, value in own.items())
 
 
 def test_weights_from_a_state_dict_file_are_loaded_but_for_the_head(tmp_path):

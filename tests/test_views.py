@@ -83,6 +83,17 @@ def test_crop_shows_the_cell_in_a_square_inside_the_image():
     assert (corner[rows, columns] > 0).sum() == 200
 
 
+def test_crop_fills_the_frame_and_removes_the_size():
+    image, mask = pattern()
+    _, raw = Preprocessing((64, 64), "raw", 0).prepare(image, mask, "x")
+    shown, cropped = Preprocessing((64, 64), "crop", 0).prepare(image, mask, "x")
+    assert raw is None
+    assert shown.shape == (64, 64, 3)
+    assert (cropped > 0).mean() > 1.8 * (mask > 0).mean()
+    agree = shown[..., 0].astype(int) - np.vectorize(COLOURS.get)(cropped)
+    assert (np.abs(agree) < 45).mean() > 0.9
+
+
 def test_a_view_that_lacks_its_mask_or_nucleus_is_an_error():
     image, mask = pattern()
     with pytest.raises(UserError, match=r"masked needs a mask, and 'x' has none"):

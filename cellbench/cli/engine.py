@@ -44,7 +44,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "logger": False,
 }
 
-NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
+NOT_OFFERED: dict[str, tuple[Sequence[Any], str]] = {
     "limit_val_batches": ((None,), "metrics over a part of the set are not to be believed"),
     "limit_test_batches": ((None,), "metrics over a part of the set are not to be believed"),
     "limit_train_batches": ((None, *range(1, 10_000)), "give a whole number, at least 1"),

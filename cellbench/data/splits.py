@@ -25,7 +25,7 @@ class SplitConfig:
     Attributes:
         protocol: grouped keeps every group (patient, slide, original) in one part; official takes
             the authors' test set (and validation set, if there is one); image ignores the groups,
-            to reproduce published numbers, and every output of such a run is stamped as leaky.
+            to reproduce published numbers, and stamps metrics, figures and reports as leaky.
             Images of equal content stay together under every protocol but official, where they
             are an error.
         folds: Number of folds of the cross-validation; null for one split by shares.

@@ -81,8 +81,12 @@ def build(name: str, weights: str, image_size: tuple[int, int]) -> Backbone:
     elif weights != "none":
         _load(network, _from_file(Path(weights)), weights)
     trunk = network if own else _trunk(name, network)
-    mean, std = (HALF, HALF) if name in _HALF_NORMALISED else (IMAGENET_MEAN, IMAGENET_STD)
-    return Backbone(trunk, _feature_shape(name, trunk, image_size), mean, std)
+    return Backbone(trunk, _feature_shape(name, trunk, image_size), *normalisation(name))
+
+
+def normalisation(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and standard deviation that a network expects of its channels, RGB, 0 to 1."""
+    return (HALF, HALF) if name in _HALF_NORMALISED else (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def _own(name: str) -> nn.Module:

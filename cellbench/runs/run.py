@@ -110,9 +110,7 @@ class Run:
         trained = self._load(ckpt_path)
         if trained.split != self.data.drawn.digest:
             self._refuse_trained(part, ckpt_path.parent.parent)
-            self.stamps.append(
-                "another split than the run's; no id, group or content of its training"
-            )
+            self.stamps.append("another split than the run's, without its training's images")
         for name, ours in asdict(self.description.preprocessing).items():
             theirs = getattr(trained.preprocessing, name)
             if ours != theirs:
@@ -150,6 +148,7 @@ class Run:
             failed = False
         finally:
             loggers.finish(self.loggers, failed=failed)
+            self.loggers = []
             environment.write_environment(self.folder.environment, described)
 
     def _samples(self) -> Any:

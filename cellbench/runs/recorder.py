@@ -76,20 +76,9 @@ class Collector(Callback):
         order = np.argsort(positions)
         return positions[order], probabilities[order]
 
-    def _clear(self) -> None:
-        self._positions, self._probabilities = [], []
-
-    def _keep(self, probabilities: Any, batch: Batch) -> None:
-        self._positions.append(batch.positions)
-        self._probabilities.append(probabilities)
-
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forgets the pass before."""
-        self._clear()
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forgets the pass before."""
-        self._clear()
+        self._positions, self._probabilities = [], []
 
     def on_validation_batch_end(
         self,
@@ -101,16 +90,8 @@ class Collector(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keeps a batch."""
-        self._keep(outputs, batch)
+        self._positions.append(batch.positions)
+        self._probabilities.append(outputs)
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keeps a batch."""
-        self._keep(outputs, batch)
+    on_test_start = on_validation_start
+    on_test_batch_end = on_validation_batch_end

@@ -292,3 +292,26 @@ def test_the_real_hpv_cells():
     # stained nuclei are darkest in red and green: BGR read as RGB would turn this round
     nuclei = data._pixels.images[data._pixels.masks == 2].mean(axis=0)
     assert nuclei[1] == nuclei.min()
+
+
+def test_a_table_with_holes_or_wrong_paths_is_refused(folder_root):
+    table = folder_root / "t.csv"
+    images = [p.relative_to(folder_root) for p in sorted(folder_root.glob("[bn]*/*.jpg"))]
+    whole = "path,label,group\n" + "".join(f"{p},{p.parent},g{i}\n" for i, p in enumerate(images))
+
+    def fails(text, message):
+        table.write_text(text)
+        with pytest.raises(UserError, match=message):
+            _ = FolderDataModule(root=folder_root, csv="t.csv").table
+
+    fails(whole.replace(",g7\n", ",\n"), r"has no group and others have one; fill it in")
+    fails(
+        whole.replace("0 (0).jpg", "0 (9).jpg"), r"t\.csv lists 'blast/.*0 \(9\)\.jpg', but there"
+    )
+    fails(
+        whole.replace(",", ";"), r"no column 'label'; it has path;label;group \(columns are parted"
+    )
+    with pytest.raises(
+        UserError, match=r"there is no table .*u\.csv; its path is below data\.root"
+    ):
+        _ = FolderDataModule(root=folder_root, csv="u.csv").table

@@ -384,3 +384,10 @@ def test_report_refuses_to_pool_what_differs(fit, fails, tmp_path, capsys):
     assert main(["report", str(tmp_path / "runs" / "leaky")]) == 0
     assert "NOT TO BE BELIEVED: leaky: split by image" in capsys.readouterr().out
     assert "there is no finished run below" in fails("report", str(tmp_path / "nothing"))
+
+
+def test_one_image_under_two_labels_is_stamped(fit, folder_root):
+    shutil.copy(folder_root / "blast" / "3 (0).jpg", folder_root / "normal cell" / "x.jpg")
+    run = fit("--data=FolderDataModule", f"--data.root={folder_root}", "--trainer.max_epochs=1")
+    (stamp,) = metrics(run)["stamps"]
+    assert "'blast/3 (0).jpg' (blast) and 'normal cell/x.jpg' (normal cell) have the same" in stamp

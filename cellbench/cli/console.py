@@ -16,6 +16,7 @@ _NOISE = (
     ".*sys.argv.*",
     ".*LightningCLI's args.*",
     ".*LeafSpec.*",
+    ".*smaller than the logging interval.*",
 )
 
 
@@ -32,7 +33,7 @@ def show(folder: RunFolder, result: Mapping[str, Any]) -> None:
     console = Console()
     part = "test" if "test" in result else "val"
     scores = result[part]
-    table = Table(title=f"{part} split: n = {scores['n']}, {scores['groups']} groups")
+    table = Table(title=_title(part, result))
     for column in ("metric", "value", "95 % interval", "majority baseline"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name, value in scores["metrics"].items():
@@ -42,3 +43,9 @@ def show(folder: RunFolder, result: Mapping[str, Any]) -> None:
     for stamp in result["stamps"]:
         console.print(f"NOT TO BE BELIEVED: {stamp}", style="bold red", markup=False)
     print(f"metrics.json, predictions.csv and figures are in {folder.path}")
+
+
+def _title(part: str, result: Mapping[str, Any]) -> str:
+    scores = result[part]
+    epoch = "" if result["epoch"] is None else f", weights of epoch {result['epoch']} (from 0)"
+    return f"{part} split: n = {scores['n']} in {scores['groups']} groups{epoch}"

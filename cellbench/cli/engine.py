@@ -142,7 +142,7 @@ class CellbenchCLI(LightningCLI):
         device = _device(asked)
         chosen, reason = precision.choose(device, grouped=self.model.grouped)
         if asked.get("precision") is not None:
-            chosen, reason = precision.normalise(asked["precision"]), "as asked"
+            chosen, reason = precision.normalise(asked["precision"]), "as configured"
         self.config[self._command].trainer.precision = chosen
         name = self.config[self._command].name = self._experiment_name()
         folder = RunFolder.create(self._parent or self._get(self.config, "runs") / name)
@@ -177,7 +177,11 @@ class CellbenchCLI(LightningCLI):
             folder.discard()
             if isinstance(error, UserError):
                 raise
-            raise UserError(f"trainer: {str(error).strip().splitlines()[0]}") from error
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"trainer: {reason} (accelerator {asked['accelerator']}, devices "
+                f"{asked['devices']}; leave both out to take what is there)"
+            ) from error
         self.run = Run(
             folder,
             self._config_dict(),
@@ -233,8 +237,7 @@ class CellbenchCLI(LightningCLI):
             f" precision {chosen} ({reason})",
             f"run        {trainer.default_root_dir}",
         ]
-        if data.drawn.leaky:
-            lines.append(f"STAMP      {data.drawn.leaky}")
+        lines += [f"STAMP      {stamp}" for stamp in self.run.stamps]
         return "\n".join(lines)
 
     def fit(self, **kwargs: Any) -> None:

@@ -1,5 +1,9 @@
 """Data modules, one file a dataset, and what they share."""
 
+import os
+
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what cannot be read is said once, by us
+
 import cv2
 
 # Loader processes and decoding threads already use the cores; OpenCV's own threads fight them.

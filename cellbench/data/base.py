@@ -127,11 +127,17 @@ class CellDataModule(LightningDataModule, ABC):
     def _pixels(self) -> Pixels:
         samples, preprocessing = self.table.samples, self.preprocessing
         with_masks = needs_mask(self.view)
+        lacking = [sample.id for sample in samples if with_masks and not self.has_mask(sample)]
+        if lacking:
+            raise UserError(
+                f"data.view: {self.view} needs a mask, and '{lacking[0]}' has none "
+                f"({len(lacking)} of {len(samples)} images have none); add them, or use view raw"
+            )
 
         def read(position: int) -> tuple[Image, Mask | None]:
             sample = samples[position]
             image, mask = self.read_image(sample), None
-            if with_masks and self.has_mask(sample):
+            if with_masks:
                 mask = self.read_mask(sample, image)
             return preprocessing.prepare(image, mask, sample.id)
 

@@ -122,7 +122,10 @@ def read_table(path: Path, columns: set[str]) -> list[dict[str, str]]:
         raise UserError(f"cannot read the table {path}: {reason}") from error
     missing = sorted(columns - set(header))
     if missing:
-        raise UserError(f"{path}: no column '{missing[0]}'; it has {', '.join(header) or 'none'}")
+        raise UserError(
+            f"{path}: no column '{missing[0]}'; it has {', '.join(header) or 'none'} "
+            "(columns are parted by commas)"
+        )
     for number, row in enumerate(rows, start=2):
         empty = sorted(name for name in columns if not row[name])
         if empty:

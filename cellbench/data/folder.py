@@ -79,30 +79,44 @@ class FolderDataModule(FileDataModule):
 
     def _rows(self) -> list[dict[str, str]]:
         assert self.csv is not None
-        table = self._require(self.root / self.csv, "the table")
+        table = self.root / self.csv
+        if not table.is_file():
+            raise UserError(f"data.csv: there is no table {table}; its path is below data.root")
         return files.read_table(table, {"path", "label"})
 
     def _from_table(self) -> list[Sample]:
         samples = []
-        for row in self._rows():
+        rows = self._rows()
+        for column in ("group", "split"):
+            without = [row["path"] for row in rows if not row.get(column)]
+            if without and len(without) < len(rows):
+                raise UserError(
+                    f"{self.csv}: '{without[0]}' has no {column} and others have one; fill it in, "
+                    "with a name of its own where it is not known"
+                )
+        for row in rows:
             split = row.get("split") or None
             if split is not None and split not in get_args(Part):
                 raise UserError(
                     f"{self.csv}: '{row['path']}' has the split '{split}'; "
                     f"allowed: {', '.join(get_args(Part))}"
                 )
-            image = self._require(self.root / row["path"], f"{self.csv} lists an image that")
+            image = self._listed(row["path"])
             mask = row.get("mask") or None
             samples.append(
                 Sample(
                     id=Path(row["path"]).as_posix(),
                     label=self.classes.index(row["label"]),
                     image=image,
-                    mask=self._require(self.root / mask, f"the mask of '{row['path']}',")
-                    if mask
-                    else None,
+                    mask=self._listed(mask) if mask else None,
                     group=row.get("group") or None,
                     split=split,  # type: ignore[arg-type]  # checked above
                 )
             )
         return samples
+
+    def _listed(self, name: str) -> Path:
+        path = self.root / name
+        if not path.is_file():
+            raise UserError(f"{self.root / str(self.csv)} lists '{name}', but there is no {path}")
+        return path

@@ -74,6 +74,23 @@ class SampleTable:
         digests = (hashlib.blake2b(s.id.encode(), digest_size=8).digest() for s in self.samples)
         return np.array([int.from_bytes(d, "little") for d in digests], dtype=np.uint64)
 
+    def conflict(self) -> str | None:
+        """Says which two samples of equal content have different labels, if any have."""
+        first: dict[str, int] = {}
+        found = []
+        for i, content in enumerate(self.fingerprints):
+            j = first.setdefault(content, i)
+            if self.labels[i] != self.labels[j]:
+                found.append((self.samples[j], self.samples[i]))
+        if not found:
+            return None
+        a, b = found[0]
+        more = f" ({len(found)} such pairs)" if len(found) > 1 else ""
+        return (
+            f"'{a.id}' ({self.classes[a.label]}) and '{b.id}' ({self.classes[b.label]}) have the "
+            f"same content and different labels{more}"
+        )
+
     def groups(self, *, known: bool = True) -> np.ndarray:
         """Numbers the groups: samples with one number must stay in one part of a split.
 

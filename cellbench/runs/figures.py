@@ -101,7 +101,7 @@ def learning_curves(
     left, right = figure.subplots(1, 2)
     for axes, name in ((left, "loss"), (right, "accuracy")):
         _curves(axes, rows, name)
-        axes.axvline(best, color=MARK, lw=0.8, ls=":", label=f"best epoch ({best})")
+        axes.axvline(best, color=MARK, lw=0.8, ls=":", label=f"scored epoch ({best})")
     right.axhline(baseline, color=MARK, lw=0.8, ls="--", label="majority class (val)")
     left.set_title("loss (train's includes class weights and penalties)", fontsize=9)
     right.set_title(f"accuracy (val: n = {n_val})", fontsize=9)

@@ -89,7 +89,10 @@ class RunFolder:
         """
         folder = cls(path)
         if not folder.config.is_file():
-            what = "has no config.yaml" if path.is_dir() else "does not exist"
+            what = "is a file" if path.is_file() else "does not exist"
+            if path.is_dir():
+                runs = sorted(inner.parent.name for inner in path.glob("*/config.yaml"))
+                what = f"has no config.yaml; runs in it: {', '.join(runs[-3:]) or 'none'}"
             raise UserError(f"--run: {path} is not a run's folder: it {what}")
         return folder
 

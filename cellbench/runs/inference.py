@@ -72,7 +72,7 @@ def predict(
             default_root_dir=str(folder.path),
         )
     except (MisconfigurationException, ValueError) as error:
-        raise UserError(f"--run, --accelerator: {str(error).splitlines()[0]}") from error
+        raise UserError(f"--accelerator={accelerator}: {str(error).splitlines()[0]}") from error
     batches = trainer.predict(model, loader)
     assert batches is not None
     probabilities = torch.cat(batches).cpu().numpy()  # type: ignore[arg-type]  # of one loader

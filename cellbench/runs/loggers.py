@@ -43,9 +43,7 @@ def build(
     made: list[Logger] = []
     if tensorboard:
         if importlib.util.find_spec("tensorboard") is None:
-            raise UserError(
-                '--tensorboard: TensorBoard is not installed; pip install "cellbench[tensorboard]"'
-            )
+            raise UserError("--tensorboard: TensorBoard is not installed; pip install tensorboard")
         made.append(TensorBoardLogger(folder.path, name="tensorboard", version=""))
     if wandb_config.mode != "disabled":
         made.append(_wandb(folder, name, wandb_config))

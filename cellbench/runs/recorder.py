@@ -12,7 +12,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from cellbench.data.dataset import Batch
 from cellbench.errors import UserError
 from cellbench.runs.folder import write_text
 

@@ -55,7 +55,8 @@ class Run:
 
     def __post_init__(self) -> None:
         """Tells the model what its checkpoints say of it."""
-        self.stamps = [self.data.drawn.leaky] if self.data.drawn.leaky else []
+        marks = (self.data.drawn.leaky, self.data.table.conflict())
+        self.stamps = [mark for mark in marks if mark]
         self.loggers = self.trainer.loggers
         self.description = Description(
             cellbench=cellbench.__version__,
@@ -206,6 +207,7 @@ class Run:
                 "fold": None if self.data.split.folds is None else self.data.split.fold or 0,
                 "n": {p: len(drawn.indices(p)) for p in ("train", "val", "test")},
             },
+            "epoch": self._best_epoch() if self.history.rows else None,
             "view": self.data.view,
             "seed": self.data.seed,
             "majority_class": classes[majority],

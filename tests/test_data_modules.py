@@ -106,6 +106,19 @@ class DataModuleContract:
         orders = [[b.positions.tolist() for b in batches(alone, epoch)] for epoch in (0, 1)]
         assert orders[0] != orders[1]
 
+    def test_examples_show_every_class_as_the_network_sees_it(self):
+        data = self.build(view="masked", augment="strong")
+        for part in ("train", "val", "test"):
+            shown = data.examples(part, n=6)
+            n = len(data.classes)
+            assert shown.labels[:n].tolist() == list(range(n))
+            assert set(shown.positions.tolist()) <= set(data.drawn.indices(part).tolist())
+        whole = by_position(data.test_dataloader())
+        shown = data.examples("test")
+        order = {int(p): i for i, p in enumerate(np.sort(data.drawn.indices("test")))}
+        for image, position in zip(shown.images, shown.positions, strict=True):
+            assert torch.equal(image, whole[order[int(position)]])
+
     def test_evaluation_is_never_augmented(self):
         plain, strong = self.build(), self.build(augment="strong")
         for name in ("val_dataloader", "test_dataloader"):

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -164,16 +165,25 @@ class CellDataModule(LightningDataModule, ABC):
         """As they are, in the table's order."""
         return self._loader("test", augment=False)
 
-    def _loader(self, part: Part, *, augment: bool) -> DataLoader[Batch]:
-        return self._make_loader(self.drawn.indices(part), augment=augment)
+    def examples(self, part: Part, n: int = 8) -> Batch:
+        """At most n samples of a part as the network sees them, the classes in turn."""
+        own = self.drawn.indices(part)
+        of_class = [own[self.table.labels[own] == label] for label in range(len(self.classes))]
+        turns = (position for turn in zip_longest(*of_class) for position in turn)
+        chosen = [int(position) for position in turns if position is not None][:n]
+        return self._dataset(augment=part == "train")[[(0, position) for position in chosen]]
 
-    def _make_loader(self, positions: np.ndarray, *, augment: bool) -> DataLoader[Batch]:
+    def _dataset(self, *, augment: bool) -> CellDataset:
         augmentation = self._augmentation if augment and self._augmentation else None
         table = self.table
-        dataset = CellDataset(
+        return CellDataset(
             self._pixels, table.labels, table.keys, self.view, self.fill, augmentation, self.seed
         )
-        sampler = BatchSampler(positions, self.batch_size, self.seed if augment else None)
+
+    def _loader(self, part: Part, *, augment: bool) -> DataLoader[Batch]:
+        positions, seed = self.drawn.indices(part), self.seed if augment else None
+        sampler = BatchSampler(positions, self.batch_size, seed)
+        dataset = self._dataset(augment=augment)
         return DataLoader(
             dataset,
             sampler=sampler,

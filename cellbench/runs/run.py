@@ -11,11 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch import Trainer
-from torch.utils.data import DataLoader
 
 import cellbench
 from cellbench.data.base import CellDataModule
-from cellbench.data.dataset import Batch
 from cellbench.data.splits import read_split
 from cellbench.data.table import Part
 from cellbench.errors import UserError
@@ -144,21 +142,15 @@ class Run:
             write_text(self.folder.config, self.config_text)
             write_text(self.folder.split, self.data.drawn.csv)
             loggers.log_config(self.loggers, self.config)
-            self._save_figure(self._samples(), "samples")
+            shown: tuple[Part, Part] = ("train", "test")
+            batches = [(part, self.data.examples(part)) for part in shown]
+            self._save_figure(figures.sample_sheet(batches, self.data.classes), "samples")
             yield
             failed = False
         finally:
             loggers.finish(self.loggers, failed=failed)
             self.loggers = []
             environment.write_environment(self.folder.environment, described)
-
-    def _samples(self) -> Any:
-        parts: dict[str, DataLoader[Batch]] = {
-            "train": self.data.train_dataloader(),
-            "test": self.data.test_dataloader(),
-        }
-        batches = [(title, next(iter(loader))) for title, loader in parts.items()]
-        return figures.sample_sheet(batches, self.data.classes)
 
     def _load(self, path: Path) -> Description:
         description, state = read_checkpoint(path)

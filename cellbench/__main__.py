@@ -7,7 +7,7 @@ from importlib import import_module
 
 from cellbench import __version__
 from cellbench.cli import COMMANDS
-from cellbench.errors import UserError, find_user_error, suggest
+from cellbench.errors import Interrupted, UserError, find_user_error, suggest
 
 _USAGE = """usage: python -m cellbench COMMAND [--help] [options]
 
@@ -33,7 +33,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The command line without the program; None for sys.argv's.
 
     Returns:
-        The exit code: 0, or 2 for a mistake of the user's.
+        The exit code: 0, 2 for a mistake of the user's, 128 and more for a signal.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in arguments
@@ -43,6 +43,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Interrupted as interruption:
+        print(f"cellbench: {interruption}", file=sys.stderr)
+        return 128 + interruption.signum
     except Exception as error:
         mistake = find_user_error(error)
         if mistake is None or debug:

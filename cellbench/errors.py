@@ -11,6 +11,19 @@ class UserError(Exception):
     """
 
 
+class Interrupted(Exception):
+    """A signal has ended a run; the exit code is 128 more.
+
+    Args:
+        signum: The signal.
+        message: What it was, and how to go on, in a line.
+    """
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.signum = signum
+
+
 def find_user_error(error: BaseException | None) -> UserError | None:
     """The user's mistake behind an error, which a library may have wrapped in one of its own."""
     while error is not None and not isinstance(error, UserError):

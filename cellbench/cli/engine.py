@@ -24,6 +24,7 @@ from cellbench.runs import loggers, precision
 from cellbench.runs.checkpoint import CheckpointConfig, WholeCheckpointIO, best_epoch
 from cellbench.runs.folder import RunFolder
 from cellbench.runs.loggers import WandbConfig
+from cellbench.runs.progress import Progress
 from cellbench.runs.recorder import Collector, History
 from cellbench.runs.run import Run
 
@@ -69,11 +70,20 @@ class CellbenchCLI(LightningCLI):
         command: fit, validate or test.
         args: The command line behind it.
         parent: Where the folder of what is written is made; None for --runs and --name.
+        resume: A run to go on with, or "auto" for the newest unfinished one of the same
+            configuration, if there is one.
     """
 
-    def __init__(self, command: str, args: Sequence[str], parent: Path | None = None) -> None:
+    def __init__(
+        self,
+        command: str,
+        args: Sequence[str],
+        parent: Path | None = None,
+        resume: RunFolder | Literal["auto"] | None = None,
+    ) -> None:
         self._command = command
         self._parent = parent
+        self._resume = resume
         quieten_lightning()
         super().__init__(
             CellClassifier,
@@ -145,9 +155,10 @@ class CellbenchCLI(LightningCLI):
             chosen, reason = precision.normalise(asked["precision"]), "as configured"
         self.config[self._command].trainer.precision = chosen
         name = self.config[self._command].name = self._experiment_name()
-        folder = RunFolder.create(self._parent or self._get(self.config, "runs") / name)
+        folder, fresh = self._folder(self._parent or self._get(self.config, "runs") / name)
         history, collector = History(folder.history), Collector()
         checkpoint_config = self._get(self.config_init, "checkpoint")
+        progress = Progress(folder, self.datamodule, checkpoint_config.every)
         own: list[Logger] = []
         try:
             own += loggers.build(
@@ -167,6 +178,7 @@ class CellbenchCLI(LightningCLI):
                     history,
                     collector,
                     *best_epoch(folder, checkpoint_config),
+                    progress,
                 ],
                 plugins=[*_as_list(asked.get("plugins")), WholeCheckpointIO()],
             )
@@ -174,7 +186,8 @@ class CellbenchCLI(LightningCLI):
                 raise UserError(f"trainer.devices: {asked['devices']}: one device a run, so far")
         except (UserError, MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
             loggers.finish(own, failed=True)
-            folder.discard()
+            if fresh:
+                folder.discard()
             if isinstance(error, UserError):
                 raise
             reason = str(error).strip().splitlines()[0]
@@ -192,9 +205,22 @@ class CellbenchCLI(LightningCLI):
             checkpoint_config,
             history,
             collector,
+            progress,
         )
         print(self._announcement(trainer, str(chosen), reason))
         return trainer
+
+    def _folder(self, parent: Path) -> tuple[RunFolder, bool]:
+        """The run's folder, and whether it is a new one."""
+        if isinstance(self._resume, RunFolder):
+            return self._resume, False
+        if self._resume == "auto" and parent.is_dir():
+            text = self._config_text()
+            for path in sorted(parent.iterdir(), reverse=True):
+                old = RunFolder(path)
+                if old.unfinished and old.config.read_text(encoding="utf-8") == text:
+                    return old, False
+        return RunFolder.create(parent), True
 
     def _experiment_name(self) -> str:
         name = self._get(self.config, "name")

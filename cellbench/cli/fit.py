@@ -1,13 +1,29 @@
 """fit: trains, then tests the best checkpoint once."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from cellbench.cli.engine import CellbenchCLI
-from cellbench.cli.parsing import check_yaml
+from cellbench.cli.parsing import check_yaml, take_option
+from cellbench.errors import UserError
+from cellbench.runs.folder import RunFolder
 
 
 def main(args: Sequence[str]) -> int:
-    """Runs the command."""
-    check_yaml(args)
-    CellbenchCLI("fit", args)
+    """Runs the command.
+
+    `--resume RUN` goes on with an interrupted run; `--resume auto`, beside the options of a fit,
+    with the newest unfinished run of the same configuration, or begins one.
+    """
+    resume, rest = take_option(args, "--resume")
+    check_yaml(rest)
+    if resume is None or resume == "auto":
+        CellbenchCLI("fit", rest, resume="auto" if resume else None)
+        return 0
+    folder = RunFolder.open(Path(resume))
+    if rest:
+        raise UserError(f"--resume {resume}: a run goes on as it began; remove {rest[0]}")
+    if not folder.unfinished:
+        raise UserError(f"--resume: the run {resume} is finished; its metrics.json is there")
+    CellbenchCLI("fit", [f"--config={folder.config}"], resume=folder)
     return 0

@@ -165,3 +165,23 @@ def check_yaml(args: Sequence[str]) -> None:
             named = key == "data" and isinstance(config[key], str)  # a class name alone
             if not named and not isinstance(config[key], dict):
                 raise UserError(f"--config: {path}: {key} must hold keys; got '{config[key]}'")
+
+
+def take_option(args: Sequence[str], name: str) -> tuple[str | None, list[str]]:
+    """Takes an option that the parser does not know off the command line.
+
+    Returns:
+        Its value, None where it is not given, and the other arguments.
+
+    Raises:
+        UserError: It has no value.
+    """
+    rest = list(args)
+    for i, argument in enumerate(rest):
+        if argument.startswith(f"{name}="):
+            return argument.removeprefix(f"{name}="), rest[:i] + rest[i + 1 :]
+        if argument == name:
+            if i + 1 == len(rest):
+                raise UserError(f"{name}: expected a run's folder")
+            return rest[i + 1], rest[:i] + rest[i + 2 :]
+    return None, rest

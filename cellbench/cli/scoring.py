@@ -7,7 +7,7 @@ from typing import Any, Literal
 import yaml
 
 from cellbench.cli.engine import CellbenchCLI
-from cellbench.cli.parsing import check_yaml, data_modules
+from cellbench.cli.parsing import check_yaml, data_modules, take_option
 from cellbench.errors import UserError
 from cellbench.runs.folder import RunFolder
 
@@ -20,28 +20,17 @@ def score(command: Literal["validate", "test"], args: Sequence[str]) -> int:
         args: `--run FOLDER` and options that replace the run's; without --run a whole
             configuration and --ckpt_path, as in Lightning.
     """
-    run, rest = _take_run(args)
-    if run is None:
+    given_run, rest = take_option(args, "--run")
+    if given_run is None:
         check_yaml(rest)
         CellbenchCLI(command, rest)
         return 0
+    run = Path(given_run)
     folder = RunFolder.open(run)
     text = yaml.safe_dump(_plain_config(folder))
     given = [f"--config={text}", f"--ckpt_path={folder.best}", *rest]
     CellbenchCLI(command, given, parent=run / command)
     return 0
-
-
-def _take_run(args: Sequence[str]) -> tuple[Path | None, list[str]]:
-    rest = list(args)
-    for i, argument in enumerate(rest):
-        if argument.startswith("--run="):
-            return Path(argument.removeprefix("--run=")), rest[:i] + rest[i + 1 :]
-        if argument == "--run":
-            if i + 1 == len(rest):
-                raise UserError("--run: expected a run's folder")
-            return Path(rest[i + 1]), rest[:i] + rest[i + 2 :]
-    return None, rest
 
 
 def _plain_config(folder: RunFolder) -> dict[str, Any]:

@@ -47,6 +47,8 @@ class CellDataModule(LightningDataModule, ABC):
     split: SplitConfig = field(default_factory=SplitConfig)
     seed: int = field(default=0, init=False)
     """Decides the order and the augmentation; the command line sets it to seed_everything."""
+    start: tuple[int, int] = field(default=(0, 0), init=False)
+    """Epoch and batch that the training begins at; not zero where it goes on."""
 
     def __post_init__(self) -> None:
         """Checks what can be checked without reading an image.
@@ -155,7 +157,10 @@ class CellDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Augmented, in an order drawn anew every epoch."""
-        return self._loader("train", augment=True)
+        loader = self._loader("train", augment=True)
+        assert isinstance(loader.sampler, BatchSampler)
+        loader.sampler.start_at(*self.start)
+        return loader
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """As they are, in the table's order."""

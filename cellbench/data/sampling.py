@@ -26,10 +26,15 @@ class BatchSampler(Sampler[list[Key]]):
         self._batches = -(-len(positions) // batch_size)
         self._seed = seed
         self._epoch = 0
+        self._skipped = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of every epoch."""
         self._epoch = epoch
+
+    def start_at(self, epoch: int, batch: int) -> None:
+        """Makes the next pass, and only that, begin at a batch of an epoch, to go on from there."""
+        self._epoch, self._skipped = epoch, batch
 
     def __len__(self) -> int:
         return self._batches
@@ -38,5 +43,6 @@ class BatchSampler(Sampler[list[Key]]):
         positions = self._positions
         if self._seed is not None:
             positions = np.random.default_rng((self._seed, self._epoch)).permutation(positions)
-        for batch in np.array_split(positions, self._batches):
+        skipped, self._skipped = self._skipped, 0
+        for batch in np.array_split(positions, self._batches)[skipped:]:
             yield [(self._epoch, int(position)) for position in batch]

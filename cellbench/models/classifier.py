@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from cellbench.data.dataset import Batch
@@ -113,6 +113,9 @@ class CellClassifier(LightningModule):
                 "f1_macro": MulticlassF1Score(n, average="macro"),
             }
         )
+        # "disable": the default leaves NaN out of the mean, and so hides that a training diverged.
+        self.train_loss = MeanMetric(nan_strategy="disable")
+        self.train_penalty = MeanMetric(nan_strategy="disable")
         self.train_metrics = metrics.clone(prefix="train/")
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
@@ -161,8 +164,10 @@ class CellClassifier(LightningModule):
         if self._l1 or self._l2:
             extra = penalty(self._penalised, self._l1, self._l2)
             loss = loss + extra
-            self._log("train/penalty", extra, batch)
-        self._log("train/loss", loss, batch)
+            self.train_penalty.update(extra.detach(), len(batch.labels))
+            self.log("train/penalty", self.train_penalty, on_step=False, on_epoch=True)
+        self.train_loss.update(loss.detach(), len(batch.labels))
+        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
         self.train_metrics.update(logits, batch.labels)
         self.log_dict(self.train_metrics, on_step=False, on_epoch=True)
         return loss

@@ -23,11 +23,13 @@ class CheckpointConfig:
         monitor: What is compared after every epoch: the lowest loss, or the highest of the others.
             last takes the last epoch: right where a schedule ends at zero and the validation
             split is too small to choose by.
+        every: Seconds between two saves of last.ckpt, from which an interrupted run goes on.
     """
 
     monitor: Literal[
         "val/loss", "val/accuracy", "val/balanced_accuracy", "val/f1_macro", "last"
     ] = "val/loss"
+    every: float = 60.0
 
     @property
     def mode(self) -> Literal["min", "max"]:

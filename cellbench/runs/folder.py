@@ -80,6 +80,11 @@ class RunFolder:
         with suppress(OSError):
             self.path.parent.rmdir()
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether a run has begun here and not been scored."""
+        return self.config.is_file() and not self.metrics.is_file()
+
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
         """An existing run.

@@ -1,5 +1,6 @@
 """Weights & Biases and TensorBoard beside the run's own history.csv."""
 
+import hashlib
 import importlib.util
 import os
 from dataclasses import dataclass
@@ -56,6 +57,8 @@ def _wandb(folder: RunFolder, name: str, config: WandbConfig) -> WandbLogger:
     os.environ.setdefault("WANDB_SILENT", "true")
     logger = WandbLogger(
         name=f"{name}/{folder.path.name}",
+        id=hashlib.blake2b(str(folder.path.resolve()).encode(), digest_size=6).hexdigest(),
+        resume="allow",  # a run that goes on is the same run
         save_dir=str(folder.path),
         offline=config.mode == "offline",
         project=config.project,

@@ -28,10 +28,20 @@ class History(Callback):
         self.rows: list[dict[str, float]] = []
         self._begun, self._lr = 0.0, 0.0
 
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far, for a training that goes on from a checkpoint."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on behind the checkpoint's rows."""
+        self.rows = list(state_dict["rows"])
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the epoch's clock, and notes its learning rate before the schedule's step."""
         self._begun = time.perf_counter()
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]
+
+    on_train_start = on_train_epoch_start  # an epoch gone on with has no start of its own
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the epoch's row; the validation has been done by now.

@@ -22,6 +22,7 @@ from cellbench.runs import environment, figures, loggers, metrics
 from cellbench.runs.checkpoint import CheckpointConfig, Description, read_checkpoint
 from cellbench.runs.folder import RunFolder, write_text
 from cellbench.runs.predictions import Predictions, read_predictions, write_predictions
+from cellbench.runs.progress import Progress
 from cellbench.runs.recorder import Collector, History
 
 
@@ -39,6 +40,7 @@ class Run:
         checkpoint: Which epoch is the best.
         history: The losses and metrics by epoch.
         collector: The probabilities of the last evaluation.
+        progress: Saves the training's state, and handles signals.
     """
 
     folder: RunFolder
@@ -50,6 +52,7 @@ class Run:
     checkpoint: CheckpointConfig
     history: History
     collector: Collector
+    progress: Progress
 
     def __post_init__(self) -> None:
         """Tells the model what its checkpoints say of it."""
@@ -70,12 +73,17 @@ class Run:
     def fit(self) -> dict[str, Any]:
         """Trains, then scores the best checkpoint on the validation and the test split.
 
+        A training that was interrupted in this folder goes on from its last.ckpt.
+
         Returns:
             What metrics.json holds.
         """
-        with self._written():
+        with self._written(), self.progress.watching():
+            begun = self.folder.last if self.folder.last.is_file() else None
             try:
-                self.trainer.fit(self.model, datamodule=self.data)
+                self.trainer.fit(
+                    self.model, datamodule=self.data, ckpt_path=begun, weights_only=True
+                )
             except ValueError as error:
                 if "more than 1 value per channel" not in str(error):
                     raise

@@ -1,0 +1,140 @@
+"""How far a training has come: saved now and then, so that it can go on exactly from there."""
+
+import hashlib
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torchmetrics import Metric, MetricCollection
+
+from cellbench.data.base import CellDataModule
+from cellbench.errors import Interrupted
+from cellbench.runs.folder import RunFolder
+
+# Ctrl-C, a scheduler's end, and what SLURM sends before it with --signal=USR1@60.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class Progress(Callback):
+    """Saves last.ckpt at a time interval, and makes what follows a function of the step alone.
+
+    A checkpoint is taken between two steps, or before an epoch's first: Lightning goes on from both
+    as if nothing had happened, but for torch's random numbers, the order of the samples and the
+    metrics of an epoch that has begun, which are seen to here.
+
+    Args:
+        folder: Where last.ckpt lies.
+        data: Told where to begin when a training goes on.
+        every: Seconds between two checkpoints.
+    """
+
+    def __init__(self, folder: RunFolder, data: CellDataModule, every: float) -> None:
+        self._folder = folder
+        self._data = data
+        self._every = every
+        self._saved = time.monotonic()
+        self._signum: int | None = None
+        self._in_training = False
+        self._batch = 0
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Handles signals: training ends after its step and saves, anything else ends at once."""
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        self._watch()
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _watch(self) -> None:
+        for number in SIGNALS:
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if not self._in_training or self._signum is not None:  # the second time: at once
+            raise self._interrupted(signum)
+        self._signum = signum
+
+    def _interrupted(self, signum: int) -> Interrupted:
+        how = f"go on with: python -m cellbench fit --resume {self._folder.path}"
+        return Interrupted(signum, f"{signal.Signals(signum).name}; {how}")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the signals back from Lightning, which ends a terminated run with exit code 0."""
+        self._watch()
+        self._in_training = True
+        self._saved = time.monotonic()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on a signal ends the run at once; the training's end is saved by the run."""
+        self._in_training = False
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves between two epochs, where it is time."""
+        self._save_in_time(trainer, 0)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Makes dropout and the like a function of (seed, step): the same after a restart."""
+        step = f"{self._data.seed} {trainer.global_step}"
+        digest = hashlib.blake2b(step.encode(), digest_size=8).digest()
+        torch.manual_seed(int.from_bytes(digest, "little"))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves between two steps, where it is time; an epoch's last step leaves it to the next."""
+        if batch_idx + 1 < trainer.num_training_batches:
+            self._save_in_time(trainer, batch_idx + 1)
+
+    def _save_in_time(self, trainer: Trainer, batch: int) -> None:
+        if self._signum is None and time.monotonic() - self._saved < self._every:
+            return
+        if trainer.global_step:
+            self._batch = batch
+            trainer.save_checkpoint(self._folder.last)
+        self._saved = time.monotonic()
+        if self._signum is not None:
+            raise self._interrupted(self._signum)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds where the training is, and the metrics of the epoch that has begun."""
+        checkpoint["progress"] = {
+            "epoch": trainer.current_epoch,
+            "batch": self._batch,
+            "metrics": {
+                name: {"count": metric.update_count, "state": dict(metric.metric_state)}
+                for name, metric in _train_metrics(pl_module)
+            },
+        }
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Tells the data where to begin, and gives the metrics back what they had counted."""
+        saved = checkpoint["progress"]
+        self._data.start = (saved["epoch"], saved["batch"])
+        for name, metric in _train_metrics(pl_module):
+            for key, value in saved["metrics"][name]["state"].items():
+                setattr(metric, key, value.to(pl_module.device))
+            metric._update_count = saved["metrics"][name]["count"]
+
+
+def _train_metrics(module: LightningModule) -> Iterator[tuple[str, Metric]]:
+    """The metrics that a training epoch fills, each with a name."""
+    for name, child in module.named_children():
+        if name.startswith("train_") and isinstance(child, MetricCollection):
+            for key, metric in child.items(copy_state=True):
+                yield f"{name}.{key}", metric
+        elif name.startswith("train_") and isinstance(child, Metric):
+            yield name, child

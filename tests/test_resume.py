@@ -1,0 +1,142 @@
+"""A run that is killed goes on, and ends with the same bits as one that never was."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from cellbench.__main__ import main
+from tests.conftest import TINY
+
+OPTIONS = [
+    "--data.samples=80",
+    "--data.slides=40",
+    *TINY,
+    "--trainer.max_epochs=6",
+    "--data.augment=strong",
+    "--data.batch_size=8",
+    "--model.head.dropout=0.3",
+    "--model.schedule=plateau",
+    "--model.l2=0.001",
+    "--name=run",
+]
+ALWAYS = "--checkpoint.every=0"
+
+
+def command(runs, *args):
+    return [sys.executable, "-m", "cellbench", "fit", *OPTIONS, f"--runs={runs}", *args]
+
+
+def start(arguments, **kwargs):
+    return subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs
+    )
+
+
+def only_run(runs):
+    (run,) = (runs / "run").iterdir()
+    return run
+
+
+def results(run):
+    """All that must not differ: the weights, the predictions, the history but for its clock."""
+    states = [
+        torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+        for name in ("best", "last")
+    ]
+    history = [line.rsplit(",", 1)[0] for line in (run / "history.csv").read_text().splitlines()]
+    return states, (run / "predictions.csv").read_bytes(), history
+
+
+def assert_same(run, reference):
+    states, predictions, history = results(run)
+    expected_states, expected_predictions, expected_history = reference
+    for state, expected in zip(states, expected_states, strict=True):
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[key], expected[key]) for key in state)
+    assert predictions == expected_predictions
+    assert history == expected_history
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """The run that was never killed."""
+    runs = tmp_path_factory.mktemp("reference")
+    assert main(["fit", *OPTIONS, f"--runs={runs}"]) == 0
+    return results(only_run(runs))
+
+
+def wait_for(path, process, timeout=60):
+    """Waits until a file is there, and was just changed if it was there before."""
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    end = time.monotonic() + timeout
+    while time.monotonic() < end and process.poll() is None:
+        if path.exists() and path.stat().st_mtime_ns != before:
+            return True
+        time.sleep(0.005)
+    return False
+
+
+def kill_and_go_on(tmp_path, reference, seed, workers, kills=1):
+    """Kills a run at random moments after its first checkpoint, then lets it end."""
+    chance = random.Random(seed)
+    arguments = command(tmp_path, ALWAYS, f"--data.num_workers={workers}", "--resume=auto")
+    for _ in range(kills):
+        process = start(arguments, start_new_session=True)
+        while not list(tmp_path.glob("run/*/checkpoints")) and process.poll() is None:
+            time.sleep(0.01)
+        if process.poll() is None:
+            wait_for(only_run(tmp_path) / "checkpoints" / "last.ckpt", process)
+            time.sleep(chance.uniform(0, 1.2))
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    run = only_run(tmp_path)
+    if not (run / "metrics.json").exists():
+        raise AssertionError(done.stderr)
+    assert_same(run, reference)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_killed_run_ends_with_the_same_bits(tmp_path, reference, workers):
+    kill_and_go_on(tmp_path, reference, seed=workers, workers=workers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(30))
+def test_a_run_killed_at_many_moments_ends_with_the_same_bits(tmp_path, reference, seed):
+    kill_and_go_on(tmp_path, reference, seed, workers=2 * (seed % 2), kills=1 + seed % 3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, reference, number):
+    process = start(command(tmp_path))
+    while not list(tmp_path.glob("run/*/history.csv")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    run = only_run(tmp_path)
+    assert f"{number.name}; go on with: python -m cellbench fit --resume {run}" in error
+    assert not (run / "metrics.json").exists()
+    assert main(["fit", "--resume", str(run)]) == 0
+    assert_same(run, reference)
+
+
+def test_resume_is_refused_where_it_would_not_be_exact(fit, fails):
+    run = fit()
+    assert "is finished" in fails("fit", "--resume", str(run))
+    assert "is not a run's folder" in fails("fit", "--resume", str(run / "figures"))
+    (run / "metrics.json").unlink()
+    line = fails("fit", "--resume", str(run), "--model.lr=1")
+    assert "a run goes on as it began; remove --model.lr=1" in line
+    last = run / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:3000])
+    assert "is not a whole checkpoint" in fails("fit", "--resume", str(run))
+    assert Path(run / "config.yaml").is_file()

@@ -129,6 +129,28 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, reference, number):
     assert_same(run, reference)
 
 
+@pytest.mark.parametrize("lost", [[], ["predictions.csv", "checkpoints/best.ckpt"]])
+def test_a_run_killed_between_training_and_its_score_goes_on(tmp_path, reference, lost):
+    options = ["--checkpoint.monitor=last"] if lost else []
+    assert main(["fit", *OPTIONS, *options, f"--runs={tmp_path}"]) == 0
+    run = only_run(tmp_path)
+    expected = results(run)
+    for name in ("metrics.json", *lost):
+        (run / name).unlink()
+    assert main(["fit", "--resume", str(run)]) == 0
+    assert_same(run, expected)
+
+
+def test_auto_takes_only_an_unfinished_run_of_the_same_configuration(fit, tmp_path):
+    first = fit("--resume=auto")
+    assert fit("--resume=auto") != first
+    (first / "metrics.json").unlink()
+    assert fit("--resume=auto", "--model.lr=0.5") != first
+    assert not (first / "metrics.json").exists()
+    fit("--resume=auto")
+    assert (first / "metrics.json").exists()
+
+
 def test_resume_is_refused_where_it_would_not_be_exact(fit, fails):
     run = fit()
     assert "is finished" in fails("fit", "--resume", str(run))

@@ -40,7 +40,7 @@ class Progress(Callback):
         self._saved = time.monotonic()
         self._signum: int | None = None
         self._in_training = False
-        self._batch = 0
+        self._batch: int | None = None
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -101,6 +101,7 @@ class Progress(Callback):
         if trainer.global_step:
             self._batch = batch
             trainer.save_checkpoint(self._folder.last)
+            self._batch = None
         self._saved = time.monotonic()
         if self._signum is not None:
             raise self._interrupted(self._signum)
@@ -109,9 +110,15 @@ class Progress(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Adds where the training is, and the metrics of the epoch that has begun."""
+        if self._batch == 0:
+            # Lightning counts an epoch's batches from zero only once its loop runs: gone on with
+            # as it stands, the epoch would be taken for finished.
+            batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+            batches["current"] = dict.fromkeys(batches["current"], 0)
+            batches["is_last_batch"] = False
         checkpoint["progress"] = {
             "epoch": trainer.current_epoch,
-            "batch": self._batch,
+            "batch": self._batch or 0,
             "metrics": {
                 name: {"count": metric.update_count, "state": dict(metric.metric_state)}
                 for name, metric in _train_metrics(pl_module)

@@ -80,6 +80,8 @@ class Run:
         """
         with self._written(), self.progress.watching():
             begun = self.folder.last if self.folder.last.is_file() else None
+            if begun is not None:
+                read_checkpoint(begun)  # says what is wrong with it, where something is
             try:
                 self.trainer.fit(
                     self.model, datamodule=self.data, ckpt_path=begun, weights_only=True

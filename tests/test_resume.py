@@ -114,7 +114,14 @@ def test_a_run_killed_at_many_moments_ends_with_the_same_bits(tmp_path, referenc
     kill_and_go_on(tmp_path, reference, seed, workers=2 * (seed % 2), kills=1 + seed % 3)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path, reference, number):
     process = start(command(tmp_path))
     while not list(tmp_path.glob("run/*/history.csv")) and process.poll() is None:

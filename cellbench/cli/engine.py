@@ -126,7 +126,7 @@ class CellbenchCLI(LightningCLI):
             if config.trainer[name] not in allowed:
                 raise UserError(f"trainer.{name}: {config.trainer[name]} is not offered; {reason}")
         if self._command == "fit" and config.ckpt_path is not None:
-            raise UserError("--ckpt_path: fit starts afresh; for its weights use model.weights")
+            raise UserError("--ckpt_path: fit starts afresh; to go on with a run use --resume RUN")
         if self._command != "fit" and config.ckpt_path is None:
             raise UserError(f"{self._command}: which run? give its folder as --run")
 
@@ -267,7 +267,7 @@ class CellbenchCLI(LightningCLI):
         return "\n".join(lines)
 
     def fit(self, **kwargs: Any) -> None:
-        """Trains and tests; Lightning's arguments but the checkpoint's are not used."""
+        """Trains and tests; Lightning's own arguments are not used."""
         show(self.run.folder, self.run.fit())
 
     def validate(self, **kwargs: Any) -> None:

@@ -138,7 +138,7 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """The whole state at the end of the training."""
+        """The whole state of the training when it was last saved."""
         return self.path / "checkpoints" / "last.ckpt"
 
     def figure(self, name: str) -> Path:

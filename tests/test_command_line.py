@@ -65,7 +65,7 @@ def test_print_config_gives_a_config_that_runs(tmp_path, capsys, fit):
         (["--seed_everything=-1"], "seed_everything: -1 is not in 0 to"),
         (["--data.draw_seed=-1"], "data.draw_seed: -1 is less than 0"),
         (["--trainer.devices=[5]"], "trainer: "),
-        (["--trainer.devices=2", "--trainer.accelerator=cpu"], "one device a run"),
+        (["--data.cache.memory=-1"], "data.cache.memory: -1 is less than 0"),
         (["--trainer.max_steps=2"], "trainer.max_steps: 2 is not offered"),
         (["--trainer.check_val_every_n_epoch=2"], "every epoch is validated"),
         (["--trainer.overfit_batches=1"], "overfit_batches: 1"),

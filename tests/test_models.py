@@ -9,6 +9,7 @@ import threading
 import pytest
 import torch
 import torchvision
+from lightning.pytorch import Trainer
 from torch import nn
 
 from cellbench.data.dataset import Batch
@@ -96,6 +97,15 @@ def test_pooling(pool):
     assert torch.allclose(head(features), head[-1](expected), atol=1e-6)
 
 
+def test_a_run_leaves_a_frozen_backbone_as_it_was(fit):
+    run = fit("--model.freeze=backbone")
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    counted = [key for key in state if key.endswith("num_batches_tracked")]
+    assert len(counted) > 3
+    assert not any(state[key] for key in counted)
+    assert all((state[key] == 0).all() for key in state if key.endswith("running_mean"))
+
+
 def test_a_frozen_backbone_keeps_its_weights_and_statistics():
     network = model("resnet18", freeze="backbone")
     before = {k: v.clone() for k, v in network.backbone.state_dict().items()}
@@ -131,6 +141,7 @@ def test_the_penalty_is_what_it_says():
 def test_the_penalty_acts_on_the_part_asked_for(penalise, prefix):
     network = model(l2=0.5, penalise=penalise)
     network.log = network.log_dict = lambda *args, **kwargs: None
+    network.trainer = Trainer(accelerator="cpu", devices=1, logger=False)
     network.on_train_start()
     images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
     batch = Batch(images, torch.tensor([0, 1, 2, 0]), torch.arange(4))

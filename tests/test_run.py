@@ -308,6 +308,16 @@ def test_a_downloaded_run_names_no_code(fit, fails, tmp_path, monkeypatch):
         (run / "config.yaml").write_text(yaml.safe_dump(changed))
         line = fails("test", f"--run={run}")
         assert "class" in line, place
+    trainer = config["trainer"] | {"callbacks": None}
+    (run / "metrics.json").unlink()
+    for key, value in [
+        ("callbacks", [rogue]),
+        ("logger", "exploding_module.X"),
+        ("profiler", "p.X"),
+    ]:
+        changed = config | {"trainer": trainer | {key: value}}
+        (run / "config.yaml").write_text(yaml.safe_dump(changed))
+        assert f"trainer.{key} names a class" in fails("fit", f"--resume={run}"), key
     assert "exploding_module" not in sys.modules
 
 

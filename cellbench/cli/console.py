@@ -10,13 +10,17 @@ from rich.table import Table
 
 from cellbench.runs.folder import RunFolder
 
-# Advice that does not hold here (the loaders need no workers), and Lightning's own use of torch.
+# Advice that does not hold here (the loaders need no workers, a frozen backbone is in evaluation,
+# a run goes on in its own folder), and Lightning's own use of torch.
 _NOISE = (
     ".*does not have many workers.*",
     ".*sys.argv.*",
     ".*LightningCLI's args.*",
     ".*LeafSpec.*",
     ".*smaller than the logging interval.*",
+    ".*in eval mode at the start of training.*",
+    ".*exists and is not empty.*",
+    ".*Grad strides do not match bucket view strides.*",
 )
 
 

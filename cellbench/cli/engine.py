@@ -2,7 +2,8 @@
 
 import os
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -16,15 +17,17 @@ from lightning.pytorch.loggers import Logger
 
 import cellbench.data
 from cellbench.cli.console import quieten_lightning, show
+from cellbench.cli.launch import launch
 from cellbench.cli.parsing import LINKED, Parser, refuse_linked
 from cellbench.data.base import CellDataModule
 from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs import loggers, precision
 from cellbench.runs.checkpoint import CheckpointConfig, WholeCheckpointIO, best_epoch
-from cellbench.runs.folder import RunFolder
+from cellbench.runs.folder import RunFolder, as_yaml
 from cellbench.runs.loggers import WandbConfig
 from cellbench.runs.progress import Progress
+from cellbench.runs.ranks import Ranks, environment
 from cellbench.runs.recorder import Collector, History
 from cellbench.runs.run import Run
 
@@ -41,6 +44,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "deterministic": "warn",
     "enable_model_summary": False,
     "num_sanity_val_steps": 0,
+    "sync_batchnorm": True,  # else the statistics are those of each device's share
     "use_distributed_sampler": False,
     "logger": False,
 }
@@ -59,6 +63,9 @@ NOT_OFFERED: dict[str, tuple[Sequence[Any], str]] = {
     "accumulate_grad_batches": (range(1, 10_000), "give a number, at least 1"),
     "default_root_dir": ((None,), "use --runs and --name"),
     "enable_checkpointing": ((None, True), "use checkpoint.monitor"),
+    "strategy": (("auto", "ddp"), "runs on several devices are made for ddp"),
+    "use_distributed_sampler": ((False,), "cellbench divides the samples among the devices"),
+    "barebones": ((False,), "a run without logging has no history.csv"),
 }
 """Trainer options whose meaning here would mislead: what is allowed, and what to do instead."""
 
@@ -69,6 +76,7 @@ class CellbenchCLI(LightningCLI):
     Args:
         command: fit, validate or test.
         args: The command line behind it.
+        typed: The command line as the user gave it, for the processes of several devices.
         parent: Where the folder of what is written is made; None for --runs and --name.
         resume: A run to go on with, or "auto" for the newest unfinished one of the same
             configuration, if there is one.
@@ -78,10 +86,13 @@ class CellbenchCLI(LightningCLI):
         self,
         command: str,
         args: Sequence[str],
+        typed: Sequence[str],
         parent: Path | None = None,
         resume: RunFolder | Literal["auto"] | None = None,
     ) -> None:
+        self.exit_code = 0
         self._command = command
+        self._typed = typed
         self._parent = parent
         self._resume = resume
         quieten_lightning()
@@ -135,12 +146,50 @@ class CellbenchCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Makes the data, the model and the trainer; the data are checked before the rest."""
+        self._devices = self._count_devices()
+        if self._devices > 1 and environment() is None:
+            self.config_init, self.model, self.datamodule = self.config, None, None
+            return
+        self._device = _device(self._get(self.config, "trainer"))
+        self.ranks = Ranks.join(self._device)
         self.config_init = self.parser.instantiate(self.config)
         self.datamodule = self._get(self.config_init, "data")
         self.datamodule.seed = self._get(self.config, "seed_everything")
+        self.datamodule.shard = (self.ranks.rank, self.ranks.size)
         self.model = self._get(self.config_init, "model")
         self.datamodule.setup(self._command)
         self.trainer = self.instantiate_trainer()
+
+    def _count_devices(self) -> int:
+        """How many devices the run has on all nodes.
+
+        Raises:
+            UserError: They are not there, or another number of processes was started.
+        """
+        asked = self._get(self.config, "trainer")
+        with _trainer_errors(asked):
+            self.trainer = Trainer(
+                accelerator=asked.accelerator,
+                devices=asked.devices,
+                num_nodes=asked.num_nodes,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+        devices = int(self.trainer.num_devices * asked.num_nodes)
+        told = environment()
+        if told is None and asked.num_nodes > 1:
+            raise UserError(
+                f"trainer.num_nodes: {asked.num_nodes}, but one process was started; start the "
+                "command on every node, by torchrun or srun"
+            )
+        if told is not None and told.world_size() != devices:
+            raise UserError(
+                f"{told.world_size()} processes were started, but trainer.devices x "
+                f"trainer.num_nodes is {devices}; make them equal"
+            )
+        return devices
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Chooses the precision, makes the run's folder and the trainer that writes to it.
@@ -149,56 +198,61 @@ class CellbenchCLI(LightningCLI):
             UserError: The machine lacks what was asked for, or the folder cannot be made.
         """
         asked = self._get(self.config_init, "trainer")
-        device = _device(asked)
-        chosen, reason = precision.choose(device, grouped=self.model.grouped)
+        chosen, reason = precision.choose(self._device, grouped=self.model.grouped)
         if asked.get("precision") is not None:
             chosen, reason = precision.normalise(asked["precision"]), "as configured"
         self.config[self._command].trainer.precision = chosen
         name = self.config[self._command].name = self._experiment_name()
-        folder, fresh = self._folder(self._parent or self._get(self.config, "runs") / name)
-        history, collector = History(folder.history), Collector()
+        loading = self.datamodule.choose_workers(self._device, asked["max_epochs"])
+        config = self._plain_config()
+        path, fresh = self.ranks.agree(
+            self._folder(self._parent or self._get(self.config, "runs") / name, config)
+            if self.ranks.first
+            else (Path(), False)
+        )
+        folder = RunFolder(path)
+        history, collector = History(folder.history), Collector(self.ranks)
         checkpoint_config = self._get(self.config_init, "checkpoint")
-        progress = Progress(folder, self.datamodule, checkpoint_config.every)
+        progress = Progress(folder, self.datamodule, checkpoint_config.every, self.ranks)
         own: list[Logger] = []
+        told = environment()
         try:
-            own += loggers.build(
-                folder,
-                name,
-                self._get(self.config_init, "wandb"),
-                self._get(self.config_init, "tensorboard"),
-            )
-            trainer = super().instantiate_trainer(
-                **kwargs,
-                precision=chosen,
-                default_root_dir=str(folder.path),
-                enable_checkpointing=checkpoint_config.monitor != "last",
-                logger=[*own, *_as_list(asked.get("logger"))] or False,
-                callbacks=[
-                    *_as_list(asked.get("callbacks")),
-                    history,
-                    collector,
-                    *best_epoch(folder, checkpoint_config),
-                    progress,
-                ],
-                plugins=[*_as_list(asked.get("plugins")), WholeCheckpointIO()],
-            )
-            if trainer.world_size > 1:
-                raise UserError(f"trainer.devices: {asked['devices']}: one device a run, so far")
-        except (UserError, MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+            if self.ranks.first:
+                own += loggers.build(
+                    folder,
+                    name,
+                    self._get(self.config_init, "wandb"),
+                    self._get(self.config_init, "tensorboard"),
+                )
+            with _trainer_errors(asked):
+                trainer = super().instantiate_trainer(
+                    **kwargs,
+                    precision=chosen,
+                    default_root_dir=str(folder.path),
+                    enable_checkpointing=checkpoint_config.monitor != "last",
+                    sync_batchnorm=asked["sync_batchnorm"] and self._device == "cuda",
+                    logger=[*own, *_as_list(asked.get("logger"))] or False,
+                    callbacks=[
+                        *_as_list(asked.get("callbacks")),
+                        history,
+                        collector,
+                        *best_epoch(folder, checkpoint_config),
+                        progress,
+                    ],
+                    plugins=[
+                        *_as_list(asked.get("plugins")),
+                        *([] if told is None else [told]),
+                        WholeCheckpointIO(),
+                    ],
+                )
+        except UserError:
             loggers.finish(own, failed=True)
-            if fresh:
+            if fresh and self.ranks.first:
                 folder.discard()
-            if isinstance(error, UserError):
-                raise
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"trainer: {reason} (accelerator {asked['accelerator']}, devices "
-                f"{asked['devices']}; leave both out to take what is there)"
-            ) from error
+            raise
         self.run = Run(
             folder,
-            self._config_dict(),
-            self._config_text(),
+            config,
             self.model,
             self.datamodule,
             trainer,
@@ -206,21 +260,22 @@ class CellbenchCLI(LightningCLI):
             history,
             collector,
             progress,
+            self.ranks,
         )
-        print(self._announcement(trainer, str(chosen), reason))
+        if self.ranks.first:
+            print(self._announcement(trainer, str(chosen), reason, loading), flush=True)
         return trainer
 
-    def _folder(self, parent: Path) -> tuple[RunFolder, bool]:
+    def _folder(self, parent: Path, config: Mapping[str, Any]) -> tuple[Path, bool]:
         """The run's folder, and whether it is a new one."""
         if isinstance(self._resume, RunFolder):
-            return self._resume, False
+            return self._resume.path, False
         if self._resume == "auto" and parent.is_dir():
-            text = self._config_text()
             for path in sorted(parent.iterdir(), reverse=True):
                 old = RunFolder(path)
-                if old.unfinished and old.config.read_text(encoding="utf-8") == text:
-                    return old, False
-        return RunFolder.create(parent), True
+                if old.unfinished and old.config.read_text(encoding="utf-8") == as_yaml(config):
+                    return path, False
+        return RunFolder.create(parent).path, True
 
     def _experiment_name(self) -> str:
         name = self._get(self.config, "name")
@@ -231,10 +286,8 @@ class CellbenchCLI(LightningCLI):
             raise UserError(f"--name: '{name}' is no folder name")
         return str(name)
 
-    def _config_text(self) -> str:
-        return yaml.safe_dump(self._config_dict(), sort_keys=False, allow_unicode=True)
-
-    def _config_dict(self) -> dict[str, Any]:
+    def _plain_config(self) -> dict[str, Any]:
+        """The whole configuration, as config.yaml will hold it."""
         parser = self._parser(self._command)
         text = parser.dump(self.config[self._command], skip_unset=False, format="yaml")
         config: dict[str, Any] = yaml.safe_load(text)
@@ -247,7 +300,7 @@ class CellbenchCLI(LightningCLI):
         config["trainer"] = {k: v for k, v in config["trainer"].items() if v is not None}
         return config
 
-    def _announcement(self, trainer: Trainer, chosen: str, reason: str) -> str:
+    def _announcement(self, trainer: Trainer, chosen: str, reason: str, loading: str) -> str:
         """What is about to run, in a few lines."""
         data, model = self.datamodule, self.model
         n = {part: len(data.drawn.indices(part)) for part in ("train", "val", "test")}
@@ -258,6 +311,7 @@ class CellbenchCLI(LightningCLI):
             f"data       {type(data).__name__}, {len(data.classes)} classes, view {data.view}: "
             f"{n['train']} train, {n['val']} val, {n['test']} test images",
             f"split      {data.split.protocol}{fold}, digest {data.drawn.digest[:12]}",
+            f"images     {data.where}, {loading}",
             f"model      {model.arguments['backbone']}, {total:,} parameters, {trained:,} trained",
             f"device     {trainer.strategy.root_device.type} x {trainer.world_size}, channels_last,"
             f" precision {chosen} ({reason})",
@@ -268,24 +322,40 @@ class CellbenchCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Trains and tests; Lightning's own arguments are not used."""
-        show(self.run.folder, self.run.fit())
+        self._run(lambda: self.run.fit())
 
     def validate(self, **kwargs: Any) -> None:
         """Scores the checkpoint on the validation split."""
-        self._evaluate("val", Path(kwargs["ckpt_path"]))
+        self._run(lambda: self.run.score("val", Path(kwargs["ckpt_path"])))
 
     def test(self, **kwargs: Any) -> None:
         """Scores the checkpoint on the test split."""
-        self._evaluate("test", Path(kwargs["ckpt_path"]))
+        self._run(lambda: self.run.score("test", Path(kwargs["ckpt_path"])))
 
-    def _evaluate(self, part: Literal["val", "test"], ckpt_path: Path) -> None:
+    def _run(self, command: Callable[[], dict[str, Any] | None]) -> None:
+        """Runs the command here, or in a process for each device."""
+        if self.model is None:
+            self.exit_code = launch([self._command, *self._typed], self._devices)
+            return
         try:
-            result = self.run.score(part, ckpt_path)
-        except UserError:
-            loggers.finish(self.run.loggers, failed=True)
-            self.run.folder.discard()
-            raise
-        show(self.run.folder, result)
+            result = command()
+        finally:
+            self.ranks.leave()
+        if result is not None:
+            show(self.run.folder, result)
+
+
+@contextmanager
+def _trainer_errors(asked: Mapping[str, Any]) -> Iterator[None]:
+    """Says in one line what Lightning's Trainer did not like."""
+    try:
+        yield
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"trainer: {reason} (accelerator {asked['accelerator']}, devices {asked['devices']}; "
+            "leave both out to take what is there)"
+        ) from error
 
 
 def _device(trainer: Mapping[str, Any]) -> str:

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
+
 from cellbench.cli.engine import CellbenchCLI
 from cellbench.cli.parsing import check_yaml, take_option
+from cellbench.cli.stored import read_config
 from cellbench.errors import UserError
 from cellbench.runs.folder import RunFolder
 
@@ -18,12 +21,11 @@ def main(args: Sequence[str]) -> int:
     resume, rest = take_option(args, "--resume")
     check_yaml(rest)
     if resume is None or resume == "auto":
-        CellbenchCLI("fit", rest, resume="auto" if resume else None)
-        return 0
+        return CellbenchCLI("fit", rest, args, resume="auto" if resume else None).exit_code
     folder = RunFolder.open(Path(resume))
     if rest:
         raise UserError(f"--resume {resume}: a run goes on as it began; remove {rest[0]}")
     if not folder.unfinished:
         raise UserError(f"--resume: the run {resume} is finished; its metrics.json is there")
-    CellbenchCLI("fit", [f"--config={folder.config}"], resume=folder)
-    return 0
+    config = yaml.safe_dump(read_config(folder, whole=True))
+    return CellbenchCLI("fit", [f"--config={config}"], args, resume=folder).exit_code

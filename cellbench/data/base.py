@@ -1,11 +1,14 @@
 """What every data module shares: table, split, view, augmentation, loaders."""
 
+import os
+import time
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -14,14 +17,17 @@ from torch.utils.data import DataLoader
 
 from cellbench.data import files
 from cellbench.data.augment import Augmentation, Policy, Transforms
-from cellbench.data.cache import Pixels, decode_all
+from cellbench.data.cache import CacheConfig, Pixels, decode
 from cellbench.data.dataset import Batch, CellDataset
 from cellbench.data.preprocessing import Preprocessing
-from cellbench.data.sampling import BatchSampler
+from cellbench.data.sampling import Balance, BatchSampler
 from cellbench.data.splits import Split, SplitConfig, draw
 from cellbench.data.table import Part, Sample, SampleTable
 from cellbench.data.views import Image, Mask, View, needs_mask
 from cellbench.errors import UserError
+
+_WORKERS_PAY_AFTER = 10.0
+"""Seconds of input path in a whole training; starting two workers takes about 2."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -33,9 +39,11 @@ class CellDataModule(LightningDataModule, ABC):
         fill: The value, 0 to 255, of what the view hides.
         augment: A policy's name, or a list of albumentations transforms; training only.
         image_size: Height and width of the network's input in pixels; one number for a square.
-        batch_size: The largest number of images in a batch.
-        num_workers: Loader processes. Images are decoded once, so that few datasets need any.
+        batch_size: The largest number of images in a step, on all devices together.
+        balance: How often each class is drawn; training only.
+        num_workers: Loader processes for each device; null starts them where they pay.
         split: Which samples train, validate and test.
+        cache: Where the decoded images are kept.
     """
 
     view: View = "raw"
@@ -43,12 +51,17 @@ class CellDataModule(LightningDataModule, ABC):
     augment: Policy | Transforms = "none"
     image_size: int | tuple[int, int] = 128
     batch_size: int = 16
-    num_workers: int = 0
+    balance: Balance = "none"
+    num_workers: int | None = None
     split: SplitConfig = field(default_factory=SplitConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
     seed: int = field(default=0, init=False)
     """Decides the order and the augmentation; the command line sets it to seed_everything."""
     start: tuple[int, int] = field(default=(0, 0), init=False)
     """Epoch and batch that the training begins at; not zero where it goes on."""
+    _workers: int = field(default=0, init=False)
+    shard: tuple[int, int] = field(default=(0, 1), init=False)
+    """This device's number and the number of devices; each gets its share of every batch."""
 
     def __post_init__(self) -> None:
         """Checks what can be checked without reading an image.
@@ -58,8 +71,9 @@ class CellDataModule(LightningDataModule, ABC):
         """
         super().__init__()
         for name, least in (("batch_size", 1), ("num_workers", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"data.{name}: {getattr(self, name)} is less than {least}")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"data.{name}: {value} is less than {least}")
         if not 0 <= self.fill <= 255:
             raise UserError(f"data.fill: {self.fill} is not between 0 and 255")
         if min(self.input_size) < 8:
@@ -99,6 +113,11 @@ class CellDataModule(LightningDataModule, ABC):
         """A digest of the sample's content, equal where the content is equal."""
         assert sample.image is not None
         return files.fingerprint(sample.image)
+
+    def mask_fingerprint(self, sample: Sample) -> str:
+        """The same of its mask."""
+        assert sample.mask is not None
+        return files.fingerprint(sample.mask)
 
     # What every dataset has.
 
@@ -144,11 +163,64 @@ class CellDataModule(LightningDataModule, ABC):
                 mask = self.read_mask(sample, image)
             return preprocessing.prepare(image, mask, sample.id)
 
-        return decode_all(len(samples), self.input_size, read, with_masks=with_masks)
+        contents = self.table.fingerprints
+        if with_masks:
+            with ThreadPoolExecutor() as pool:
+                masks = list(pool.map(self.mask_fingerprint, samples))
+            # These views read the image otherwise; the rest hide what they hide after the cache.
+            kind = self.view if self.view in ("crop", "nucleus") else "whole"
+            contents = [f"{kind} {a} {b}" for a, b in zip(contents, masks, strict=True)]
+        return decode(self.cache, contents, self.input_size, read, with_masks=with_masks)
 
     def setup(self, stage: str) -> None:
-        """Draws and checks the split, and decodes every image, whatever the stage."""
-        _ = self.drawn, self._pixels
+        """Draws and checks the split, and decodes every image, whatever the stage.
+
+        Raises:
+            UserError: What `drawn` and the reading raise, or there are too many devices.
+        """
+        devices = self.shard[1]
+        if devices > 1 and self.batch_size < 2 * devices:
+            raise UserError(
+                f"data.batch_size: {self.batch_size} for {devices} devices; it counts the images "
+                "of a step on all devices together, at least two for each"
+            )
+        for part in get_args(Part):
+            n = len(self.drawn.indices(part))
+            if n < devices:
+                raise UserError(
+                    f"trainer.devices: {devices}, but {part} has {n} images; use fewer devices"
+                )
+        _ = self._pixels
+
+    @property
+    def where(self) -> str:
+        """Where the decoded images are kept, in words."""
+        return self._pixels.where
+
+    def choose_workers(self, device: str, epochs: int) -> str:
+        """Decides on the loader processes, where the configuration does not.
+
+        Args:
+            device: cpu, cuda or mps: what the model runs on.
+            epochs: How many the training has.
+
+        Returns:
+            How many each device has, and why, in words.
+        """
+        if self.num_workers is not None:
+            self._workers, why = self.num_workers, "as configured"
+        elif device == "cpu":
+            self._workers, why = 0, "the network needs the cores"
+        else:
+            positions = self.drawn.indices("train")
+            batch = [(0, int(position)) for position in positions[: self.batch_size]]
+            begun = time.perf_counter()
+            _ = self._dataset(augment=True)[batch]
+            seconds = (time.perf_counter() - begun) * epochs * len(positions) / len(batch)
+            pays = seconds > _WORKERS_PAY_AFTER
+            self._workers = min((os.cpu_count() or 1) // self.shard[1], 8) if pays else 0
+            why = f"the training's images take {seconds:,.0f} s of one core"
+        return f"{self._workers or 'no'} loader processes ({why})"
 
     def class_counts(self, part: Part) -> np.ndarray:
         """The number of samples of each class in a part of the split, shape (classes,)."""
@@ -186,16 +258,22 @@ class CellDataModule(LightningDataModule, ABC):
         )
 
     def _loader(self, part: Part, *, augment: bool) -> DataLoader[Batch]:
-        positions, seed = self.drawn.indices(part), self.seed if augment else None
-        sampler = BatchSampler(positions, self.batch_size, seed)
+        positions = self.drawn.indices(part)
+        sampler = BatchSampler(positions, self.batch_size, self.shard)
+        if augment:
+            labels = self.table.labels[positions]
+            sampler = BatchSampler(
+                positions, self.batch_size, self.shard, self.seed, labels, self.balance
+            )
         dataset = self._dataset(augment=augment)
         return DataLoader(
             dataset,
             sampler=sampler,
             batch_size=None,
             collate_fn=_as_it_is,  # type: ignore[arg-type]  # without automatic batching
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            num_workers=self._workers,
+            persistent_workers=self._workers > 0,
+            pin_memory=self._workers > 0 and torch.cuda.is_available(),
             # Without one of its own a loader draws from torch's generator, more often without
             # workers than with, and so changes the dropout.
             generator=torch.Generator(),

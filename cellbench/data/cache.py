@@ -1,13 +1,52 @@
-"""Every image decoded once, for all epochs and workers."""
+"""Every image decoded once, for all epochs, workers, folds and processes."""
 
+import errno
+import hashlib
+import json
 import os
-from collections.abc import Callable
+import shutil
+import sys
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
+import cv2
 import numpy as np
+from filelock import FileLock
+from rich.progress import track
 
 from cellbench.data.views import Image, Mask
+from cellbench.errors import UserError
+
+FORMAT = 1
+"""Part of every cache file's name: raise it when images are read or resized otherwise."""
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """Where the decoded images are kept.
+
+    Attributes:
+        memory: Up to this many MiB they are kept in memory, decoded anew by every process.
+        folder: Larger sets are decoded once into a file here, which is mapped into memory, and
+            serves every run of the same images at the same size; delete it whenever you like.
+            null is cellbench in the user's cache folder (~/.cache).
+    """
+
+    memory: int = 64
+    folder: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a value is out of its range."""
+        if self.memory < 0:
+            raise UserError(f"data.cache.memory: {self.memory} is less than 0")
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        return (self.folder or Path(base, "cellbench")).expanduser().absolute()
 
 
 @dataclass(frozen=True)
@@ -17,43 +56,135 @@ class Pixels:
     Attributes:
         images: RGB, uint8, (n, H, W, 3).
         masks: BACKGROUND, CYTOPLASM or NUCLEUS, uint8, (n, H, W); None where the view needs none.
+        where: Where they are kept, in words.
     """
 
     images: np.ndarray
     masks: np.ndarray | None
+    where: str
 
     def read(self, position: int) -> tuple[Image, Mask | None]:
         """One image and its mask."""
         return self.images[position], None if self.masks is None else self.masks[position]
 
 
-def decode_all(
-    n: int,
+def decode(
+    config: CacheConfig,
+    contents: Sequence[str],
     image_size: tuple[int, int],
     read: Callable[[int], tuple[Image, Mask | None]],
     *,
     with_masks: bool,
 ) -> Pixels:
-    """Reads n images.
+    """Reads images, or takes them from the file that an earlier run has left.
 
     Args:
-        n: How many.
+        config: Where they are kept.
+        contents: For each image a text that is equal only where what `read` gives is equal.
         image_size: Their height and width.
         read: Gives the image at a position, and its mask where masks are kept, at that size.
         with_masks: Whether to keep the masks.
 
     Raises:
-        UserError: What `read` raises.
+        UserError: The file cannot be written, or what `read` raises.
     """
-    images = np.empty((n, *image_size, 3), dtype=np.uint8)
-    masks = np.empty((n, *image_size), dtype=np.uint8) if with_masks else None
+    n, (height, width) = len(contents), image_size
+    of_image, of_mask = height * width * 3, height * width if with_masks else 0
+    size = n * (of_image + of_mask)
 
-    def load(position: int) -> None:
-        images[position], mask = read(position)
-        if masks is not None and mask is not None:
-            masks[position] = mask
+    def pixels(block: np.ndarray, where: str) -> Pixels:
+        images = block[: n * of_image].reshape(n, height, width, 3)
+        masks = block[n * of_image :].reshape(n, height, width) if with_masks else None
+        return Pixels(images, masks, where)
 
+    if size <= config.memory << 20:
+        kept = pixels(np.empty(size, np.uint8), f"{size / 2**20:,.0f} MiB in memory")
+
+        def keep(position: int, image: Image, mask: Mask | None) -> None:
+            kept.images[position] = image
+            if kept.masks is not None:
+                kept.masks[position] = mask
+
+        _read_all(n, read, keep)
+        return kept
+
+    key = json.dumps([FORMAT, cv2.__version__, image_size, with_masks, list(contents)])
+    path = config.path / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.pixels"
+
+    def fill(file: int) -> None:
+        def store(position: int, image: Image, mask: Mask | None) -> None:
+            _write_at(file, image, position * of_image)
+            if with_masks and mask is not None:
+                _write_at(file, mask, n * of_image + position * of_mask)
+
+        _read_all(n, read, store)
+
+    block = shared_file(path, size, fill)
+    return pixels(block, f"{size / 2**20:,.0f} MiB mapped from {path}")
+
+
+def _read_all(
+    n: int,
+    read: Callable[[int], tuple[Image, Mask | None]],
+    store: Callable[[int, Image, Mask | None], None],
+) -> None:
+    """Reads in threads: OpenCV decodes without the interpreter's lock."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(load, range(n)):
+        done = pool.map(lambda position: store(position, *read(position)), range(n))
+        for _ in track(done, "decoding", n, transient=True, disable=not sys.stdout.isatty()):
             pass
-    return Pixels(images, masks)
+
+
+def shared_file(path: Path, size: int, fill: Callable[[int], None]) -> np.ndarray:
+    """A file that several processes read and the first of them writes.
+
+    Args:
+        path: The file; its name must say all that its content depends on.
+        size: Its size in bytes: a file of another size was cut short, and is written anew.
+        fill: Writes the content to a file descriptor.
+
+    Returns:
+        The file, mapped into memory, uint8, (size,).
+
+    Raises:
+        UserError: It cannot be written.
+    """
+
+    def whole() -> bool:
+        return path.is_file() and path.stat().st_size == size
+
+    try:
+        if not whole():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(path.with_suffix(".lock")):  # who comes second waits, and finds the file
+                if not whole():
+                    _write(path, size, fill)
+        return np.memmap(path, np.uint8, mode="r")
+    except OSError as error:
+        raise UserError(
+            f"data.cache.folder: cannot keep {size / 2**20:,.0f} MiB in {path.parent}: "
+            f"{error.strerror or error}; give another folder, or a data.cache.memory (MiB) that "
+            "holds them"
+        ) from error
+
+
+def _write(path: Path, size: int, fill: Callable[[int], None]) -> None:
+    """Writes the file beside, then moves it there; the lock is ours."""
+    for left in path.parent.glob(f"{path.stem}.*.part"):  # by a process that was killed
+        left.unlink()
+    if shutil.disk_usage(path.parent).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    beside = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        with beside.open("wb") as file:
+            fill(file.fileno())
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _write_at(file: int, array: np.ndarray, offset: int) -> None:
+    written = os.pwrite(file, array.tobytes(), offset)
+    if written < array.nbytes:  # the disk is full; the next byte would say so
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

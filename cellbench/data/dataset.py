@@ -37,7 +37,7 @@ class CellDataset(Dataset[Batch]):
         view: What of the image to show.
         fill: The value of what is hidden.
         augmentation: None for validation, test and prediction.
-        seed: With the epoch and the sample's key, decides the augmentation.
+        seed: With the turn and the sample's key, decides the augmentation.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class CellDataset(Dataset[Batch]):
         self._seed = seed
 
     def __getitem__(self, keys: list[Key]) -> Batch:
-        """Makes a batch of the samples at the given (epoch, position) keys."""
+        """Makes a batch of the samples at the given (turn, position) keys."""
         positions = np.array([position for _, position in keys], dtype=np.int64)
         images = np.empty((len(keys), *self._pixels.images.shape[1:]), dtype=np.uint8)
-        for i, (epoch, position) in enumerate(keys):
+        for i, (turn, position) in enumerate(keys):
             image, mask = self._pixels.read(position)
             if self._augmentation is not None:
-                seed = (self._seed, epoch, int(self._keys[position]))
+                seed = (self._seed, turn, int(self._keys[position]))
                 image, mask = self._augmentation(image, mask, seed)
             images[i] = apply_view(image, mask, self._view, self._fill)
         return Batch(

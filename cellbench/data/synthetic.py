@@ -151,6 +151,10 @@ class SyntheticDataModule(CellDataModule):
         what = f"{VERSION} {self.draw_seed} {self.shortcut} {sample}"
         return hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
 
+    def mask_fingerprint(self, sample: Sample) -> str:
+        """The same: the mask is drawn with the image."""
+        return self.fingerprint(sample)
+
     def has_mask(self, sample: Sample) -> bool:
         """Every drawn cell has its mask."""
         return True

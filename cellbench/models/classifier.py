@@ -116,10 +116,13 @@ class CellClassifier(LightningModule):
         # "disable": the default leaves NaN out of the mean, and so hides that a training diverged.
         self.train_loss = MeanMetric(nan_strategy="disable")
         self.train_penalty = MeanMetric(nan_strategy="disable")
+        self.val_loss = MeanMetric(nan_strategy="disable")
+        self.test_loss = MeanMetric(nan_strategy="disable")
         self.train_metrics = metrics.clone(prefix="train/")
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
         self.to(memory_format=torch.channels_last)
+        self.train()  # Lightning trains in the mode it finds, and does not call this itself
 
     @property
     def grouped(self) -> bool:
@@ -160,41 +163,57 @@ class CellClassifier(LightningModule):
     def training_step(self, batch: Batch) -> Tensor:
         """One step: `train/loss` is what is minimised; the penalty is logged apart as well."""
         logits = self(batch.images).float()
-        loss = cross_entropy(logits, batch.labels, weight=self.loss_weight)
+        losses = cross_entropy(logits, batch.labels, weight=self.loss_weight, reduction="none")
+        n, weight = self._of_the_step(batch.labels)
+        loss = losses.sum() / weight
         if self._l1 or self._l2:
             extra = penalty(self._penalised, self._l1, self._l2)
             loss = loss + extra
-            self.train_penalty.update(extra.detach(), len(batch.labels))
+            self.train_penalty.update(extra.detach(), n)
             self.log("train/penalty", self.train_penalty, on_step=False, on_epoch=True)
-        self.train_loss.update(loss.detach(), len(batch.labels))
+        self.train_loss.update(loss.detach(), n)
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
         self.train_metrics.update(logits, batch.labels)
         self.log_dict(self.train_metrics, on_step=False, on_epoch=True)
         return loss
 
+    def _of_the_step(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The number of samples of a step and the sum of their weights, a device's part of each.
+
+        Lightning averages gradients over the devices, whose shares of a batch may differ in size.
+        With these, the average is the gradient of one loss over the whole batch.
+        """
+        one = torch.ones_like(labels, dtype=torch.float32)
+        weights = one if self.loss_weight is None else self.loss_weight[labels]
+        both = torch.stack([one.sum(), weights.sum()])
+        devices = self.trainer.world_size
+        if devices > 1:
+            both = self.trainer.strategy.reduce(both, reduce_op="sum") / devices
+        return both[0], both[1]
+
     def validation_step(self, batch: Batch) -> Tensor:
         """Logs the bare criterion and the metrics; returns the probabilities."""
-        return self._evaluate("val", self.val_metrics, batch)
+        return self._evaluate("val", self.val_loss, self.val_metrics, batch)
 
     def test_step(self, batch: Batch) -> Tensor:
         """Logs the bare criterion and the metrics; returns the probabilities."""
-        return self._evaluate("test", self.test_metrics, batch)
+        return self._evaluate("test", self.test_loss, self.test_metrics, batch)
 
     def predict_step(self, batch: Batch) -> Tensor:
         """The probabilities, float32, (B, classes)."""
         probabilities: Tensor = self(batch.images).float().softmax(dim=1)
         return probabilities
 
-    def _evaluate(self, part: str, metrics: MetricCollection, batch: Batch) -> Tensor:
+    def _evaluate(
+        self, part: str, loss: MeanMetric, metrics: MetricCollection, batch: Batch
+    ) -> Tensor:
         logits = self(batch.images).float()
-        self._log(f"{part}/loss", cross_entropy(logits, batch.labels), batch)
+        loss.update(cross_entropy(logits, batch.labels), len(batch.labels))
+        self.log(f"{part}/loss", loss, on_step=False, on_epoch=True)
         metrics.update(logits, batch.labels)
-        self.log_dict(metrics)
+        self.log_dict(metrics, on_step=False, on_epoch=True)
         probabilities: Tensor = logits.softmax(dim=1)
         return probabilities
-
-    def _log(self, name: str, value: Tensor, batch: Batch) -> None:
-        self.log(name, value, on_step=False, on_epoch=True, batch_size=len(batch.labels))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the run's description of the model."""

@@ -3,11 +3,14 @@
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from cellbench.errors import UserError
 
@@ -40,6 +43,11 @@ def write_text(path: Path, text: str) -> None:
     """
     with whole_file(path) as beside:
         beside.write_text(text, encoding="utf-8", newline="")
+
+
+def as_yaml(config: Mapping[str, Any]) -> str:
+    """The text of a config.yaml."""
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torchmetrics import Metric, MetricCollection
 
 from cellbench.data.base import CellDataModule
-from cellbench.errors import Interrupted
+from cellbench.errors import Interrupted, UserError
 from cellbench.runs.folder import RunFolder
+from cellbench.runs.ranks import Ranks
 
 # Ctrl-C, a scheduler's end, and what SLURM sends before it with --signal=USR1@60.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -31,12 +32,14 @@ class Progress(Callback):
         folder: Where last.ckpt lies.
         data: Told where to begin when a training goes on.
         every: Seconds between two checkpoints.
+        ranks: The processes that must stop and save after the same step.
     """
 
-    def __init__(self, folder: RunFolder, data: CellDataModule, every: float) -> None:
+    def __init__(self, folder: RunFolder, data: CellDataModule, every: float, ranks: Ranks) -> None:
         self._folder = folder
         self._data = data
         self._every = every
+        self._ranks = ranks
         self._saved = time.monotonic()
         self._signum: int | None = None
         self._in_training = False
@@ -85,6 +88,7 @@ class Progress(Callback):
     ) -> None:
         """Makes dropout and the like a function of (seed, step): the same after a restart."""
         step = f"{self._data.seed} {trainer.global_step}"
+        step += f" {self._ranks.rank}" if self._ranks.rank else ""
         digest = hashlib.blake2b(step.encode(), digest_size=8).digest()
         torch.manual_seed(int.from_bytes(digest, "little"))
 
@@ -96,15 +100,17 @@ class Progress(Callback):
             self._save_in_time(trainer, batch_idx + 1)
 
     def _save_in_time(self, trainer: Trainer, batch: int) -> None:
-        if self._signum is None and time.monotonic() - self._saved < self._every:
+        due = self._ranks.first and time.monotonic() - self._saved >= self._every
+        agreed = self._ranks.greatest(self._signum or int(due))  # 1 is no signal of ours
+        if not agreed:
             return
         if trainer.global_step:
             self._batch = batch
             trainer.save_checkpoint(self._folder.last)
             self._batch = None
         self._saved = time.monotonic()
-        if self._signum is not None:
-            raise self._interrupted(self._signum)
+        if agreed in SIGNALS:
+            raise self._interrupted(agreed)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -119,22 +125,34 @@ class Progress(Callback):
         checkpoint["progress"] = {
             "epoch": trainer.current_epoch,
             "batch": self._batch or 0,
-            "metrics": {
-                name: {"count": metric.update_count, "state": dict(metric.metric_state)}
-                for name, metric in _train_metrics(pl_module)
-            },
+            "metrics": self._ranks.gather(
+                {
+                    name: {"count": metric.update_count, "state": dict(metric.metric_state)}
+                    for name, metric in _train_metrics(pl_module)
+                }
+            ),
         }
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Tells the data where to begin, and gives the metrics back what they had counted."""
+        """Tells the data where to begin, and gives the metrics back what they had counted.
+
+        Raises:
+            UserError: The run was begun on another number of devices.
+        """
         saved = checkpoint["progress"]
+        if len(saved["metrics"]) != self._ranks.size:
+            raise UserError(
+                f"--resume: the run was begun on {len(saved['metrics'])} devices, and here are "
+                f"{self._ranks.size}; go on with as many"
+            )
         self._data.start = (saved["epoch"], saved["batch"])
+        counted = saved["metrics"][self._ranks.rank]
         for name, metric in _train_metrics(pl_module):
-            for key, value in saved["metrics"][name]["state"].items():
+            for key, value in counted[name]["state"].items():
                 setattr(metric, key, value.to(pl_module.device))
-            metric._update_count = saved["metrics"][name]["count"]
+            metric._update_count = counted[name]["count"]
 
 
 def _train_metrics(module: LightningModule) -> Iterator[tuple[str, Metric]]:

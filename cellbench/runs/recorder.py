@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cellbench.errors import UserError
 from cellbench.runs.folder import write_text
+from cellbench.runs.ranks import Ranks
 
 
 class History(Callback):
@@ -54,11 +55,8 @@ class History(Callback):
         row |= {name: logged[name] for name in sorted(logged) if "/" in name}
         row["seconds"] = round(time.perf_counter() - self._begun, 3)
         self.rows.append(row)
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_text(self._path, text.getvalue())
+        if trainer.is_global_zero:
+            self._write()
         if not math.isfinite(row["train/loss"]):
             raise UserError(
                 f"the training diverged: train/loss is {row['train/loss']} in epoch "
@@ -66,22 +64,39 @@ class History(Callback):
                 "trainer.precision: 32-true"
             )
 
+    def _write(self) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self._path, text.getvalue())
+
 
 class Collector(Callback):
-    """Keeps the probabilities of the last pass over an evaluation split."""
+    """Keeps the probabilities of the last pass over an evaluation split.
 
-    def __init__(self) -> None:
+    Args:
+        ranks: The processes that have each a share of the split.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks = ranks
         self._positions: list[Tensor] = []
         self._probabilities: list[Tensor] = []
 
     def take(self) -> tuple[np.ndarray, np.ndarray]:
-        """Hands over what was kept, in the table's order.
+        """Hands over what all processes have kept, in the table's order.
 
         Returns:
             The samples' positions in the table, (n,), and their probabilities, (n, classes).
         """
-        positions = torch.cat(self._positions).cpu().numpy()
-        probabilities = torch.cat(self._probabilities).cpu().numpy()
+        own = (
+            torch.cat(self._positions).cpu().numpy(),
+            torch.cat(self._probabilities).cpu().numpy(),
+        )
+        shares = self._ranks.gather(own)
+        positions = np.concatenate([share[0] for share in shares])
+        probabilities = np.concatenate([share[1] for share in shares])
         order = np.argsort(positions)
         return positions[order], probabilities[order]
 

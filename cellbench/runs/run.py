@@ -20,9 +20,10 @@ from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs import environment, figures, loggers, metrics
 from cellbench.runs.checkpoint import CheckpointConfig, Description, read_checkpoint
-from cellbench.runs.folder import RunFolder, write_text
+from cellbench.runs.folder import RunFolder, as_yaml, write_text
 from cellbench.runs.predictions import Predictions, read_predictions, write_predictions
 from cellbench.runs.progress import Progress
+from cellbench.runs.ranks import Ranks
 from cellbench.runs.recorder import Collector, History
 
 
@@ -33,7 +34,6 @@ class Run:
     Attributes:
         folder: Where everything is written.
         config: The whole configuration.
-        config_text: The same as YAML.
         model: The model.
         data: The data module, set up.
         trainer: The trainer, whose callbacks hold `history` and `collector`.
@@ -41,11 +41,11 @@ class Run:
         history: The losses and metrics by epoch.
         collector: The probabilities of the last evaluation.
         progress: Saves the training's state, and handles signals.
+        ranks: The processes that share the run; the first of them writes.
     """
 
     folder: RunFolder
     config: dict[str, Any]
-    config_text: str
     model: CellClassifier
     data: CellDataModule
     trainer: Trainer
@@ -53,6 +53,7 @@ class Run:
     history: History
     collector: Collector
     progress: Progress
+    ranks: Ranks
 
     def __post_init__(self) -> None:
         """Tells the model what its checkpoints say of it."""
@@ -70,16 +71,16 @@ class Run:
         )
         self.model.description = self.description.as_plain()
 
-    def fit(self) -> dict[str, Any]:
+    def fit(self) -> dict[str, Any] | None:
         """Trains, then scores the best checkpoint on the validation and the test split.
 
         A training that was interrupted in this folder goes on from its last.ckpt.
 
         Returns:
-            What metrics.json holds.
+            What metrics.json holds; None on any rank but the first.
         """
         with self._written(), self.progress.watching():
-            begun = self.folder.last if self.folder.last.is_file() else None
+            begun = self.ranks.agree(self.folder.last if self.folder.last.is_file() else None)
             if begun is not None:
                 read_checkpoint(begun)  # says what is wrong with it, where something is
             try:
@@ -98,6 +99,8 @@ class Run:
                 self.trainer.save_checkpoint(self.folder.best, weights_only=True)
             self._load(self.folder.best)
             result = self._score(("val", "test"))
+            if result is None:
+                return None
             curves = figures.learning_curves(
                 self.history.rows,
                 self._best_epoch(),
@@ -107,15 +110,27 @@ class Run:
             self._save_figure(curves, "learning_curves")
         return result
 
-    def score(self, part: Literal["val", "test"], ckpt_path: Path) -> dict[str, Any]:
+    def score(self, part: Literal["val", "test"], ckpt_path: Path) -> dict[str, Any] | None:
         """Scores a checkpoint on one split.
 
         Returns:
-            What metrics.json holds.
+            What metrics.json holds; None on any rank but the first.
 
         Raises:
             UserError: The checkpoint holds another model, or images of the split have trained it.
         """
+        try:
+            self._check(part, ckpt_path)
+        except UserError:
+            if self.ranks.first:
+                loggers.finish(self.loggers, failed=True)
+                self.folder.discard()
+            raise
+        with self._written():
+            return self._score((part,))
+
+    def _check(self, part: Part, ckpt_path: Path) -> None:
+        """Loads a checkpoint, and notes how what it will be scored on differs from its training."""
         trained = self._load(ckpt_path)
         if trained.split != self.data.drawn.digest:
             self._refuse_trained(part, ckpt_path.parent.parent)
@@ -124,8 +139,6 @@ class Run:
             theirs = getattr(trained.preprocessing, name)
             if ours != theirs:
                 self.stamps.append(f"{name} is {ours} here, and was {theirs} in training")
-        with self._written():
-            return self._score((part,))
 
     def _refuse_trained(self, part: Part, run: Path) -> None:
         """Refuses a split that shares an id, a group or a content with a run's training."""
@@ -144,12 +157,15 @@ class Run:
     @contextmanager
     def _written(self) -> Iterator[None]:
         """Writes what is known before a run, and ends what it began, whatever happens."""
+        if not self.ranks.first:
+            yield
+            return
         described = environment.describe(
             self.trainer.strategy.root_device, self.trainer.world_size, str(self.trainer.precision)
         )
         failed = True
         try:
-            write_text(self.folder.config, self.config_text)
+            write_text(self.folder.config, as_yaml(self.config))
             write_text(self.folder.split, self.data.drawn.csv)
             loggers.log_config(self.loggers, self.config)
             shown: tuple[Part, Part] = ("train", "test")
@@ -173,7 +189,7 @@ class Run:
         self.model.load_state_dict(state)
         return description
 
-    def _score(self, parts: Sequence[Literal["val", "test"]]) -> dict[str, Any]:
+    def _score(self, parts: Sequence[Literal["val", "test"]]) -> dict[str, Any] | None:
         self.trainer.loggers = []  # a second val/loss would end their curves with a jump
         predictions: dict[Part, Predictions] = {}
         for part in parts:
@@ -183,6 +199,8 @@ class Run:
             ids = [self.data.table.samples[i].id for i in positions]
             labels = self.data.table.labels[positions]
             predictions[part] = Predictions(ids, labels, probabilities)
+        if not self.ranks.first:
+            return None
         write_predictions(self.folder.predictions, self.data.classes, predictions)
         result = self._evaluate()
         write_text(self.folder.metrics, json.dumps(result, indent=2) + "\n")

@@ -1,0 +1,248 @@
+"""A run on two devices (CPU processes, gloo) gives what it gives on one."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from cellbench.__main__ import main
+from cellbench.data.sampling import BatchSampler
+from tests.conftest import draw_cell, write_image
+from tests.test_resume import assert_same, results
+
+N = 41  # divides by nothing
+
+# A network without batch norm, whose statistics would be those of each device's share.
+OPTIONS = [
+    "--data=FolderDataModule",
+    "--data.csv=table.csv",
+    "--data.split.protocol=official",
+    "--data.image_size=64",
+    "--data.augment=strong",
+    "--data.balance=balanced",
+    "--data.batch_size=12",
+    "--model.backbone=alexnet",
+    "--model.class_weights=balanced",
+    "--model.l2=0.0001",
+    "--model.optimizer=sgd",  # Adam makes a step of the rounding error of a gradient near zero
+    "--model.lr=0.01",
+    "--trainer.precision=32-true",
+    "--trainer.accelerator=cpu",
+    "--trainer.max_epochs=3",
+    "--trainer.enable_progress_bar=false",
+    "--name=run",
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """41 images each to train, validate and test; the classes are of very different size."""
+    root, rng = tmp_path_factory.mktemp("cells"), np.random.default_rng(0)
+    rows = ["path,label,split"]
+    for part in ("train", "val", "test"):
+        for number in range(N):
+            label = 0 if number < 27 else 1 if number < 36 else 2
+            write_image(root / part / f"{number}.png", draw_cell(rng, 2 * label, 40)[0])
+            rows.append(f"{part}/{number}.png,{label},{part}")
+    (root / "table.csv").write_text("\n".join(rows))
+    return root
+
+
+def run_of(runs):
+    (run,) = (runs / "run").iterdir()
+    return run
+
+
+def fit(root, runs, *args):
+    assert main(["fit", *OPTIONS, f"--data.root={root}", f"--runs={runs}", *args]) == 0
+    return run_of(runs)
+
+
+@pytest.fixture(scope="module")
+def one(root, tmp_path_factory):
+    return fit(root, tmp_path_factory.mktemp("one"))
+
+
+@pytest.fixture(scope="module")
+def two(root, tmp_path_factory):
+    """Its W&B run is written offline; the fixtures that keep tests offline are not yet there."""
+    return fit(root, tmp_path_factory.mktemp("two"), "--trainer.devices=2", "--wandb.mode=offline")
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_losses_and_metrics_of_every_epoch_are_those_of_one_device(one, two):
+    for ours, theirs in zip(
+        rows_of(one / "history.csv"), rows_of(two / "history.csv"), strict=True
+    ):
+        for name in set(ours) - {"seconds"}:
+            assert float(theirs[name]) == pytest.approx(float(ours[name]), rel=2e-4), name
+
+
+def test_every_sample_is_predicted_once_and_as_on_one_device(one, two):
+    ours, theirs = (rows_of(run / "predictions.csv") for run in (one, two))
+    assert [row["id"] for row in theirs] == [row["id"] for row in ours]
+    assert set(Counter(row["id"] for row in theirs).values()) == {1}
+    assert len(theirs) == 2 * N
+    for a, b in zip(ours, theirs, strict=True):
+        assert [float(b[f"p_{k}"]) for k in range(3)] == pytest.approx(
+            [float(a[f"p_{k}"]) for k in range(3)], abs=1e-4
+        )
+
+
+def test_metrics_and_confusion_count_every_sample_once(one, two):
+    ours, theirs = (json.loads((run / "metrics.json").read_text()) for run in (one, two))
+    assert theirs["test"]["n"] == theirs["val"]["n"] == N
+    assert np.sum(theirs["test"]["confusion"]) == N
+    assert theirs["test"]["confusion"] == ours["test"]["confusion"]
+    assert theirs["test"]["metrics"] == ours["test"]["metrics"]
+
+
+def test_two_processes_make_one_run_folder_and_one_wandb_run(two):
+    assert len(list(two.parent.iterdir())) == 1
+    assert len(list((two / "wandb").glob("offline-run-*"))) == 1
+    assert json.loads((two / "environment.json").read_text())["devices"] == 2
+
+
+def test_a_checkpoint_is_scored_alike_on_one_device_and_on_two(one):
+    assert (
+        main(["test", "--run", str(one), "--trainer.devices=2", "--trainer.accelerator=cpu"]) == 0
+    )
+    (scored,) = (one / "test").iterdir()
+    whole = [row for row in rows_of(one / "predictions.csv") if row["split"] == "test"]
+    halves = rows_of(scored / "predictions.csv")
+    assert [row["id"] for row in halves] == [row["id"] for row in whole]
+    result = json.loads((scored / "metrics.json").read_text())["test"]
+    assert result == json.loads((one / "metrics.json").read_text())["test"]
+
+
+def command(root, runs):
+    return [
+        *[sys.executable, "-m", "cellbench", "fit", *OPTIONS, "--trainer.devices=2"],
+        *[f"--data.root={root}", f"--runs={runs}", "--checkpoint.every=0"],
+    ]
+
+
+def begun(root, runs):
+    """A run on two devices that has made its first checkpoint."""
+    process = subprocess.Popen(command(root, runs), stderr=subprocess.PIPE, text=True)
+    while not list(runs.glob("run/*/checkpoints/last.ckpt")) and process.poll() is None:
+        time.sleep(0.01)
+    return process
+
+
+def ranks_of(process):
+    """The process ids of the two ranks."""
+    listed = subprocess.run(
+        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
+    )
+    return [int(line) for line in listed.stdout.split()]
+
+
+def test_a_terminated_run_on_two_devices_goes_on_to_the_same_bits(root, two, tmp_path):
+    process = begun(root, tmp_path)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=90)
+    assert process.returncode == 143
+    run = run_of(tmp_path)
+    assert error.count(f"SIGTERM; go on with: python -m cellbench fit --resume {run}") == 1
+    assert not (run / "metrics.json").exists()
+    assert main(["fit", "--resume", str(run)]) == 0
+    assert_same(run, results(two))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_one_process_killed_ends_the_run_which_goes_on(root, two, tmp_path, victim):
+    process = begun(root, tmp_path)
+    os.kill(ranks_of(process)[victim], signal.SIGKILL)
+    _, error = process.communicate(timeout=90)
+    assert process.returncode == 137
+    assert f"the process of device {victim} was killed by SIGKILL" in error
+    run = run_of(tmp_path)
+    assert main(["fit", "--resume", str(run)]) == 0
+    assert_same(run, results(two))
+
+
+@pytest.mark.slow
+def test_no_process_outlives_a_killed_launcher(root, tmp_path):
+    process = begun(root, tmp_path)
+    ranks = ranks_of(process)
+    process.kill()
+    process.communicate()
+    end = time.monotonic() + 60
+    while any(os.path.exists(f"/proc/{rank}") for rank in ranks):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    state = torch.load(run_of(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["global_step"] > 0
+
+
+@pytest.mark.parametrize("balance", ["none", "sqrt", "balanced"])
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_classes_are_drawn_at_the_same_rates_on_any_number_of_devices(balance, ranks):
+    labels = np.repeat([0, 1, 2], [64, 16, 4])
+    rates = {"none": [64, 16, 4], "sqrt": [48, 24, 12], "balanced": [28, 28, 28]}[balance]
+    shares = [
+        BatchSampler(np.arange(84), 10, (rank, ranks), 0, labels, balance) for rank in range(ranks)
+    ]
+    whole = BatchSampler(np.arange(84), 10, (0, 1), 0, labels, balance)
+    for epoch in range(4):
+        for sampler in (whole, *shares):
+            sampler.set_epoch(epoch)
+        batches = list(zip(*shares, strict=True))
+        for batch, expected in zip(batches, whole, strict=True):
+            assert sorted(key for share in batch for key in share) == sorted(expected)
+            assert max(map(len, batch)) - min(map(len, batch)) <= 1
+        drawn = [labels[position] for batch in batches for share in batch for _, position in share]
+        assert [drawn.count(label) for label in range(3)] == rates
+
+
+def test_balancing_shows_every_sample_of_a_class_before_any_again():
+    labels = np.repeat([0, 1], [90, 10])
+    sampler = BatchSampler(np.arange(100), 10, (0, 1), 0, labels, "balanced")
+    keys = []
+    for epoch in range(9):
+        sampler.set_epoch(epoch)
+        keys += [key for batch in sampler for key in batch]
+    assert len(set(keys)) == len(keys) == 900
+    turns = Counter(position for _, position in keys)
+    assert {turns[p] for p in range(90)} == {5}
+    assert {turns[p] for p in range(90, 100)} == {45}
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("--data.batch_size=3", "data.batch_size: 3 for 2 devices; it counts the images"),
+        ("--trainer.num_nodes=2", "trainer.num_nodes: 2, but one process was started"),
+        ("--trainer.strategy=fsdp", "trainer.strategy: fsdp is not offered"),
+        ("--trainer.use_distributed_sampler=true", "trainer.use_distributed_sampler: True is not"),
+    ],
+)
+def test_misuse_gets_one_line(root, tmp_path, capfd, option, says):
+    args = ["fit", *OPTIONS, f"--data.root={root}", f"--runs={tmp_path}", "--trainer.devices=2"]
+    assert main([*args, option]) == 2
+    errors = [line for line in capfd.readouterr().err.splitlines() if "cellbench: error" in line]
+    assert len(errors) == 1
+    assert says in errors[0]
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
+def test_as_many_processes_as_devices(root, tmp_path, fails, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    line = fails("fit", *OPTIONS, f"--data.root={root}", f"--runs={tmp_path}")
+    assert "4 processes were started, but trainer.devices x trainer.num_nodes is 1" in line

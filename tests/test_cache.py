@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import pickle
 import shutil
 from collections import namedtuple
 
@@ -66,6 +67,19 @@ def test_a_changed_image_mask_size_or_crop_is_read_anew(folder_root, folder):
     cropped = pixels(module(folder_root, folder, view="crop"))
     assert not np.array_equal(changed.images[0], cropped.images[0])
     assert len(list(folder.glob("*.pixels"))) == 4
+
+
+@pytest.mark.parametrize("view", ["raw", "masked"])
+def test_a_mapped_file_is_not_copied_to_loader_processes(folder_root, folder, view):
+    mapped = pixels(module(folder_root, folder, view=view))
+    text = pickle.dumps(mapped)
+    assert len(text) < 1000 < mapped.images.nbytes
+    again = pickle.loads(text)
+    assert isinstance(again.images, np.memmap)
+    assert np.array_equal(again.images, mapped.images)
+    assert view == "raw" or np.array_equal(again.masks, mapped.masks)
+    kept = pickle.loads(pickle.dumps(pixels(module(folder_root, folder, 64, view=view))))
+    assert np.array_equal(kept.images, mapped.images)
 
 
 @pytest.mark.parametrize("length", [0, 1000])

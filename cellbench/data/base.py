@@ -273,6 +273,9 @@ class CellDataModule(LightningDataModule, ABC):
             collate_fn=_as_it_is,  # type: ignore[arg-type]  # without automatic batching
             num_workers=self._workers,
             persistent_workers=self._workers > 0,
+            # Where this process was itself started by a forkserver, as a sweep's are, torch would
+            # import everything anew in every worker.
+            multiprocessing_context="fork" if self._workers else None,
             pin_memory=self._workers > 0 and torch.cuda.is_available(),
             # Without one of its own a loader draws from torch's generator, more often without
             # workers than with, and so changes the dropout.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -67,6 +68,26 @@ class Pixels:
         """One image and its mask."""
         return self.images[position], None if self.masks is None else self.masks[position]
 
+    @classmethod
+    def divide(
+        cls, block: np.ndarray, shape: tuple[int, int, int], where: str, *, with_masks: bool
+    ) -> "Pixels":
+        """Takes a block of bytes for images and the masks behind them; shape is (n, H, W)."""
+        size = int(np.prod(shape)) * 3
+        masks = block[size:].reshape(shape) if with_masks else None
+        return cls(block[:size].reshape(*shape, 3), masks, where)
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """A mapped file is mapped anew by who unpickles it; numpy would copy all it holds."""
+        if not isinstance(self.images, np.memmap):
+            return Pixels, (self.images, self.masks, self.where)
+        shape = self.images.shape[:3]
+        return _map, (self.images.filename, shape, self.where, self.masks is not None)
+
+
+def _map(path: Path, shape: tuple[int, int, int], where: str, with_masks: bool) -> Pixels:
+    return Pixels.divide(np.memmap(path, np.uint8, mode="r"), shape, where, with_masks=with_masks)
+
 
 def decode(
     config: CacheConfig,
@@ -92,13 +113,9 @@ def decode(
     of_image, of_mask = height * width * 3, height * width if with_masks else 0
     size = n * (of_image + of_mask)
 
-    def pixels(block: np.ndarray, where: str) -> Pixels:
-        images = block[: n * of_image].reshape(n, height, width, 3)
-        masks = block[n * of_image :].reshape(n, height, width) if with_masks else None
-        return Pixels(images, masks, where)
-
     if size <= config.memory << 20:
-        kept = pixels(np.empty(size, np.uint8), f"{size / 2**20:,.0f} MiB in memory")
+        where, block = f"{size / 2**20:,.0f} MiB in memory", np.empty(size, np.uint8)
+        kept = Pixels.divide(block, (n, height, width), where, with_masks=with_masks)
 
         def keep(position: int, image: Image, mask: Mask | None) -> None:
             kept.images[position] = image
@@ -119,8 +136,8 @@ def decode(
 
         _read_all(n, read, store)
 
-    block = shared_file(path, size, fill)
-    return pixels(block, f"{size / 2**20:,.0f} MiB mapped from {path}")
+    where, block = f"{size / 2**20:,.0f} MiB mapped from {path}", shared_file(path, size, fill)
+    return Pixels.divide(block, (n, height, width), where, with_masks=with_masks)
 
 
 def _read_all(

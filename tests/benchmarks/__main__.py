@@ -4,7 +4,7 @@ import platform
 
 import torch
 
-from tests.benchmarks import epoch
+from tests.benchmarks import epoch, input_path
 
 
 def main() -> None:
@@ -12,8 +12,9 @@ def main() -> None:
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.platform()}")
     cpu = torch.cpu.get_capabilities().get("cpu_name", platform.processor())
     print(f"{cpu}, {torch.get_num_threads()} threads; median (least to greatest) of the ratios")
-    for what, ratio in epoch.measure():
-        print(f"{what:72} {ratio}", flush=True)
+    for module in (epoch, input_path):
+        for what, figure in module.measure():
+            print(f"{what:72} {figure}", flush=True)
 
 
 if __name__ == "__main__":

@@ -203,7 +203,8 @@ class CellbenchCLI(LightningCLI):
             chosen, reason = precision.normalise(asked["precision"]), "as configured"
         self.config[self._command].trainer.precision = chosen
         name = self.config[self._command].name = self._experiment_name()
-        loading = self.datamodule.choose_workers(self._device, asked["max_epochs"])
+        loading = self.datamodule.choose_loading(self._device, asked["max_epochs"])
+        self.config[self._command].data.init_args.augment_on = self.datamodule.augment_on
         config = self._plain_config()
         path, fresh = self.ranks.agree(
             self._folder(self._parent or self._get(self.config, "runs") / name, config)

@@ -72,6 +72,9 @@ strong: geometric, colour, and now and then blur or noise.
 class Augmentation:
     """A policy, or a list of transforms, whose random numbers are given with each call.
 
+    Attributes:
+        compose: The transforms; None where there are none.
+
     Args:
         policy: A policy's name, or a list of albumentations transforms.
         image_size: Height and width of the images; transforms must return the same.
@@ -86,11 +89,11 @@ class Augmentation:
             transforms = [_from_entry(entry) for entry in policy]
         else:
             transforms = POLICIES[policy](image_size[0] == image_size[1])
-        self._compose = A.Compose(transforms) if transforms else None
+        self.compose = A.Compose(transforms) if transforms else None
         self._check(image_size)
 
     def __bool__(self) -> bool:
-        return self._compose is not None
+        return self.compose is not None
 
     def __call__(
         self, image: Image, mask: Mask | None, seed: tuple[int, ...]
@@ -102,15 +105,15 @@ class Augmentation:
             mask: Its mask, (H, W), or None.
             seed: Non-negative integers that alone decide the random numbers.
         """
-        if self._compose is None:
+        if self.compose is None:
             return image, mask
         # Compose(seed=...) gives every transform the same stream, so that gates of equal p fire
         # together; one generator shared by all of them does not.
         generator = np.random.default_rng(seed)
-        self._compose.set_random_state(generator, random.Random(int(generator.integers(2**63))))
+        self.compose.set_random_state(generator, random.Random(int(generator.integers(2**63))))
         if mask is None:
-            return self._compose(image=image)["image"], None
-        out = self._compose(image=image, mask=mask)
+            return self.compose(image=image)["image"], None
+        out = self.compose(image=image, mask=mask)
         return out["image"], out["mask"]
 
     def _check(self, image_size: tuple[int, int]) -> None:

@@ -44,7 +44,7 @@ def unsupported(augmentation: Augmentation) -> str | None:
     Returns:
         "ElasticTransform" or "Affine with border_mode=0", for example; None if all have one.
     """
-    for transform in _leaves(augmentation._compose):
+    for transform in _leaves(augmentation.compose):
         name = type(transform).__name__
         if type(transform) not in SUPPORTED:
             return name
@@ -80,7 +80,7 @@ class BatchAugmentation:
         self._blank = np.zeros((*image_size, 3), np.uint8)
         self._stages: list[tuple[_Stage, list[Call]]] = []
         last = None
-        for transform in _leaves(self._recorder._compose):
+        for transform in _leaves(self._recorder.compose):
             kind = type(transform)
             # Flips and turns share one resampling, and the Affine after them has part in it.
             if last not in FLIPS_AND_TURNS or kind not in (*FLIPS_AND_TURNS, A.Affine):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader
 
 from cellbench.data import files
 from cellbench.data.augment import Augmentation, Policy, Transforms
+from cellbench.data.augment_batch import BatchAugmentation, unsupported
 from cellbench.data.cache import CacheConfig, Pixels, decode
-from cellbench.data.dataset import Batch, CellDataset
+from cellbench.data.dataset import Batch, CellDataset, finish
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.sampling import Balance, BatchSampler
 from cellbench.data.splits import Split, SplitConfig, draw
@@ -38,6 +39,8 @@ class CellDataModule(LightningDataModule, ABC):
         view: What of the image the network sees, in training, validation, test and prediction.
         fill: The value, 0 to 255, of what the view hides.
         augment: A policy's name, or a list of albumentations transforms; training only.
+        augment_on: cpu augments image by image; device in batches, where the model runs; auto takes
+            device where that is a GPU and the transforms have a batched form.
         image_size: Height and width of the network's input in pixels; one number for a square.
         batch_size: The largest number of images in a step, on all devices together.
         balance: How often each class is drawn; training only.
@@ -49,6 +52,7 @@ class CellDataModule(LightningDataModule, ABC):
     view: View = "raw"
     fill: int = 0
     augment: Policy | Transforms = "none"
+    augment_on: Literal["auto", "cpu", "device"] = "auto"
     image_size: int | tuple[int, int] = 128
     batch_size: int = 16
     balance: Balance = "none"
@@ -60,6 +64,7 @@ class CellDataModule(LightningDataModule, ABC):
     start: tuple[int, int] = field(default=(0, 0), init=False)
     """Epoch and batch that the training begins at; not zero where it goes on."""
     _workers: int = field(default=0, init=False)
+    _batched: BatchAugmentation | None = field(default=None, init=False)
     shard: tuple[int, int] = field(default=(0, 1), init=False)
     """This device's number and the number of devices; each gets its share of every batch."""
 
@@ -197,16 +202,28 @@ class CellDataModule(LightningDataModule, ABC):
         """Where the decoded images are kept, in words."""
         return self._pixels.where
 
-    def choose_workers(self, device: str, epochs: int) -> str:
-        """Decides on the loader processes, where the configuration does not.
+    def choose_loading(self, device: str, epochs: int) -> str:
+        """Decides where images are augmented and by how many processes, if not configured.
 
         Args:
             device: cpu, cuda or mps: what the model runs on.
             epochs: How many the training has.
 
         Returns:
-            How many each device has, and why, in words.
+            Where, how many each device has, and why, in words.
+
+        Raises:
+            UserError: The device was asked for and cannot do it.
         """
+        lacking = unsupported(self._augmentation)
+        if self.view == "background":
+            lacking = "view background"
+        if self.augment_on == "device" and lacking:
+            raise UserError(f"data.augment_on: device has no batched form of {lacking}; use cpu")
+        if self.augment_on == "auto":
+            self.augment_on = "cpu" if device == "cpu" or lacking else "device"
+        if self.augment_on == "device" and self._augmentation:
+            self._batched = BatchAugmentation(self._augmentation, self.input_size)
         if self.num_workers is not None:
             self._workers, why = self.num_workers, "as configured"
         elif device == "cpu":
@@ -215,12 +232,19 @@ class CellDataModule(LightningDataModule, ABC):
             positions = self.drawn.indices("train")
             batch = [(0, int(position)) for position in positions[: self.batch_size]]
             begun = time.perf_counter()
-            _ = self._dataset(augment=True)[batch]
+            _ = self._dataset(self._batched or self._augmentation)[batch]
             seconds = (time.perf_counter() - begun) * epochs * len(positions) / len(batch)
             pays = seconds > _WORKERS_PAY_AFTER
             self._workers = min((os.cpu_count() or 1) // self.shard[1], 8) if pays else 0
             why = f"the training's images take {seconds:,.0f} s of one core"
-        return f"{self._workers or 'no'} loader processes ({why})"
+        where = "" if not self._augmentation else f"augmented on the {self.augment_on}, "
+        return f"{where}{self._workers or 'no'} loader processes ({why})"
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Called by Lightning once a batch is on its device: does there what is left to do."""
+        if self._batched is None:
+            return batch
+        return finish(batch, self._batched, self.view, self.fill)
 
     def class_counts(self, part: Part) -> np.ndarray:
         """The number of samples of each class in a part of the split, shape (classes,)."""
@@ -248,10 +272,10 @@ class CellDataModule(LightningDataModule, ABC):
         of_class = [own[self.table.labels[own] == label] for label in range(len(self.classes))]
         turns = (position for turn in zip_longest(*of_class) for position in turn)
         chosen = [int(position) for position in turns if position is not None][:n]
-        return self._dataset(augment=part == "train")[[(0, position) for position in chosen]]
+        augmentation = self._augmentation if part == "train" else None
+        return self._dataset(augmentation)[[(0, position) for position in chosen]]
 
-    def _dataset(self, *, augment: bool) -> CellDataset:
-        augmentation = self._augmentation if augment and self._augmentation else None
+    def _dataset(self, augmentation: Augmentation | BatchAugmentation | None) -> CellDataset:
         table = self.table
         return CellDataset(
             self._pixels, table.labels, table.keys, self.view, self.fill, augmentation, self.seed
@@ -265,7 +289,7 @@ class CellDataModule(LightningDataModule, ABC):
             sampler = BatchSampler(
                 positions, self.batch_size, self.shard, self.seed, labels, self.balance
             )
-        dataset = self._dataset(augment=augment)
+        dataset = self._dataset((self._batched or self._augmentation) if augment else None)
         return DataLoader(
             dataset,
             sampler=sampler,

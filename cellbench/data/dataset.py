@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cellbench.data.augment import Augmentation
+from cellbench.data.augment_batch import BatchAugmentation
 from cellbench.data.cache import Pixels
 from cellbench.data.sampling import Key
-from cellbench.data.views import View, apply_view
+from cellbench.data.views import BACKGROUND, NUCLEUS, View, apply_view
 
 
 class Batch(NamedTuple):
@@ -20,11 +21,16 @@ class Batch(NamedTuple):
         images: uint8 RGB, (B, 3, H, W), in channels_last memory format; not normalised.
         labels: Class indices, int64, (B,); -1 where the class is not known.
         positions: The samples' positions in the data module's table, int64, (B,).
+        masks: What is still to be transformed with the images, uint8, (B, H, W), or None.
+        drawn: What the augmentation on the device is to do, (B, P); None where all is done. It is
+            no tensor, and so stays in main memory, where reading it makes nobody wait.
     """
 
     images: Tensor
     labels: Tensor
     positions: Tensor
+    masks: Tensor | None = None
+    drawn: np.ndarray | None = None
 
 
 class CellDataset(Dataset[Batch]):
@@ -36,7 +42,8 @@ class CellDataset(Dataset[Batch]):
         keys: A number for each sample that depends on its id alone, (n,).
         view: What of the image to show.
         fill: The value of what is hidden.
-        augmentation: None for validation, test and prediction.
+        augmentation: What is done to each image, or is drawn here and left to `finish`; None for
+            validation, test and prediction.
         seed: With the turn and the sample's key, decides the augmentation.
     """
 
@@ -47,7 +54,7 @@ class CellDataset(Dataset[Batch]):
         keys: np.ndarray,
         view: View,
         fill: int,
-        augmentation: Augmentation | None,
+        augmentation: Augmentation | BatchAugmentation | None,
         seed: int,
     ) -> None:
         self._pixels = pixels
@@ -61,15 +68,41 @@ class CellDataset(Dataset[Batch]):
     def __getitem__(self, keys: list[Key]) -> Batch:
         """Makes a batch of the samples at the given (turn, position) keys."""
         positions = np.array([position for _, position in keys], dtype=np.int64)
+        labels, where = torch.from_numpy(self._labels[positions]), torch.from_numpy(positions)
+        seeds = [(self._seed, turn, int(self._keys[position])) for turn, position in keys]
+        if isinstance(self._augmentation, BatchAugmentation):
+            pixels, drawn = self._pixels, [self._augmentation.draw(seed) for seed in seeds]
+            masks = None if pixels.masks is None else torch.from_numpy(pixels.masks[positions])
+            return Batch(
+                _channels_first(pixels.images[positions]), labels, where, masks, np.stack(drawn)
+            )
         images = np.empty((len(keys), *self._pixels.images.shape[1:]), dtype=np.uint8)
-        for i, (turn, position) in enumerate(keys):
-            image, mask = self._pixels.read(position)
+        for i, (position, seed) in enumerate(zip(positions, seeds, strict=True)):
+            image, mask = self._pixels.read(int(position))
             if self._augmentation is not None:
-                seed = (self._seed, turn, int(self._keys[position]))
                 image, mask = self._augmentation(image, mask, seed)
             images[i] = apply_view(image, mask, self._view, self._fill)
-        return Batch(
-            torch.from_numpy(images).permute(0, 3, 1, 2),
-            torch.from_numpy(self._labels[positions]),
-            torch.from_numpy(positions),
-        )
+        return Batch(_channels_first(images), labels, where)
+
+
+def _channels_first(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+def finish(batch: Batch, augmentation: BatchAugmentation, view: View, fill: int) -> Batch:
+    """Augments a batch on its device, and shows of it what the view shows.
+
+    Args:
+        batch: What `CellDataset` gives with this augmentation.
+        augmentation: The augmentation.
+        view: Any but background, whose boxes are found image by image.
+        fill: The value of what is hidden.
+    """
+    if batch.drawn is None:
+        return batch
+    images, masks = augmentation.apply(batch.images, batch.masks, torch.from_numpy(batch.drawn))
+    if masks is not None and view != "crop":
+        shown = (masks == NUCLEUS if view == "nucleus" else masks > BACKGROUND)[:, None]
+        inside = torch.full_like(images, 255 - fill) if view == "silhouette" else images
+        images = torch.where(shown, inside, fill)
+    return Batch(images, batch.labels, batch.positions)

@@ -72,7 +72,7 @@ def rate_and_memory(root: Path, cache: Path, policy: str) -> tuple[float, float,
     """Images a second of the second epoch, and the MiB of this process and of the whole tree."""
     data = data_module(root, cache, policy)
     data.setup("fit")
-    data.choose_workers("cpu", 1)
+    data.choose_loading("cpu", 1)
     loader = data.train_dataloader()
     for _ in loader:
         pass

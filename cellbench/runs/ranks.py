@@ -27,7 +27,8 @@ def environment() -> ClusterEnvironment | None:
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         return TorchElasticEnvironment() if TorchElasticEnvironment.detect() else _Launched()
-    if SLURMEnvironment.detect() and int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+    # srun's variable: a batch script sees SLURM_NTASKS, and yet runs its commands once.
+    if SLURMEnvironment.detect() and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         return SLURMEnvironment()
     return None
 

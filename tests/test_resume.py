@@ -20,6 +20,7 @@ OPTIONS = [
     *TINY,
     "--trainer.max_epochs=6",
     "--data.augment=strong",
+    "--data.balance=balanced",
     "--data.batch_size=8",
     "--model.head.dropout=0.3",
     "--model.schedule=plateau",

@@ -27,13 +27,14 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def _quiet_and_offline(monkeypatch):
+def _quiet_and_offline(monkeypatch, tmp_path_factory):
     """No test reaches the network: every request goes to a port that nothing listens on."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "127.0.0.1,localhost")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
 
 

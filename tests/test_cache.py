@@ -10,8 +10,8 @@ from collections import namedtuple
 import numpy as np
 import pytest
 
+from cellbench import atomic
 from cellbench.__main__ import main
-from cellbench.data import cache as cache_module
 from cellbench.data.cache import CacheConfig
 from cellbench.data.folder import FolderDataModule
 from tests.conftest import TINY, draw_cell, write_image
@@ -108,13 +108,13 @@ def test_several_processes_build_one_file(folder_root, folder):
         process.join()
     assert set(sums) == {int(pixels(module(folder_root, folder, 64)).images.sum(dtype=np.int64))}
     assert len(list(folder.glob("*.pixels"))) == 1
-    assert not list(folder.glob("*.part"))
+    assert not list(folder.glob(".*.part"))
 
 
 def test_what_a_killed_process_left_is_removed(folder_root, folder):
     expected = np.array(pixels(module(folder_root, folder)).images)
     (path,) = folder.glob("*.pixels")
-    left = path.with_suffix(".123.part")
+    left = path.with_name(f".{path.name}.123.part")
     path.rename(left)
     assert np.array_equal(pixels(module(folder_root, folder)).images, expected)
     assert not left.exists()
@@ -147,9 +147,7 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(
     if when == "before":
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 0))
     else:
-        monkeypatch.setattr(
-            cache_module.os, "pwrite", full if when == "meanwhile" else lambda *args: 7
-        )
+        monkeypatch.setattr(atomic.os, "pwrite", full if when == "meanwhile" else lambda *args: 7)
     folder = tmp_path / "cache"
     assert "No space left on device" in fails(*fit_with(folder_root, folder))
     assert not [path for path in folder.iterdir() if path.suffix != ".lock"]

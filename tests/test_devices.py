@@ -109,6 +109,21 @@ def test_metrics_and_confusion_count_every_sample_once(one, two):
     assert theirs["test"]["metrics"] == ours["test"]["metrics"]
 
 
+def test_a_frozen_backbone_is_asked_once_for_all_devices(root, tmp_path):
+    cache = f"--data.cache.folder={tmp_path / 'cache'}"
+    frozen = ["--model.freeze=backbone", "--data.augment=none", cache]
+    ours = fit(root, tmp_path / "one", *frozen)
+    theirs = fit(root, tmp_path / "two", *frozen, "--trainer.devices=2")
+    assert len(list((tmp_path / "cache").glob("*.features"))) == 1
+    for a, b in zip(
+        rows_of(ours / "predictions.csv"), rows_of(theirs / "predictions.csv"), strict=True
+    ):
+        assert a["id"] == b["id"]
+        assert [float(b[f"p_{k}"]) for k in range(3)] == pytest.approx(
+            [float(a[f"p_{k}"]) for k in range(3)], abs=1e-4
+        )
+
+
 def test_two_processes_make_one_run_folder_and_one_wandb_run(two):
     assert len(list(two.parent.iterdir())) == 1
     assert len(list((two / "wandb").glob("offline-run-*"))) == 1

@@ -115,6 +115,62 @@ def test_a_run_killed_at_many_moments_ends_with_the_same_bits(tmp_path, referenc
     kill_and_go_on(tmp_path, reference, seed, workers=2 * (seed % 2), kills=1 + seed % 3)
 
 
+# A command that kills itself at the n-th call of a function, halfway through where that writes.
+KILLED = """
+import functools, importlib, os, signal, sys
+module, name, n, *args = sys.argv[1:]
+from cellbench.__main__ import main
+owner = functools.reduce(getattr, name.split(".")[:-1], importlib.import_module(module))
+name, calls = name.split(".")[-1], 0
+original = getattr(owner, name)
+
+@functools.wraps(original)
+def wrapped(*args, **kwargs):
+    global calls
+    calls += 1
+    if calls < int(n):
+        return original(*args, **kwargs)
+    if module == "torch":
+        original(*args, **kwargs)
+        os.truncate(args[1], os.path.getsize(args[1]) // 2)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(owner, name, wrapped)
+main(args)
+"""
+
+MOMENTS = {
+    "in a validation": ("cellbench.models.classifier", "CellClassifier.validation_step", 6),
+    "in a checkpoint's write": ("torch", "save", 5),
+    "before a checkpoint is moved": ("os", "replace", 12),
+    "in the last validation": ("cellbench.models.classifier", "CellClassifier.validation_step", 12),
+    "in the test": ("cellbench.models.classifier", "CellClassifier.test_step", 1),
+    "in the first checkpoint's write": ("torch", "save", 1),
+}
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(moment, marks=[] if number < 2 else pytest.mark.slow)
+        for number, moment in enumerate(MOMENTS)
+    ],
+)
+def test_a_run_killed_at_a_bad_moment_ends_with_the_same_bits(tmp_path, reference, moment):
+    module, name, n = MOMENTS[moment]
+    arguments = ["fit", *OPTIONS, f"--runs={tmp_path}", ALWAYS]
+    killed = [sys.executable, "-c", KILLED, module, name, str(n), *arguments]
+    done = subprocess.run(killed, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    run = only_run(tmp_path)
+    last = run / "checkpoints" / "last.ckpt"
+    if "first" not in moment:
+        assert torch.load(last, weights_only=True)["state_dict"]
+    assert main(["fit", "--resume", str(run)]) == 0
+    assert_same(run, reference)
+    assert not list(run.rglob("*.part"))
+
+
 @pytest.mark.parametrize(
     "number",
     [

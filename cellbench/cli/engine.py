@@ -12,6 +12,7 @@ import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
@@ -23,7 +24,7 @@ from cellbench.data.base import CellDataModule
 from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs import loggers, precision
-from cellbench.runs.checkpoint import CheckpointConfig, WholeCheckpointIO, best_epoch
+from cellbench.runs.checkpoint import BestEpoch, CheckpointConfig, WholeCheckpointIO
 from cellbench.runs.folder import RunFolder, as_yaml
 from cellbench.runs.loggers import WandbConfig
 from cellbench.runs.progress import Progress
@@ -215,6 +216,10 @@ class CellbenchCLI(LightningCLI):
         history, collector = History(folder.history), Collector(self.ranks)
         checkpoint_config = self._get(self.config_init, "checkpoint")
         progress = Progress(folder, self.datamodule, checkpoint_config.every, self.ranks)
+        best = [BestEpoch(folder.best, checkpoint_config, self.ranks)]
+        if checkpoint_config.monitor == "last":
+            best = []
+        callbacks = _as_list(asked.get("callbacks"))
         own: list[Logger] = []
         told = environment()
         try:
@@ -230,14 +235,14 @@ class CellbenchCLI(LightningCLI):
                     **kwargs,
                     precision=chosen,
                     default_root_dir=str(folder.path),
-                    enable_checkpointing=checkpoint_config.monitor != "last",
+                    enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
                     sync_batchnorm=asked["sync_batchnorm"] and self._device == "cuda",
                     logger=[*own, *_as_list(asked.get("logger"))] or False,
                     callbacks=[
-                        *_as_list(asked.get("callbacks")),
+                        *callbacks,
                         history,
                         collector,
-                        *best_epoch(folder, checkpoint_config),
+                        *best,
                         progress,
                     ],
                     plugins=[

@@ -92,6 +92,11 @@ class Augmentation:
         self.compose = A.Compose(transforms) if transforms else None
         self._check(image_size)
 
+    @property
+    def identity(self) -> str:
+        """A text that differs where equal random numbers give another image."""
+        return f"albumentations {A.__version__}: {self.compose!r}"
+
     def __bool__(self) -> bool:
         return self.compose is not None
 

@@ -3,25 +3,34 @@
 import os
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import cv2
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from cellbench.data import files
 from cellbench.data.augment import Augmentation, Policy, Transforms
 from cellbench.data.augment_batch import BatchAugmentation, unsupported
 from cellbench.data.cache import CacheConfig, Pixels, decode
-from cellbench.data.dataset import Batch, CellDataset, finish
+from cellbench.data.dataset import (
+    Batch,
+    CellDataset,
+    FeatureBatch,
+    FeatureDataset,
+    Features,
+    finish,
+)
 from cellbench.data.preprocessing import Preprocessing
-from cellbench.data.sampling import Balance, BatchSampler
+from cellbench.data.sampling import Balance, BatchSampler, Key
 from cellbench.data.splits import Split, SplitConfig, draw
 from cellbench.data.table import Part, Sample, SampleTable
 from cellbench.data.views import Image, Mask, View, needs_mask
@@ -39,6 +48,8 @@ class CellDataModule(LightningDataModule, ABC):
         view: What of the image the network sees, in training, validation, test and prediction.
         fill: The value, 0 to 255, of what the view hides.
         augment: A policy's name, or a list of albumentations transforms; training only.
+        augment_variants: How many augmentations an image has: a number draws from that many fixed
+            ones, whose features a frozen backbone computes once; null draws a new one each time.
         augment_on: cpu augments image by image; device in batches, where the model runs; auto takes
             device where that is a GPU and the transforms have a batched form.
         image_size: Height and width of the network's input in pixels; one number for a square.
@@ -52,6 +63,7 @@ class CellDataModule(LightningDataModule, ABC):
     view: View = "raw"
     fill: int = 0
     augment: Policy | Transforms = "none"
+    augment_variants: int | None = None
     augment_on: Literal["auto", "cpu", "device"] = "auto"
     image_size: int | tuple[int, int] = 128
     batch_size: int = 16
@@ -63,6 +75,9 @@ class CellDataModule(LightningDataModule, ABC):
     """Decides the order and the augmentation; the command line sets it to seed_everything."""
     start: tuple[int, int] = field(default=(0, 0), init=False)
     """Epoch and batch that the training begins at; not zero where it goes on."""
+    features: Features | None = field(default=None, init=False)
+    """What a frozen backbone made of the images; where they are known, batches hold them instead
+    of images."""
     _workers: int = field(default=0, init=False)
     _batched: BatchAugmentation | None = field(default=None, init=False)
     shard: tuple[int, int] = field(default=(0, 1), init=False)
@@ -75,7 +90,7 @@ class CellDataModule(LightningDataModule, ABC):
             UserError: A value is out of its range.
         """
         super().__init__()
-        for name, least in (("batch_size", 1), ("num_workers", 0)):
+        for name, least in (("batch_size", 1), ("num_workers", 0), ("augment_variants", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"data.{name}: {value} is less than {least}")
@@ -151,6 +166,18 @@ class CellDataModule(LightningDataModule, ABC):
         return draw(self.table, self.split)
 
     @cached_property
+    def _contents(self) -> list[str]:
+        """For each sample a text that is equal only where what is read of its files is equal."""
+        contents = self.table.fingerprints
+        if not needs_mask(self.view):
+            return contents
+        with ThreadPoolExecutor() as pool:
+            masks = list(pool.map(self.mask_fingerprint, self.table.samples))
+        # These views read the image otherwise; the rest hide what they hide after the cache.
+        kind = self.view if self.view in ("crop", "nucleus") else "whole"
+        return [f"{kind} {a} {b}" for a, b in zip(contents, masks, strict=True)]
+
+    @cached_property
     def _pixels(self) -> Pixels:
         samples, preprocessing = self.table.samples, self.preprocessing
         with_masks = needs_mask(self.view)
@@ -168,14 +195,7 @@ class CellDataModule(LightningDataModule, ABC):
                 mask = self.read_mask(sample, image)
             return preprocessing.prepare(image, mask, sample.id)
 
-        contents = self.table.fingerprints
-        if with_masks:
-            with ThreadPoolExecutor() as pool:
-                masks = list(pool.map(self.mask_fingerprint, samples))
-            # These views read the image otherwise; the rest hide what they hide after the cache.
-            kind = self.view if self.view in ("crop", "nucleus") else "whole"
-            contents = [f"{kind} {a} {b}" for a, b in zip(contents, masks, strict=True)]
-        return decode(self.cache, contents, self.input_size, read, with_masks=with_masks)
+        return decode(self.cache, self._contents, self.input_size, read, with_masks=with_masks)
 
     def setup(self, stage: str) -> None:
         """Draws and checks the split, and decodes every image, whatever the stage.
@@ -240,29 +260,53 @@ class CellDataModule(LightningDataModule, ABC):
         where = "" if not self._augmentation else f"augmented on the {self.augment_on}, "
         return f"{where}{self._workers or 'no'} loader processes ({why})"
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+    def on_after_batch_transfer(
+        self, batch: Batch | FeatureBatch, dataloader_idx: int
+    ) -> Batch | FeatureBatch:
         """Called by Lightning once a batch is on its device: does there what is left to do."""
-        if self._batched is None:
+        if self._batched is None or isinstance(batch, FeatureBatch):
             return batch
         return finish(batch, self._batched, self.view, self.fill)
+
+    @property
+    def variants(self) -> int | None:
+        """How many augmented variants of each image training shows; None where it has no end."""
+        return self.augment_variants if self._augmentation else 0
+
+    def every_image(self, variant: int | None) -> DataLoader[Batch]:
+        """All images of the table in its order, as they are or in an augmented variant."""
+        n, size = len(self.table), max(1, self.batch_size // self.shard[1])
+        augmentation = None if variant is None else self._batched or self._augmentation
+        batches = np.array_split(np.arange(n), -(-n // size))
+        keys = [[(variant or 0, int(position)) for position in batch] for batch in batches]
+        return self._load(self._dataset(augmentation), keys, self._workers)
+
+    def identify(self, variant: int | None) -> list[Any]:
+        """Plain values that differ where the pixels of `every_image` do."""
+        what: list[Any] = [asdict(self.preprocessing), self._contents, cv2.__version__]
+        if variant is not None:
+            batched = self._batched is not None
+            what += [self._augmentation.identity, batched, self.seed, variant]
+            what += [int(key) for key in self.table.keys]
+        return what
 
     def class_counts(self, part: Part) -> np.ndarray:
         """The number of samples of each class in a part of the split, shape (classes,)."""
         labels = self.table.labels[self.drawn.indices(part)]
         return np.bincount(labels, minlength=len(self.classes))
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> DataLoader[Any]:
         """Augmented, in an order drawn anew every epoch."""
         loader = self._loader("train", augment=True)
         assert isinstance(loader.sampler, BatchSampler)
         loader.sampler.start_at(*self.start)
         return loader
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> DataLoader[Any]:
         """As they are, in the table's order."""
         return self._loader("val", augment=False)
 
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> DataLoader[Any]:
         """As they are, in the table's order."""
         return self._loader("test", augment=False)
 
@@ -278,36 +322,52 @@ class CellDataModule(LightningDataModule, ABC):
     def _dataset(self, augmentation: Augmentation | BatchAugmentation | None) -> CellDataset:
         table = self.table
         return CellDataset(
-            self._pixels, table.labels, table.keys, self.view, self.fill, augmentation, self.seed
+            self._pixels,
+            table.labels,
+            table.keys,
+            self.view,
+            self.fill,
+            augmentation,
+            self.seed,
+            self.augment_variants,
         )
 
-    def _loader(self, part: Part, *, augment: bool) -> DataLoader[Batch]:
-        positions = self.drawn.indices(part)
-        sampler = BatchSampler(positions, self.batch_size, self.shard)
-        if augment:
-            labels = self.table.labels[positions]
-            sampler = BatchSampler(
-                positions, self.batch_size, self.shard, self.seed, labels, self.balance
-            )
-        dataset = self._dataset((self._batched or self._augmentation) if augment else None)
+    def _loader(self, part: Part, *, augment: bool) -> DataLoader[Any]:
+        positions, labels = self.drawn.indices(part), self.table.labels
+        sampler = BatchSampler(
+            positions,
+            self.batch_size,
+            self.shard,
+            seed=self.seed if augment else None,
+            labels=labels[positions],
+            balance=self.balance if augment else "none",
+        )
+        if self.features is not None:
+            return self._load(FeatureDataset(self.features, labels, augmented=augment), sampler, 0)
+        augmentation = (self._batched or self._augmentation) if augment else None
+        return self._load(self._dataset(augmentation), sampler, self._workers)
+
+    def _load(
+        self, dataset: Dataset[Any], sampler: Iterable[list[Key]], workers: int
+    ) -> DataLoader[Any]:
         return DataLoader(
             dataset,
             sampler=sampler,
             batch_size=None,
-            collate_fn=_as_it_is,  # type: ignore[arg-type]  # without automatic batching
-            num_workers=self._workers,
-            persistent_workers=self._workers > 0,
+            collate_fn=_as_it_is,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             # Where this process was itself started by a forkserver, as a sweep's are, torch would
             # import everything anew in every worker.
-            multiprocessing_context="fork" if self._workers else None,
-            pin_memory=self._workers > 0 and torch.cuda.is_available(),
+            multiprocessing_context="fork" if workers else None,
+            pin_memory=workers > 0 and torch.cuda.is_available(),
             # Without one of its own a loader draws from torch's generator, more often without
             # workers than with, and so changes the dropout.
             generator=torch.Generator(),
         )
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     """Batches come whole from the dataset; the default would copy them to another type."""
     return batch
 

@@ -1,22 +1,21 @@
 """Every image decoded once, for all epochs, workers, folds and processes."""
 
-import errno
 import hashlib
 import json
 import os
-import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from filelock import FileLock
 from rich.progress import track
 
+from cellbench.atomic import shared_file, write_at
 from cellbench.data.views import Image, Mask
 from cellbench.errors import UserError
 
@@ -33,10 +32,12 @@ class CacheConfig:
         folder: Larger sets are decoded once into a file here, which is mapped into memory, and
             serves every run of the same images at the same size; delete it whenever you like.
             null is cellbench in the user's cache folder (~/.cache).
+        features: Whether a frozen backbone's features are computed once, and kept there as well.
     """
 
     memory: int = 64
     folder: Path | None = None
+    features: bool = True
 
     def __post_init__(self) -> None:
         """Raises UserError where a value is out of its range."""
@@ -48,6 +49,17 @@ class CacheConfig:
         """The folder."""
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         return (self.folder or Path(base, "cellbench")).expanduser().absolute()
+
+    @contextmanager
+    def writing(self, size: int, instead: str) -> Iterator[None]:
+        """Says in one line why a file of so many bytes cannot be kept, and what to do instead."""
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"data.cache.folder: cannot keep {size / 2**20:,.0f} MiB in {self.path}: "
+                f"{error.strerror or error}; give another folder, or {instead}"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -130,13 +142,15 @@ def decode(
 
     def fill(file: int) -> None:
         def store(position: int, image: Image, mask: Mask | None) -> None:
-            _write_at(file, image, position * of_image)
+            write_at(file, image, position * of_image)
             if with_masks and mask is not None:
-                _write_at(file, mask, n * of_image + position * of_mask)
+                write_at(file, mask, n * of_image + position * of_mask)
 
         _read_all(n, read, store)
 
-    where, block = f"{size / 2**20:,.0f} MiB mapped from {path}", shared_file(path, size, fill)
+    with config.writing(size, "a data.cache.memory (MiB) that holds them"):
+        block = shared_file(path, size, fill)
+    where = f"{size / 2**20:,.0f} MiB mapped from {path}"
     return Pixels.divide(block, (n, height, width), where, with_masks=with_masks)
 
 
@@ -150,58 +164,3 @@ def _read_all(
         done = pool.map(lambda position: store(position, *read(position)), range(n))
         for _ in track(done, "decoding", n, transient=True, disable=not sys.stdout.isatty()):
             pass
-
-
-def shared_file(path: Path, size: int, fill: Callable[[int], None]) -> np.ndarray:
-    """A file that several processes read and the first of them writes.
-
-    Args:
-        path: The file; its name must say all that its content depends on.
-        size: Its size in bytes: a file of another size was cut short, and is written anew.
-        fill: Writes the content to a file descriptor.
-
-    Returns:
-        The file, mapped into memory, uint8, (size,).
-
-    Raises:
-        UserError: It cannot be written.
-    """
-
-    def whole() -> bool:
-        return path.is_file() and path.stat().st_size == size
-
-    try:
-        if not whole():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_suffix(".lock")):  # who comes second waits, and finds the file
-                if not whole():
-                    _write(path, size, fill)
-        return np.memmap(path, np.uint8, mode="r")
-    except OSError as error:
-        raise UserError(
-            f"data.cache.folder: cannot keep {size / 2**20:,.0f} MiB in {path.parent}: "
-            f"{error.strerror or error}; give another folder, or a data.cache.memory (MiB) that "
-            "holds them"
-        ) from error
-
-
-def _write(path: Path, size: int, fill: Callable[[int], None]) -> None:
-    """Writes the file beside, then moves it there; the lock is ours."""
-    for left in path.parent.glob(f"{path.stem}.*.part"):  # by a process that was killed
-        left.unlink()
-    if shutil.disk_usage(path.parent).free < size:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    beside = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        with beside.open("wb") as file:
-            fill(file.fileno())
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _write_at(file: int, array: np.ndarray, offset: int) -> None:
-    written = os.pwrite(file, array.tobytes(), offset)
-    if written < array.nbytes:  # the disk is full; the next byte would say so
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,5 +1,6 @@
 """From the pixel cache to a batch."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,61 @@ class Batch(NamedTuple):
     drawn: np.ndarray | None = None
 
 
+class FeatureBatch(NamedTuple):
+    """What a data module gives in the place of images whose features are known.
+
+    Attributes:
+        features: What the frozen part of the model made of the images, (B, D).
+        labels: Class indices, int64, (B,).
+        positions: The samples' positions in the data module's table, int64, (B,).
+    """
+
+    features: Tensor
+    labels: Tensor
+    positions: Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of a table's images.
+
+    Attributes:
+        plain: Those of the images as they are, as bytes, uint8, (n, D * itemsize).
+        variants: Those of each augmented variant; none where training shows the images as they are.
+        dtype: The type of the values.
+    """
+
+    plain: np.ndarray
+    variants: list[np.ndarray]
+    dtype: torch.dtype
+
+
+class FeatureDataset(Dataset[FeatureBatch]):
+    """The features of a table's images; the item of a list of keys is a batch.
+
+    Args:
+        features: The features.
+        labels: Class indices, (n,).
+        augmented: Whether to show the augmented variants, where there are any.
+    """
+
+    def __init__(self, features: Features, labels: np.ndarray, *, augmented: bool) -> None:
+        self._variants = (augmented and features.variants) or [features.plain]
+        self._dtype = features.dtype
+        self._labels = labels
+
+    def __getitem__(self, keys: list[Key]) -> FeatureBatch:
+        """Makes a batch of the samples at the given (turn, position) keys."""
+        positions = np.array([position for _, position in keys], dtype=np.int64)
+        variants = self._variants
+        rows = np.stack([variants[turn % len(variants)][position] for turn, position in keys])
+        return FeatureBatch(
+            torch.from_numpy(rows).view(self._dtype),
+            torch.from_numpy(self._labels[positions]),
+            torch.from_numpy(positions),
+        )
+
+
 class CellDataset(Dataset[Batch]):
     """The images of a table as the network sees them; the item of a list of keys is a batch.
 
@@ -45,6 +101,7 @@ class CellDataset(Dataset[Batch]):
         augmentation: What is done to each image, or is drawn here and left to `finish`; None for
             validation, test and prediction.
         seed: With the turn and the sample's key, decides the augmentation.
+        variants: The number of different augmentations of a sample; None for one each turn.
     """
 
     def __init__(
@@ -56,6 +113,7 @@ class CellDataset(Dataset[Batch]):
         fill: int,
         augmentation: Augmentation | BatchAugmentation | None,
         seed: int,
+        variants: int | None,
     ) -> None:
         self._pixels = pixels
         self._labels = labels
@@ -64,11 +122,14 @@ class CellDataset(Dataset[Batch]):
         self._fill = fill
         self._augmentation = augmentation
         self._seed = seed
+        self._variants = variants
 
     def __getitem__(self, keys: list[Key]) -> Batch:
         """Makes a batch of the samples at the given (turn, position) keys."""
         positions = np.array([position for _, position in keys], dtype=np.int64)
         labels, where = torch.from_numpy(self._labels[positions]), torch.from_numpy(positions)
+        if self._variants is not None:
+            keys = [(turn % self._variants, position) for turn, position in keys]
         seeds = [(self._seed, turn, int(self._keys[position])) for turn, position in keys]
         if isinstance(self._augmentation, BatchAugmentation):
             pixels, drawn = self._pixels, [self._augmentation.draw(seed) for seed in seeds]

@@ -4,16 +4,19 @@ import pkgutil
 import re
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
+from zipfile import is_zipfile
 
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cellbench.errors import UserError, suggest
 from cellbench.models import networks
@@ -50,8 +53,13 @@ class Backbone:
 @cache
 def names() -> tuple[str, ...]:
     """All backbones, sorted."""
-    own = [module.name for module in pkgutil.iter_modules(networks.__path__)]
-    return tuple(sorted([*torchvision.models.list_models(module=torchvision.models), *own]))
+    shipped = torchvision.models.list_models(module=torchvision.models)
+    return tuple(sorted([*shipped, *_own_names()]))
+
+
+@cache
+def _own_names() -> tuple[str, ...]:
+    return tuple(module.name for module in pkgutil.iter_modules(networks.__path__))
 
 
 def build(name: str, weights: str, image_size: tuple[int, int]) -> Backbone:
@@ -69,19 +77,39 @@ def build(name: str, weights: str, image_size: tuple[int, int]) -> Backbone:
     """
     if name not in names():
         raise UserError(f"model.backbone: unknown network '{name}'{suggest(name, names())}")
-    own = name in {module.name for module in pkgutil.iter_modules(networks.__path__)}
-    try:
-        network = _own(name) if own else _torchvision(name, image_size)
-    except ValueError as error:  # networks of a fixed input size say what they can take
-        raise UserError(f"model.backbone: {name} at {image_size}: {error}") from error
+    state, source = None, weights
+    own = name in _own_names()
     if weights == "imagenet":
         if own:
             raise UserError(f"model.weights: there are no ImageNet weights of {name}; use none")
-        _load(network, _imagenet(name), f"{name}'s ImageNet weights")
+        state, source = _imagenet(name), f"{name}'s ImageNet weights"
     elif weights != "none":
-        _load(network, _from_file(Path(weights)), weights)
+        state = _from_file(Path(weights))
+    try:
+        with nullcontext() if state is None else Undrawn():
+            network = _own(name) if own else _torchvision(name, image_size)
+    except ValueError as error:  # networks of a fixed input size say what they can take
+        raise UserError(f"model.backbone: {name} at {image_size}: {error}") from error
+    if state is not None:
+        _load(network, state, source)
     trunk = network if own else _trunk(name, network)
     return Backbone(trunk, _feature_shape(name, trunk, image_size), *normalisation(name))
+
+
+class Undrawn(TorchFunctionMode):
+    """Leaves the drawing of initial weights out where others are loaded; VGG16's take two seconds.
+
+    As a context, for what is made in it.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        # Not Tensor.normal_ itself: torch's truncated normal calls it until it likes the values.
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def normalisation(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
@@ -162,7 +190,8 @@ def _from_file(path: Path) -> dict[str, Tensor]:
             f"model.weights: there is no file {path}; allowed: none, imagenet, or a state-dict file"
         )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped: the classifier, most of some networks' file, is not even read.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except Exception as error:  # whatever a file of another kind provokes in torch's reader
         raise UserError(f"model.weights: {path} is not a state-dict file") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
@@ -173,11 +202,13 @@ def _from_file(path: Path) -> dict[str, Tensor]:
 def _load(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Loads all but the classifier, which the head replaces; anything else must fit."""
     unused = ("fc.", "classifier.", "head.", "heads.", "aux1.", "aux2.", "AuxLogits.")
-    kept = {
-        _OLD_DENSENET.sub(r"\1\2", key): value
+    kept = OrderedDict(
+        (_OLD_DENSENET.sub(r"\1\2", key), value)
         for key, value in state.items()
         if not key.startswith(unused)
-    }
+    )
+    # The modules' versions, which MNASNet asks for.
+    kept._metadata = getattr(state, "_metadata", {})  # type: ignore[attr-defined]
     try:  # a module renames old keys of its own (ViT) as it loads
         missing, unknown = network.load_state_dict(kept, strict=False)
     except RuntimeError as error:

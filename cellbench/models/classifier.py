@@ -12,10 +12,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from cellbench.data.dataset import Batch
+from cellbench.data.dataset import Batch, FeatureBatch
 from cellbench.errors import UserError
 from cellbench.models import backbones
-from cellbench.models.heads import HeadConfig, build_head
+from cellbench.models.heads import HeadConfig, build_head, build_pool
 from cellbench.models.optimisation import (
     OptimizerName,
     ScheduleName,
@@ -82,15 +82,16 @@ class CellClassifier(LightningModule):
         self.classes = tuple(classes)
         built = backbones.build(backbone, weights, (image_size[0], image_size[1]))
         self.backbone = built.trunk
-        self.head = build_head(head, built.shape, len(classes))
+        self.pool, width = build_pool(head, built.shape)
+        self.head = build_head(head, width, len(classes))
         self.register_buffer("mean", torch.tensor(built.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(built.std).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("loss_weight", None, persistent=False)
         self.mean: Tensor
         self.std: Tensor
         self.loss_weight: Tensor | None
-        self._frozen = freeze == "backbone"
-        if self._frozen:
+        self.frozen = freeze == "backbone"
+        if self.frozen:
             self.backbone.requires_grad_(False)
         self._l1, self._l2 = l1, l2
         self._penalise = penalise
@@ -135,13 +136,25 @@ class CellClassifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, (B, classes), of uint8 RGB images, (B, 3, H, W)."""
-        logits: Tensor = self.head(self.backbone(self.normalise(images)))
+        logits: Tensor = self.head(self.features(images))
         return logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the head sees of uint8 RGB images, (B, 3, H, W): the pooled features, (B, D)."""
+        features: Tensor = self.pool(self.backbone(self.normalise(images)))
+        return features
+
+    def _logits(self, batch: Batch | FeatureBatch) -> Tensor:
+        if isinstance(batch, FeatureBatch):
+            logits: Tensor = self.head(batch.features)
+        else:
+            logits = self(batch.images)
+        return logits.float()
 
     def train(self, mode: bool = True) -> "CellClassifier":
         """Sets the mode; a frozen backbone stays in evaluation, its batch norm untouched."""
         super().train(mode)
-        if self._frozen:
+        if self.frozen:
             self.backbone.eval()
         return self
 
@@ -153,16 +166,16 @@ class CellClassifier(LightningModule):
             counts = torch.as_tensor(self.trainer.datamodule.class_counts("train"))  # type: ignore[attr-defined]
             self.loss_weight = (counts.sum() / (len(counts) * counts)).float().to(self.device)
         frozen = sum(p.numel() for p in self.backbone.parameters() if not p.requires_grad)
-        assert (frozen == sum(p.numel() for p in self.backbone.parameters())) == self._frozen
+        assert (frozen == sum(p.numel() for p in self.backbone.parameters())) == self.frozen
 
     def on_train_start(self) -> None:
         """Finds the penalised weights once, where they lie during the training."""
         module = self.head if self._penalise == "head" else self
         self._penalised = list(penalised_parameters(module).values())
 
-    def training_step(self, batch: Batch) -> Tensor:
+    def training_step(self, batch: Batch | FeatureBatch) -> Tensor:
         """One step: `train/loss` is what is minimised; the penalty is logged apart as well."""
-        logits = self(batch.images).float()
+        logits = self._logits(batch)
         losses = cross_entropy(logits, batch.labels, weight=self.loss_weight, reduction="none")
         n, weight = self._of_the_step(batch.labels)
         loss = losses.sum() / weight
@@ -170,11 +183,13 @@ class CellClassifier(LightningModule):
             extra = penalty(self._penalised, self._l1, self._l2)
             loss = loss + extra
             self.train_penalty.update(extra.detach(), n)
-            self.log("train/penalty", self.train_penalty, on_step=False, on_epoch=True)
         self.train_loss.update(loss.detach(), n)
-        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
         self.train_metrics.update(logits, batch.labels)
-        self.log_dict(self.train_metrics, on_step=False, on_epoch=True)
+        if self.trainer.is_last_batch:  # the metrics are an epoch's; naming them takes time
+            if self._l1 or self._l2:
+                self.log("train/penalty", self.train_penalty, on_step=False, on_epoch=True)
+            self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
+            self.log_dict(self.train_metrics, on_step=False, on_epoch=True)
         return loss
 
     def _of_the_step(self, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,13 +206,23 @@ class CellClassifier(LightningModule):
             both = self.trainer.strategy.reduce(both, reduce_op="sum") / devices
         return both[0], both[1]
 
-    def validation_step(self, batch: Batch) -> Tensor:
-        """Logs the bare criterion and the metrics; returns the probabilities."""
-        return self._evaluate("val", self.val_loss, self.val_metrics, batch)
+    def validation_step(self, batch: Batch | FeatureBatch) -> Tensor:
+        """Counts the bare criterion and the metrics; returns the probabilities."""
+        return self._evaluate(self.val_loss, self.val_metrics, batch)
 
-    def test_step(self, batch: Batch) -> Tensor:
-        """Logs the bare criterion and the metrics; returns the probabilities."""
-        return self._evaluate("test", self.test_loss, self.test_metrics, batch)
+    def on_validation_epoch_end(self) -> None:
+        """Logs what was counted."""
+        self.log("val/loss", self.val_loss)
+        self.log_dict(self.val_metrics)
+
+    def test_step(self, batch: Batch | FeatureBatch) -> Tensor:
+        """Counts the bare criterion and the metrics; returns the probabilities."""
+        return self._evaluate(self.test_loss, self.test_metrics, batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs what was counted."""
+        self.log("test/loss", self.test_loss)
+        self.log_dict(self.test_metrics)
 
     def predict_step(self, batch: Batch) -> Tensor:
         """The probabilities, float32, (B, classes)."""
@@ -205,13 +230,11 @@ class CellClassifier(LightningModule):
         return probabilities
 
     def _evaluate(
-        self, part: str, loss: MeanMetric, metrics: MetricCollection, batch: Batch
+        self, loss: MeanMetric, metrics: MetricCollection, batch: Batch | FeatureBatch
     ) -> Tensor:
-        logits = self(batch.images).float()
+        logits = self._logits(batch)
         loss.update(cross_entropy(logits, batch.labels), len(batch.labels))
-        self.log(f"{part}/loss", loss, on_step=False, on_epoch=True)
         metrics.update(logits, batch.labels)
-        self.log_dict(metrics, on_step=False, on_epoch=True)
         probabilities: Tensor = logits.softmax(dim=1)
         return probabilities
 

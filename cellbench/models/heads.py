@@ -1,6 +1,7 @@
 """The classifier behind a backbone."""
 
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 from torch import nn
@@ -30,24 +31,34 @@ class HeadConfig:
             raise UserError(f"model.head.hidden: {list(self.hidden)} has a width below 1")
 
 
-def build_head(config: HeadConfig, shape: tuple[int, ...], classes: int) -> nn.Sequential:
+def build_pool(config: HeadConfig, shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
+    """Makes the layers from feature maps to a vector, which have nothing to learn.
+
+    Args:
+        config: The head's layers.
+        shape: The maps' shape without the batch, (C, h, w) or (C,).
+
+    Returns:
+        A network from the maps to features, (B, D), and D.
+    """
+    if len(shape) == 1 or config.pool == "flatten":
+        return nn.Sequential(nn.Flatten()), prod(shape)
+    pool = nn.AdaptiveAvgPool2d(1) if config.pool == "avg" else nn.AdaptiveMaxPool2d(1)
+    return nn.Sequential(pool, nn.Flatten()), shape[0]
+
+
+def build_head(config: HeadConfig, width: int, classes: int) -> nn.Sequential:
     """Makes a head.
 
     Args:
         config: Its layers.
-        shape: The features' shape without the batch, (C, h, w) or (C,).
+        width: The number of features.
         classes: The number of classes.
 
     Returns:
-        A network from the features to logits, (B, classes).
+        A network from the features, (B, width), to logits, (B, classes).
     """
     layers: list[nn.Module] = []
-    width = shape[0]
-    if len(shape) == 3 and config.pool != "flatten":
-        layers.append(nn.AdaptiveAvgPool2d(1) if config.pool == "avg" else nn.AdaptiveMaxPool2d(1))
-    elif len(shape) == 3:
-        width = shape[0] * shape[1] * shape[2]
-    layers.append(nn.Flatten())
     for outputs in (*config.hidden, classes):
         if config.dropout:
             layers.append(nn.Dropout(config.dropout))

@@ -1,18 +1,22 @@
 """Checkpoints: written whole, and read without running what is in them."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
 
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.views import View
 from cellbench.errors import UserError
 from cellbench.models.classifier import DESCRIPTION
-from cellbench.runs.folder import RunFolder, whole_file
+from cellbench.runs.folder import whole_file
+from cellbench.runs.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,15 @@ class CheckpointConfig:
     ] = "val/loss"
     every: float = 60.0
 
-    @property
-    def mode(self) -> Literal["min", "max"]:
-        """Whether lower or higher is better."""
-        return "min" if self.monitor == "val/loss" else "max"
+    def best(self, values: Sequence[float]) -> int:
+        """The epoch that is scored, of those with the given values of `monitor`.
+
+        The first of equals; one whose value is no number only where there is no other.
+        """
+        if self.monitor == "last":
+            return len(values) - 1
+        sign = -1 if self.monitor == "val/loss" else 1
+        return int(np.nan_to_num(sign * np.array(values), nan=-np.inf, posinf=np.inf).argmax())
 
 
 @dataclass(frozen=True)
@@ -101,20 +110,61 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
 
 
-def best_epoch(folder: RunFolder, config: CheckpointConfig) -> list[ModelCheckpoint]:
-    """The callback that keeps the weights of the best epoch; none where that is the last."""
-    if config.monitor == "last":
-        return []
-    return [
-        ModelCheckpoint(
-            dirpath=folder.best.parent,
-            filename=folder.best.stem,
-            monitor=config.monitor,
-            mode=config.mode,
-            save_weights_only=True,
-            enable_version_counter=False,
-        )
-    ]
+class BestEpoch(Callback):
+    """Keeps the weights of the best epoch, and writes best.ckpt before every last.ckpt.
+
+    A write for every better epoch would cost more than many an epoch, and a run that is killed goes
+    on from last.ckpt anyway.
+
+    Args:
+        path: The file.
+        config: Which epoch is the best.
+        ranks: The first of them writes.
+    """
+
+    def __init__(self, path: Path, config: CheckpointConfig, ranks: Ranks) -> None:
+        self._path = path
+        self._config = config
+        self._ranks = ranks
+        self._values: list[float] = []
+        self._unwritten: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epochs' values so far, for a training that goes on from a checkpoint."""
+        return {"values": self._values}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on behind the checkpoint's epochs."""
+        self._values = list(state_dict["values"])
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Copies the weights, where they are the best so far."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        self._values.append(float(trainer.callback_metrics[self._config.monitor]))
+        if self._ranks.first and self._config.best(self._values) == len(self._values) - 1:
+            frozen = {name for name, p in pl_module.named_parameters() if not p.requires_grad}
+            weights = pl_module.state_dict().items()
+            kept = {k: v if k in frozen else v.to("cpu", copy=True) for k, v in weights}
+            self._unwritten = {"state_dict": kept, "epoch": trainer.current_epoch}
+            pl_module.on_save_checkpoint(self._unwritten)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Writes them."""
+        self._write()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Writes them: what the training has found is not lost."""
+        self._write()
+
+    def _write(self) -> None:
+        if self._unwritten is not None:
+            WholeCheckpointIO().save_checkpoint(self._unwritten, self._path)
+            self._unwritten = None
 
 
 def read_checkpoint(path: Path) -> tuple[Description, dict[str, torch.Tensor]]:

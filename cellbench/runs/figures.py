@@ -22,7 +22,8 @@ def save(figure: Figure, path: Path) -> None:
         UserError: It cannot be written.
     """
     with whole_file(path) as beside:
-        figure.savefig(beside, format="png", dpi=120)
+        # Half the time of the default level, for a tenth more bytes.
+        figure.savefig(beside, format="png", dpi=120, pil_kwargs={"compress_level": 3})
 
 
 def sample_sheet(batches: Sequence[tuple[str, Batch]], classes: Sequence[str]) -> Figure:
@@ -33,19 +34,23 @@ def sample_sheet(batches: Sequence[tuple[str, Batch]], classes: Sequence[str]) -
         classes: The class names.
     """
     columns = max(min(8, len(batch.labels)) for _, batch in batches)
-    size = (1.3 * columns + 0.5, 1.6 * len(batches) + 0.3)
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(len(batches), columns, squeeze=False)
-    for row, (title, batch) in zip(grid, batches, strict=True):
-        for i, axes in enumerate(row):
-            axes.set_xticks([])
-            axes.set_yticks([])
-            if i >= len(batch.labels):
-                axes.axis("off")
-                continue
-            axes.imshow(batch.images[i].permute(1, 2, 0).numpy(), vmin=0, vmax=255)
-            axes.set_title(classes[int(batch.labels[i])], fontsize=8)
-        row[0].set_ylabel(title, fontsize=9)
+    height, width = batches[0][1].images.shape[-2:]
+    # One picture for all images, in units of their width: axes for each would take half a second.
+    tall, gap, words, left = height / width, 0.06, 0.26, 0.3
+    total = (left + columns * (1 + gap), len(batches) * (tall + words))
+    figure = Figure(figsize=(1.3 * total[0], 1.3 * total[1]))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, total[0]), ylim=(total[1], 0))
+    axes.axis("off")
+    for row, (title, batch) in enumerate(batches):
+        top = row * (tall + words) + words - gap
+        axes.text(left / 2, top + tall / 2, title, rotation=90, ha="center", va="center")
+        for column in range(min(columns, len(batch.labels))):
+            x = left + column * (1 + gap)
+            name = classes[int(batch.labels[column])]
+            axes.text(x + 0.5, top - gap, name, ha="center", fontsize=8)
+            image = batch.images[column].permute(1, 2, 0).numpy()
+            axes.imshow(image, extent=(x, x + 1, top + tall, top), interpolation="nearest")
+    axes.set(xlim=(0, total[0]), ylim=(total[1], 0), aspect="auto")
     return figure
 
 

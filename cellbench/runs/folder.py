@@ -1,6 +1,5 @@
 """Where a run's files lie, and how they are written: whole or not at all."""
 
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from cellbench import atomic
 from cellbench.errors import UserError
 
 
@@ -22,17 +22,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         UserError: The file cannot be written; what lay at `path` before is untouched.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
+        with atomic.whole_file(path) as beside:
+            yield beside
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -87,6 +81,11 @@ class RunFolder:
         shutil.rmtree(self.path)
         with suppress(OSError):
             self.path.parent.rmdir()
+
+    def tidy(self) -> None:
+        """Removes what a killed process had begun to write."""
+        for left in self.path.rglob(".*.part"):
+            left.unlink(missing_ok=True)
 
     @property
     def unfinished(self) -> bool:

@@ -11,6 +11,7 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from cellbench.data.unlabelled import UnlabelledImages
 from cellbench.errors import UserError
+from cellbench.models.backbones import Undrawn
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.heads import HeadConfig
 from cellbench.runs.checkpoint import Description, read_checkpoint
@@ -26,7 +27,8 @@ def build_model(described: Description, state: dict[str, torch.Tensor]) -> CellC
     """
     try:
         arguments = described.model | {"head": HeadConfig(**described.model["head"])}
-        model = CellClassifier(**arguments)
+        with Undrawn():
+            model = CellClassifier(**arguments)
         model.load_state_dict(state)
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError("the checkpoint's weights do not fit its own model") from error

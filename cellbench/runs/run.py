@@ -18,7 +18,7 @@ from cellbench.data.splits import read_split
 from cellbench.data.table import Part
 from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
-from cellbench.runs import environment, figures, loggers, metrics
+from cellbench.runs import environment, features, figures, loggers, metrics
 from cellbench.runs.checkpoint import CheckpointConfig, Description, read_checkpoint
 from cellbench.runs.folder import RunFolder, as_yaml, write_text
 from cellbench.runs.predictions import Predictions, read_predictions, write_predictions
@@ -83,6 +83,9 @@ class Run:
             begun = self.ranks.agree(self.folder.last if self.folder.last.is_file() else None)
             if begun is not None:
                 read_checkpoint(begun)  # says what is wrong with it, where something is
+            kept = features.keep(self.model, self.data, self.trainer)
+            if kept and self.ranks.first:
+                print(kept, flush=True)
             try:
                 self.trainer.fit(
                     self.model, datamodule=self.data, ckpt_path=begun, weights_only=True
@@ -164,6 +167,7 @@ class Run:
             self.trainer.strategy.root_device, self.trainer.world_size, str(self.trainer.precision)
         )
         failed = True
+        self.folder.tidy()
         try:
             write_text(self.folder.config, as_yaml(self.config))
             write_text(self.folder.split, self.data.drawn.csv)
@@ -242,11 +246,8 @@ class Run:
         return result
 
     def _best_epoch(self) -> int:
-        if self.checkpoint.monitor == "last":
-            return int(self.history.rows[-1]["epoch"])
-        values = [row[self.checkpoint.monitor] for row in self.history.rows]
-        wanted = min(values) if self.checkpoint.mode == "min" else max(values)
-        return int(self.history.rows[values.index(wanted)]["epoch"])
+        values = [row.get(self.checkpoint.monitor, 0.0) for row in self.history.rows]
+        return int(self.history.rows[self.checkpoint.best(values)]["epoch"])
 
     def _save_figure(self, figure: Any, name: str) -> None:
         path = self.folder.figure(name)

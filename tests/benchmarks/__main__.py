@@ -1,21 +1,26 @@
-"""Prints one table of ratios: `python -m tests.benchmarks`."""
+"""Prints the table of figures.md: `python -m tests.benchmarks [NAME ...]`."""
 
+import os
 import platform
+import sys
+import time
+from importlib import import_module, metadata
 
 import torch
 
-from tests.benchmarks import epoch, input_path
+NAMES = ("startup", "epoch", "state", "features", "input_path")
 
 
-def main() -> None:
-    """Prints the machine, the versions and the table."""
-    print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.platform()}")
+def main(names: list[str]) -> None:
+    """Prints the machine, the versions and the table, as Markdown."""
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "lightning"))
     cpu = torch.cpu.get_capabilities().get("cpu_name", platform.processor())
-    print(f"{cpu}, {torch.get_num_threads()} threads; median (least to greatest) of the ratios")
-    for module in (epoch, input_path):
-        for what, figure in module.measure():
-            print(f"{what:72} {figure}", flush=True)
+    print(f"{time.strftime('%d %B %Y')}; {os.cpu_count()} cores, {cpu}; {platform.platform()};")
+    print(f"Python {platform.python_version()}, {versions}.\n\n| what | figure |\n|---|---|")
+    for name in names or NAMES:
+        for what, figure in import_module(f"tests.benchmarks.{name}").measure():
+            print(f"| {what} | {figure} |", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

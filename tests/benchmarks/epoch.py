@@ -1,15 +1,13 @@
 """One epoch of cellbench against a bare PyTorch loop of the same work, and a naive one."""
 
 import logging
-import multiprocessing
+import resource
 import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from statistics import median
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -19,7 +17,12 @@ from cellbench.cli.engine import TRAINER_DEFAULTS
 from cellbench.data.synthetic import SyntheticDataModule
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs import precision
+from cellbench.runs.checkpoint import BestEpoch, CheckpointConfig
+from cellbench.runs.folder import RunFolder
+from cellbench.runs.progress import Progress
+from cellbench.runs.ranks import Ranks
 from cellbench.runs.recorder import Collector, History
+from tests.benchmarks.measure import apart, ratios, spread
 
 NETWORKS = ("resnet18", "mobilenet_v2")
 REPETITIONS = 7
@@ -40,19 +43,26 @@ class Clock(Callback):
 
 
 def cellbench_epoch(data: SyntheticDataModule, network: str, chosen: str) -> float:
-    """Seconds of an epoch as `fit` runs it, but for the writing of the best checkpoint."""
+    """Seconds of an epoch with all the callbacks of a run of `fit`."""
     torch.manual_seed(0)
     model = CellClassifier(data.classes, data.input_size, backbone=network)
-    clock = Clock()
-    with tempfile.TemporaryDirectory() as folder:
+    clock, ranks, config = Clock(), Ranks(), CheckpointConfig()
+    with tempfile.TemporaryDirectory() as path:
+        folder = RunFolder(Path(path))
         defaults = TRAINER_DEFAULTS | {
             "max_epochs": WARM_UP + TIMED,
             "precision": chosen,
-            "default_root_dir": folder,
+            "default_root_dir": path,
             "enable_progress_bar": False,
             "enable_checkpointing": False,
             "accelerator": "cpu",
-            "callbacks": [History(Path(folder, "history.csv")), Collector(), clock],
+            "callbacks": [
+                History(folder.history),
+                Collector(ranks),
+                BestEpoch(folder.best, config, ranks),
+                Progress(folder, data, config.every, ranks),
+                clock,
+            ],
         }
         Trainer(**defaults).fit(model, datamodule=data)
     return (clock.times[-1] - clock.times[WARM_UP]) / TIMED
@@ -103,37 +113,51 @@ def bare_epoch(data: SyntheticDataModule, network: str, chosen: str, *, naive: b
     return (time.perf_counter() - begun) / TIMED
 
 
-def _seconds(network: str, chosen: str, loop: str) -> float:
-    """Seconds of an epoch of one loop; called in a process of its own."""
+def input_path(data: SyntheticDataModule) -> float:
+    """Seconds that the batches of an epoch take, without a network."""
+    train, val = data.train_dataloader(), data.val_dataloader()
+    begun = time.perf_counter()
+    for loader in (train, val):
+        for _ in loader:
+            pass
+    return time.perf_counter() - begun
+
+
+def _run(network: str, chosen: str, loop: str) -> tuple[float, float]:
+    """Seconds of an epoch of one loop, and the peak MiB; called in a process of its own."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore")
     data = SyntheticDataModule(samples=300, image_size=128, batch_size=16, augment="flips")
     data.setup("fit")
     if loop == "cellbench":
-        return cellbench_epoch(data, network, chosen)
-    return bare_epoch(data, network, chosen, naive=loop == "naive")
+        seconds = cellbench_epoch(data, network, chosen)
+    elif loop == "input":
+        seconds = input_path(data)
+    else:
+        seconds = bare_epoch(data, network, chosen, naive=loop == "naive")
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure() -> Iterator[tuple[str, str]]:
-    """Yields rows of the table: what, and its ratio with the spread.
-
-    Every measurement has a fresh process, as its user would: what the allocator has learnt from
-    one loop changes the next one's time by up to 40 %.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    """Yields rows of the table: what, and its figure."""
+    loops = ("cellbench", "bare", "naive", "input")
     for network in NETWORKS:
         model = CellClassifier(("a", "b"), (128, 128), backbone=network)
         chosen, _ = precision.choose("cpu", grouped=model.grouped)
-        bare, naive = [], []
-        for _ in range(REPETITIONS):
-            seconds = {}
-            for loop in ("cellbench", "bare", "naive"):
-                with ProcessPoolExecutor(1, mp_context=context) as pool:
-                    seconds[loop] = pool.submit(_seconds, network, chosen, loop).result()
-            bare.append(seconds["cellbench"] / seconds["bare"])
-            naive.append(seconds["cellbench"] / seconds["naive"])
-        bare_name = f"bare loop, {chosen}, channels_last"
-        for what, ratios in ((bare_name, bare), ("naive loop, float32", naive)):
-            spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-            yield f"epoch, {network}, against the {what}", f"{median(ratios):.2f} ({spread})"
+        results = [
+            {loop: apart(_run, network, chosen, loop) for loop in loops} for _ in range(REPETITIONS)
+        ]
+        seconds = {loop: [result[loop][0] for result in results] for loop in loops}
+        memory = {loop: [result[loop][1] for result in results] for loop in loops}
+        epoch = f"epoch, {network}, 300 images at 128 px"
+        bare = f"a bare loop ({chosen}, channels_last)"
+        yield f"{epoch}: against {bare}", ratios(seconds["cellbench"], seconds["bare"])
+        yield (
+            f"{epoch}: against a naive float32 loop",
+            ratios(seconds["cellbench"], seconds["naive"]),
+        )
+        share = ratios(seconds["input"], seconds["cellbench"])
+        yield f"{epoch}: share of the input path (`flips`)", share
+        peak = ratios(memory["cellbench"], memory["bare"])
+        what = f"{epoch}: peak memory, MiB; against {bare}"
+        yield what, f"{spread(memory['cellbench'], 0)}; {peak}"

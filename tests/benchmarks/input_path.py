@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -15,6 +15,7 @@ from cellbench.data.cache import CacheConfig
 from cellbench.data.folder import FolderDataModule
 from cellbench.data.splits import SplitConfig
 from cellbench.data.synthetic import SyntheticDataModule
+from tests.benchmarks.measure import apart, spread
 from tests.conftest import SHARED
 
 IMAGES, SIZE, WORKERS, REPETITIONS = 12_000, 224, 2, 3
@@ -105,13 +106,6 @@ def naive_rate(root: Path) -> float:
 
 def measure() -> Iterator[tuple[str, str]]:
     """Yields rows of the table: what, and its figure."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-
-    def apart(function, *args):
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            return pool.submit(function, *args).result()
-
     with tempfile.TemporaryDirectory() as folder:
         root, cache = Path(folder, "images"), Path(folder, "cache")
         what = make_images(root)
@@ -120,15 +114,13 @@ def measure() -> Iterator[tuple[str, str]]:
         naive = apart(naive_rate, root)
         for policy in POLICIES:
             measured = [apart(rate_and_memory, root, cache, policy) for _ in range(REPETITIONS)]
-            rates = sorted(rate for rate, _, _ in measured)
-            middle = rates[len(rates) // 2]
-            yield (
-                f"input path, {SIZE} px, {policy}, {WORKERS} workers: images/s",
-                f"{middle:,.0f} ({rates[0]:,.0f} to {rates[-1]:,.0f})",
-            )
-            if policy == "strong":
-                yield "  a core, against decoding in every epoch", f"{middle / WORKERS / naive:.2f}"
+            rates = [rate for rate, _, _ in measured]
+            what = f"input path, {SIZE} px, `{policy}`, {WORKERS} workers: images a second"
+            yield what, spread(rates, 0)
+            per_core = [rate / WORKERS / naive for rate in rates]
+            yield "  a core, against decoding and `strong` in every epoch", spread(per_core)
+        own, tree = (spread([m[i] for m in measured], 0) for i in (1, 2))
         yield (
-            "  memory without the file cache, MiB: main process, with its workers",
-            f"{max(m[1] for m in measured):,.0f}, {max(m[2] for m in measured):,.0f}",
+            "  memory without the file cache, MiB: main process; with its workers",
+            f"{own}; {tree}",
         )

@@ -1,0 +1,105 @@
+"""A frozen backbone's features: computed once, kept on disk, and trained on in place of images."""
+
+import hashlib
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from lightning.pytorch import Trainer
+from rich.progress import track
+
+from cellbench.atomic import shared_file, write_at
+from cellbench.data.base import CellDataModule
+from cellbench.data.dataset import Batch, Features
+from cellbench.models.classifier import CellClassifier
+
+FORMAT = 1
+"""Part of every file's name: raise it when features are computed or stored otherwise."""
+
+
+def keep(model: CellClassifier, data: CellDataModule, trainer: Trainer) -> str | None:
+    """Gives the data module the features of its images, if they are the same in every epoch.
+
+    They are those of all images of the table, whatever the split, so that folds share them.
+
+    Args:
+        model: The model, its weights loaded.
+        data: The data module, set up.
+        trainer: Whose device and precision the features are computed with.
+
+    Returns:
+        What was done, in a line; None where the backbone is trained.
+
+    Raises:
+        UserError: The features cannot be kept.
+    """
+    if not (model.frozen and data.cache.features):
+        return None
+    if data.variants is None:
+        return (
+            "features   not kept: data.augment draws anew in every epoch; with a number of "
+            "data.augment_variants the frozen backbone sees each image that often, and no more"
+        )
+    with torch.no_grad(), trainer.precision_plugin.forward_context():
+        model.to(trainer.strategy.root_device)
+        probe = model.features(torch.zeros(1, 3, *data.input_size).byte().to(model.device))
+        width, dtype = probe.shape[1] * probe.element_size(), probe.dtype
+        network = _identify(model, trainer)
+        plain = _features(model, data, None, network, width)
+        variants = [_features(model, data, turn, network, width) for turn in range(data.variants)]
+    data.features = Features(plain, variants, dtype)
+    times = f", {len(variants)} variants each" if variants else ""
+    return (
+        f"features   {probe.shape[1]} of each of {len(plain)} images{times}, kept in "
+        f"{data.cache.path}; only the head runs from here on"
+    )
+
+
+def _features(
+    model: CellClassifier, data: CellDataModule, variant: int | None, network: list[Any], width: int
+) -> np.ndarray:
+    """The features of all images, as bytes, (n, width): from the disk, or from the backbone."""
+    identity = json.dumps([FORMAT, network, data.identify(variant)])
+    name = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
+    path, n = data.cache.path / f"{name}.features", len(data.table)
+
+    def fill(file: int) -> None:
+        loader = data.every_image(variant)
+        shown = track(loader, "features", transient=True, disable=not sys.stdout.isatty())
+        offset = 0
+        for batch in shown:
+            moved = data.transfer_batch_to_device(batch, model.device, 0)
+            finished = data.on_after_batch_transfer(moved, 0)
+            assert isinstance(finished, Batch)
+            rows = model.features(finished.images).cpu().contiguous().view(torch.uint8).numpy()
+            write_at(file, rows, offset)
+            offset += rows.nbytes
+
+    with data.cache.writing(n * width, "data.cache.features: false"):
+        return shared_file(path, n * width, fill).reshape(n, width)
+
+
+def _identify(model: CellClassifier, trainer: Trainer) -> list[Any]:
+    """Plain values that differ where the features of equal images may do."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in model.backbone.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    device = trainer.strategy.root_device
+    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    if device.type == "cpu":
+        chip = str(torch.cpu.get_capabilities())
+    return [
+        model.arguments["backbone"],
+        model.arguments["head"]["pool"],
+        digest.hexdigest(),
+        model.mean.flatten().tolist(),
+        model.std.flatten().tolist(),
+        str(trainer.precision),
+        chip,
+        torch.__version__,
+        torchvision.__version__,
+    ]

@@ -29,10 +29,19 @@ def by_position(loader, epoch=0):
 
 
 class DataModuleContract:
-    """Inherit it, and give `make`."""
+    """Inherit it, and give the module, and the fixture that draws its layout; or `make`."""
+
+    module: type
+    layout = ""
+    view = "raw"
+
+    @pytest.fixture(autouse=True)
+    def _root(self, request):
+        if self.layout:
+            self.root = request.getfixturevalue(self.layout)
 
     def make(self, **arguments):
-        raise NotImplementedError
+        return self.module(root=self.root, **arguments)
 
     def build(self, **arguments):
         data = self.make(**({"image_size": 32, "batch_size": 7} | arguments))
@@ -74,6 +83,42 @@ class DataModuleContract:
             tested += data.drawn.indices("test").tolist()
         assert sorted(tested) == list(range(len(data.table)))
 
+    def test_workers_and_runs_change_nothing_and_epochs_do(self):
+        alone = self.build(augment="strong").train_dataloader()
+        helped = self.build(augment="strong", num_workers=2).train_dataloader()
+        for epoch in (0, 1):
+            for a, b in zip(batches(alone, epoch), batches(helped, epoch), strict=True):
+                assert torch.equal(a.images, b.images)
+                assert torch.equal(a.positions, b.positions)
+        assert not torch.equal(by_position(alone, 0), by_position(alone, 1))
+        orders = [[b.positions.tolist() for b in batches(alone, epoch)] for epoch in (0, 1)]
+        assert orders[0] != orders[1]
+
+    def test_examples_show_every_class_as_the_network_sees_it(self):
+        data = self.build(view=self.view, augment="strong")
+        for part in ("train", "val", "test"):
+            n = len(data.classes)
+            shown = data.examples(part, n=n + 2)
+            assert shown.labels[:n].tolist() == list(range(n))
+            assert set(shown.positions.tolist()) <= set(data.drawn.indices(part).tolist())
+        whole = by_position(data.test_dataloader())
+        shown = data.examples("test")
+        order = {int(p): i for i, p in enumerate(np.sort(data.drawn.indices("test")))}
+        for image, position in zip(shown.images, shown.positions, strict=True):
+            assert torch.equal(image, whole[order[int(position)]])
+
+    def test_evaluation_is_never_augmented(self):
+        plain, strong = self.build(), self.build(augment="strong")
+        for name in ("val_dataloader", "test_dataloader"):
+            a, b = (by_position(getattr(data, name)(), epoch=3) for data in (plain, strong))
+            assert torch.equal(a, b)
+
+
+class MaskedContract(DataModuleContract):
+    """The same, of a dataset with masks."""
+
+    view = "masked"
+
     @pytest.mark.parametrize("policy", ["none", "strong"])
     def test_no_pixel_outside_the_mask_is_shown_in_any_part(self, policy):
         data = self.build(view="masked", fill=FILL, augment=policy)
@@ -95,38 +140,8 @@ class DataModuleContract:
                 _, mask = data._pixels.read(int(position))
                 assert (image.numpy()[:, mask == BACKGROUND] == FILL).all()
 
-    def test_workers_and_runs_change_nothing_and_epochs_do(self):
-        alone = self.build(augment="strong").train_dataloader()
-        helped = self.build(augment="strong", num_workers=2).train_dataloader()
-        for epoch in (0, 1):
-            for a, b in zip(batches(alone, epoch), batches(helped, epoch), strict=True):
-                assert torch.equal(a.images, b.images)
-                assert torch.equal(a.positions, b.positions)
-        assert not torch.equal(by_position(alone, 0), by_position(alone, 1))
-        orders = [[b.positions.tolist() for b in batches(alone, epoch)] for epoch in (0, 1)]
-        assert orders[0] != orders[1]
 
-    def test_examples_show_every_class_as_the_network_sees_it(self):
-        data = self.build(view="masked", augment="strong")
-        for part in ("train", "val", "test"):
-            shown = data.examples(part, n=6)
-            n = len(data.classes)
-            assert shown.labels[:n].tolist() == list(range(n))
-            assert set(shown.positions.tolist()) <= set(data.drawn.indices(part).tolist())
-        whole = by_position(data.test_dataloader())
-        shown = data.examples("test")
-        order = {int(p): i for i, p in enumerate(np.sort(data.drawn.indices("test")))}
-        for image, position in zip(shown.images, shown.positions, strict=True):
-            assert torch.equal(image, whole[order[int(position)]])
-
-    def test_evaluation_is_never_augmented(self):
-        plain, strong = self.build(), self.build(augment="strong")
-        for name in ("val_dataloader", "test_dataloader"):
-            a, b = (by_position(getattr(data, name)(), epoch=3) for data in (plain, strong))
-            assert torch.equal(a, b)
-
-
-class TestSynthetic(DataModuleContract):
+class TestSynthetic(MaskedContract):
     def make(self, **arguments):
         return SyntheticDataModule(samples=90, slides=45, **arguments)
 
@@ -166,13 +181,8 @@ class TestSynthetic(DataModuleContract):
         return np.mean([(nearest[test == k] == k).mean() for k in range(4)])
 
 
-class TestHPV(DataModuleContract):
-    @pytest.fixture(autouse=True)
-    def _root(self, hpv_root):
-        self.root = hpv_root
-
-    def make(self, **arguments):
-        return HPVDataModule(root=self.root, **arguments)
+class TestHPV(MaskedContract):
+    module, layout = HPVDataModule, "hpv_root"
 
     def test_the_basophil_is_left_out_and_labels_are_by_name(self):
         table = self.make().table
@@ -202,13 +212,8 @@ class TestHPV(DataModuleContract):
             _ = self.make().table
 
 
-class TestFolder(DataModuleContract):
-    @pytest.fixture(autouse=True)
-    def _root(self, folder_root):
-        self.root = folder_root
-
-    def make(self, **arguments):
-        return FolderDataModule(root=self.root, **arguments)
+class TestFolder(MaskedContract):
+    module, layout = FolderDataModule, "folder_root"
 
 
 class TestFolderTable(TestFolder):

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+from collections.abc import Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +16,11 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".
 
 # How a whole file ends. OpenCV fills what is missing of a JPEG or PNG with grey and says nothing.
 _ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The image files in a folder and its folders, sorted; links to folders are not followed."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def read_image(path: Path) -> Image:
@@ -102,12 +108,15 @@ def fingerprint(path: Path) -> str:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
-def read_table(path: Path, columns: set[str]) -> list[dict[str, str]]:
+def read_table(
+    path: Path, columns: set[str], empty: Set[str] = frozenset()
+) -> list[dict[str, str]]:
     """Reads a CSV file with a header as one dictionary a row.
 
     Args:
         path: The file, UTF-8, with or without a byte-order mark.
-        columns: The columns that it must have.
+        columns: The columns that it must have, with a value in every row.
+        empty: Further columns that it must have, where a value may be missing.
 
     Raises:
         UserError: It is missing, not such a file, or lacks a column or a value.
@@ -120,14 +129,14 @@ def read_table(path: Path, columns: set[str]) -> list[dict[str, str]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read the table {path}: {reason}") from error
-    missing = sorted(columns - set(header))
+    missing = sorted((columns | empty) - set(header))
     if missing:
         raise UserError(
             f"{path}: no column '{missing[0]}'; it has {', '.join(header) or 'none'} "
             "(columns are parted by commas)"
         )
     for number, row in enumerate(rows, start=2):
-        empty = sorted(name for name in columns if not row[name])
-        if empty:
-            raise UserError(f"{path}, line {number}: no value for '{empty[0]}'")
+        lacking = sorted(name for name in columns if not row[name])
+        if lacking:
+            raise UserError(f"{path}, line {number}: no value for '{lacking[0]}'")
     return rows

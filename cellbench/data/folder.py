@@ -68,9 +68,7 @@ class FolderDataModule(FileDataModule):
     def _from_folders(self) -> list[Sample]:
         samples = []
         for label, folder in enumerate(self._class_folders()):
-            for image in sorted(folder.rglob("*")):
-                if image.suffix.lower() not in files.IMAGE_SUFFIXES:
-                    continue
+            for image in files.images_below(folder):
                 mask = self.root / "masks" / image.relative_to(self.root).with_suffix(".png")
                 samples.append(
                     Sample(self._id(image), label, image, mask if mask.exists() else None)

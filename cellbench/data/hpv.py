@@ -40,6 +40,11 @@ class HPVDataModule(FileDataModule):
     )
 
     @property
+    def published(self) -> tuple[int, ...]:
+        """The numbers of the whole set."""
+        return (176, 53, 48, 22)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """neutrophil, lymphocyte, monocyte, eosinophil."""
         return tuple(CLASSES.values())

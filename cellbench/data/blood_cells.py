@@ -1,0 +1,141 @@
+"""Blood cells of Kaggle: augmented copies, and the originals that they were made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from cellbench.data import files
+from cellbench.data.base import FileDataModule
+from cellbench.data.sources import find_sources
+from cellbench.data.table import Part, Sample
+from cellbench.errors import UserError
+
+CLASSES = ("eosinophil", "lymphocyte", "monocyte", "neutrophil")
+
+# As Kaggle's archive unpacks, once or twice nested, and as some mirrors have it.
+IMAGES = ("images", "dataset2-master/images", "dataset2-master/dataset2-master/images")
+ORIGINALS = (
+    "Original_Images",
+    "dataset-master/JPEGImages",
+    "dataset-master/dataset-master/JPEGImages",
+)
+LABELS = ("labels.csv", "dataset-master/labels.csv", "dataset-master/dataset-master/labels.csv")
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class BloodCellsDataModule(FileDataModule):
+    """White blood cells of Kaggle, most of them augmented copies of 348 originals.
+
+    `copies`: 9,957 training and 2,487 test images of 320x240 that were made of 277 and 71 originals
+    by turning, shifting, shearing and mirroring, 2,497/2,483/2,478/2,499 and 623/620/620/624 of
+    the classes eosinophil, lymphocyte, monocyte and neutrophil. **The number in a file's name is
+    not its original's**; the group is the original, found in the pixels (sources.py) once for all
+    runs. `originals`: the 348 themselves, 640x480, 88/33/20/207, of which 3 more basophils and
+    those with several cells are left out.
+
+    Layout: `images/TRAIN/EOSINOPHIL/_0_207.jpeg` and so on, `images/TEST`, `images/TEST_SIMPLE`
+    (the 71 test originals, not augmented), `Original_Images/BloodImage_00000.jpg` and `labels.csv`;
+    or as the archive unpacks, `dataset2-master/images` and `dataset-master/JPEGImages`. Source:
+    Kaggle, paultimothymooney/blood-cells (MIT). Nothing is known of patients.
+
+    Attributes:
+        kind: copies, or the originals.
+        official_test: The official test set of the copies: TEST, or its originals TEST_SIMPLE.
+    """
+
+    root: Path = Path("data/blood_cells")
+    kind: Literal["copies", "originals"] = "copies"
+    official_test: Literal["TEST", "TEST_SIMPLE"] = "TEST"
+
+    how_to_get = (
+        "get paultimothymooney/blood-cells from Kaggle and give the folder that holds 'images' "
+        "(or 'dataset2-master') as --data.root"
+    )
+
+    @property
+    def published(self) -> tuple[int, ...]:
+        """The numbers of the whole set."""
+        if self.kind == "originals":
+            return (88, 33, 20, 207)
+        return (
+            (3120, 3103, 3098, 3123) if self.official_test == "TEST" else (2510, 2489, 2482, 2547)
+        )
+
+    @property
+    def note(self) -> str | None:
+        """How the numbers differ from the published ones, and how many copies have no original."""
+        notes = [super().note]
+        if self.kind == "copies" and self.split.protocol != "image":
+            lost = [sample.id for sample in self.table.samples if sample.group is None]
+            if lost:
+                notes.append(f"{len(lost)} match no original, the first '{lost[0]}'")
+        return "; ".join(filter(None, notes)) or None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """eosinophil, lymphocyte, monocyte, neutrophil."""
+        return CLASSES
+
+    def list_samples(self) -> list[Sample]:
+        """The copies, each with its original as the group, or the originals.
+
+        Raises:
+            UserError: A folder or the label file is missing; or the protocol is grouped, and the
+                originals are not there to be recognised.
+        """
+        if self.kind == "originals":
+            return self._originals()
+        images = self._find(IMAGES, "the images' folder")
+        parts: dict[Part, str] = {"train": "TRAIN", "test": self.official_test}
+        names = [name.upper() for name in CLASSES]
+        samples = [
+            sample
+            for part, folder in parts.items()
+            for sample in self._in_folders(images / folder, names, split=part)
+        ]
+        return self._with_sources(samples)
+
+    def _originals(self) -> list[Sample]:
+        """The originals that show one cell of the four classes."""
+        folder = self._find(ORIGINALS, "the originals' folder")
+        table = self._find(LABELS, "the originals' label file")
+        samples = []
+        for row in files.read_table(table, {"Image"}, empty={"Category"}):
+            name = row["Category"].strip().lower()
+            image = folder / f"BloodImage_{row['Image'].strip().zfill(5)}.jpg"
+            if name in CLASSES and image.is_file():  # some rows have no image
+                samples.append(Sample(self._id(image), CLASSES.index(name), image))
+        if not samples:
+            raise UserError(f"{table} names no image in {folder} of {', '.join(CLASSES)}")
+        return samples
+
+    def _with_sources(self, copies: list[Sample]) -> list[Sample]:
+        """Gives every copy its original as the group."""
+        if not any((self.root / name).is_dir() for name in ORIGINALS):
+            if self.split.protocol == "image":
+                return copies
+            raise UserError(
+                f"data.root: {self.root} has no {ORIGINALS[0]}, by which copies of one original "
+                "are kept together; add them, or use data.split.protocol: image (stamped leaky)"
+            )
+        originals = self._originals()
+        samples = []
+        for label in range(len(CLASSES)):  # a copy has its original's class
+            of_class = [sample for sample in copies if sample.label == label]
+            own = [sample for sample in originals if sample.label == label]
+            if not own:
+                raise UserError(f"data.root: there is no original of class '{CLASSES[label]}'")
+            found = find_sources(of_class, own, self.cache)
+            samples += [
+                replace(sample, group=None if match.original < 0 else own[match.original].id)
+                for sample, match in zip(of_class, found, strict=True)
+            ]
+        return samples
+
+    def _find(self, names: Sequence[str], what: str) -> Path:
+        """The first of several places that is there."""
+        for name in names:
+            if (self.root / name).exists():
+                return self.root / name
+        return self._require(self.root / names[0], what)

@@ -1,0 +1,389 @@
+"""The published datasets, from look-alikes of their real layouts."""
+
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from cellbench.__main__ import main
+from cellbench.data import sources
+from cellbench.data.blood_cells import BloodCellsDataModule
+from cellbench.data.cache import CacheConfig
+from cellbench.data.chaoyang import ChaoyangDataModule
+from cellbench.data.hpv_slides import HPVSlidesDataModule
+from cellbench.data.leukemia import LeukemiaDataModule
+from cellbench.data.splits import SplitConfig
+from cellbench.data.wbc9 import CLASSES as WBC9
+from cellbench.data.wbc9 import WBC9DataModule
+from cellbench.errors import UserError
+from tests.conftest import SHARED, TINY, draw_cell, write_image
+from tests.test_data_modules import DataModuleContract
+
+h5py = pytest.importorskip("h5py")
+
+
+@pytest.fixture
+def leukemia_root(tmp_path):
+    """Brackets and spaces in names; two sizes, of which the larger hints at the class; a copy."""
+    root, rng = tmp_path / "leukemia", np.random.default_rng(0)
+    names = ("Benign", "[Malignant] early Pre-B", "[Malignant] Pre-B", "[Malignant] Pro-B")
+    for label, name in enumerate(names):
+        folder = root / "Blood cell Cancer [ALL]" / name
+        for number in range(12):
+            image = cv2.resize(draw_cell(rng, label, 48)[0], (64, 48))
+            if label in (0, 3) and number == 0:
+                image = cv2.resize(image, (160, 120))
+            stem = f"Snap_{number:03d} (3)" if number % 2 else f"Sap_{number:03d} (25)"
+            write_image(folder / f"{stem}.jpg", image)
+        shutil.copy(folder / "Snap_001 (3).jpg", folder / "Snap_099 (3).jpg")
+    return root
+
+
+class TestLeukemia(DataModuleContract):
+    module, layout = LeukemiaDataModule, "leukemia_root"
+
+    def test_the_order_is_that_of_the_disease_and_copies_share_a_group(self):
+        data = self.make()
+        assert data.classes == ("benign", "early pre-B", "pre-B", "pro-B")
+        assert np.bincount(data.table.labels).tolist() == [13] * 4
+        assert len(set(data.table.groups())) == 4 * 12
+        first = data.table.samples[0]
+        assert first.id.startswith("Blood cell Cancer [ALL]/Benign/Sap_000 (25)")
+
+    def test_an_unreadable_file_is_named_and_can_be_left_out(self):
+        bad = self.root / "Blood cell Cancer [ALL]" / "Benign" / "Snap_003 (3).jpg"
+        bad.write_bytes(bad.read_bytes()[:300])
+        with pytest.raises(UserError, match=r"Snap_003 \(3\)\.jpg: the file is cut short"):
+            self.build()
+        name = bad.relative_to(self.root).as_posix()
+        data = self.build(exclude=(name,))
+        assert np.bincount(data.table.labels).tolist() == [12, 13, 13, 13]
+        with pytest.raises(UserError, match=r"data\.exclude: there is no sample '.*closest"):
+            _ = self.make(exclude=(name + "x",)).table
+
+    def test_what_differs_from_the_published_set_is_said(self):
+        note = self.make().note
+        assert note.startswith("not the published set: benign 13 of 512, early pre-B 13 of 979")
+
+    @pytest.mark.parametrize("where", ["deeper", "higher"])
+    def test_a_root_that_is_not_quite_right_is_mended_in_a_line(self, where):
+        wrong = self.root / "Blood cell Cancer [ALL]" if where == "deeper" else self.root.parent
+        with pytest.raises(UserError, match=r"data\.root: the folder is in .*leukemia; give that"):
+            _ = LeukemiaDataModule(root=wrong).table
+
+    def test_a_wrong_class_folder_is_named(self):
+        folder = self.root / "Blood cell Cancer [ALL]"
+        (folder / "Begnin").mkdir()
+        with pytest.raises(UserError, match=r"Begnin is no class of this dataset; closest: Benign"):
+            _ = self.make().table
+        (folder / "Begnin").rmdir()
+        (folder / "Benign").rename(folder / "benign")
+        with pytest.raises(UserError, match=r"has no folder 'Benign'; closest: benign"):
+            _ = self.make().table
+
+
+@pytest.fixture
+def wbc9_root(tmp_path):
+    """Nine folders and a folder without labels."""
+    root, rng = tmp_path / "wbc9", np.random.default_rng(0)
+    for label, name in enumerate(WBC9):
+        for number in range(8):
+            image = draw_cell(rng, label % 4, 64)[0]
+            write_image(root / "wbc" / name / f"{number // 2}_{number}_9{label}_3_256.png", image)
+    for number in range(1, 4):
+        write_image(root / "classify-images" / f"{number}.jpg", draw_cell(rng, 0, 64)[0])
+    return root
+
+
+class TestWBC9(DataModuleContract):
+    module, layout = WBC9DataModule, "wbc9_root"
+
+    def make(self, **arguments):
+        return super().make(**{"by_slide": False} | arguments)
+
+    def test_the_slide_is_the_group_where_the_name_tells_it(self):
+        shutil.copy(
+            self.root / "wbc" / "bands" / "0_0_90_3_256.png", self.root / "wbc" / "bands" / "x.png"
+        )
+        samples = self.make(by_slide=True).table.samples
+        assert {sample.group for sample in samples} == {None, *(f"slide {n}" for n in range(4))}
+        assert all(sample.group is None for sample in self.make().table.samples)
+
+    def test_the_images_without_labels_can_be_predicted(self, fit):
+        run = fit("--data=WBC9DataModule", f"--data.root={self.root}", "--data.by_slide=false")
+        images = self.root / "classify-images"
+        assert main(["predict", "--run", str(run), "--images", str(images)]) == 0
+        rows = (run / "predict" / "classify-images.csv").read_text().splitlines()
+        assert rows[0].split(",")[2:] == [f"p_{name}" for name in WBC9]
+        assert [row.split(",")[0] for row in rows[1:]] == ["1.jpg", "2.jpg", "3.jpg"]
+
+
+@pytest.fixture
+def chaoyang_root(tmp_path):
+    """Two lists; slides of one case; annotators who differ."""
+    root, rng = tmp_path / "chaoyang", np.random.default_rng(0)
+    for part, n_slides in (("train", 12), ("test", 4)):
+        entries = []
+        for slide in range(n_slides):
+            case, number = 353000 + slide // 2 + (0 if part == "train" else 500), slide % 2 + 1
+            for label in range(4):
+                joint = "_" if slide % 4 < 2 else "-"
+                name = f"{part}/{case}{joint}{number}-IMG005x01{label}-{label}.JPG"
+                image = np.clip(rng.normal(60 + 40 * label, 30, (64, 64, 3)), 0, 255)
+                write_image(root / name, image.astype(np.uint8))
+                other = (label + 1) % 4 if slide == 0 else label
+                third = (label + 2) % 4 if slide == 0 and label else label
+                entries.append(
+                    {"label": label, "name": name, "label_B": other, "label_A": third}
+                    | {"label_C": label if slide else other}
+                )
+        (root / f"{part}.json").write_text(json.dumps(entries))
+    return root
+
+
+class TestChaoyang(DataModuleContract):
+    module, layout = ChaoyangDataModule, "chaoyang_root"
+
+    def test_the_official_split_is_that_of_the_lists(self):
+        drawn = self.make(split=SplitConfig(protocol="official")).drawn
+        table = self.make().table
+        for sample, part in zip(table.samples, drawn.parts, strict=True):
+            assert (part == "test") == sample.id.startswith("test/")
+
+    @pytest.mark.parametrize(("group", "number"), [("slide", 16), ("case", 8)])
+    def test_slides_or_cases_stay_whole(self, group, number):
+        assert len(set(self.make(group=group).table.groups())) == number
+
+    def test_the_label_is_whose_it_is_asked_for(self):
+        """The first slide's tiles: final 0 1 2 3; A 0 3 0 1; B and C 1 2 3 0."""
+
+        def of_first_slide(label):
+            samples = self.make(label=label).table.samples
+            return [s.label for s in samples if s.id.startswith("train/353000_1")]
+
+        assert of_first_slide("final") == [0, 1, 2, 3]
+        assert of_first_slide("A") == [0, 3, 0, 1]
+        assert of_first_slide("B") == of_first_slide("majority") == [1, 2, 3, 0]
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda e: {"a": e}, r"train\.json is not a list"),
+            (lambda e: [*e, 3], r"entry 48: not an object with a name"),
+            (lambda e: [e[0] | {"label_B": 4}], r"entry 0: label, .* must be 0 to 3"),
+            (lambda e: [e[0] | {"label_B": None}], r"entry 0: label, .* must be 0 to 3"),
+            (lambda e: [e[0] | {"name": "train/x.JPG"}], r"'train/x\.JPG' does not tell its slide"),
+            (
+                lambda e: [e[0] | {"name": "../1_1-IMG005x014-1.JPG"}],
+                r"leaves the dataset's folder",
+            ),
+            (lambda e: [e[0] | {"name": "train/1_1-IMG005x014-1.JPG"}], r"1\.JPG is missing; ask"),
+        ],
+    )
+    def test_a_list_of_another_shape_is_said(self, change, message):
+        path = self.root / "train.json"
+        path.write_text(json.dumps(change(json.loads(path.read_text()))))
+        with pytest.raises(UserError, match=message):
+            _ = self.make().table
+
+    def test_a_broken_list_is_said(self):
+        (self.root / "train.json").write_text("[{")
+        with pytest.raises(UserError, match=r"cannot read .*train\.json"):
+            _ = self.make().table
+
+
+@pytest.fixture
+def slides_root(tmp_path):
+    """Ten HDF5 files, grey cells of (n, 1, 80, 80)."""
+    root, rng = tmp_path / "slides", np.random.default_rng(0)
+    root.mkdir()
+    for number in (3, 4, 5, 6, 7, 8, 12, 36, 37, 38):
+        cells = rng.integers(40, 90 if number < 9 else 200, (9, 1, 80, 80))
+        with h5py.File(root / f"glass{number}.hdf5", "w") as file:
+            file["data"] = cells.astype(np.uint8) if number % 2 else cells / 255
+    return root
+
+
+class TestHPVSlides(DataModuleContract):
+    module, layout = HPVSlidesDataModule, "slides_root"
+
+    def test_slides_stay_whole_and_the_centre_is_shown(self):
+        data = self.build(image_size=48)
+        assert np.bincount(data.table.labels).tolist() == [54, 36]
+        assert len(set(data.table.groups())) == 10
+        for group in set(data.drawn.groups):
+            assert len(set(data.drawn.parts[data.drawn.groups == group])) == 1
+        for name in ("glass3.hdf5", "glass4.hdf5"):
+            with h5py.File(self.root / name) as file:
+                cell = file["data"][7, 0, 16:64, 16:64]
+            expected = cell if cell.dtype == np.uint8 else np.rint(cell * 255)
+            positions = [i for i, s in enumerate(data.table.samples) if s.id == f"{name}/000007"]
+            for channel in range(3):
+                assert np.array_equal(data._pixels.images[positions[0]][..., channel], expected)
+
+    def test_cells_are_drawn_by_their_seed(self):
+        ids = [
+            [sample.id for sample in self.make(cells=4, draw_seed=seed).table.samples]
+            for seed in (0, 0, 1)
+        ]
+        assert len(ids[0]) == 40
+        assert ids[0] == ids[1] != ids[2]
+
+    def test_a_file_without_data_is_said(self):
+        path = self.root / "glass12.hdf5"
+        with h5py.File(path, "w") as file:
+            file["cells"] = np.zeros((3, 80, 80))
+        with pytest.raises(UserError, match=r"glass12\.hdf5 has no dataset 'data' of .*it has cel"):
+            _ = self.make().table
+        with h5py.File(path, "w") as file:
+            file["data"] = np.full((3, 1, 80, 80), 300)
+        with pytest.raises(UserError, match=r"grey values are int64 of 300 to 300; expected"):
+            _ = self.make().table
+        path.write_bytes(b"no HDF5")
+        with pytest.raises(UserError, match=r"cannot read .*glass12\.hdf5"):
+            _ = self.make().table
+        path.unlink()
+        with pytest.raises(UserError, match=r"glass12\.hdf5 is missing; the slides are not public"):
+            _ = self.make().table
+
+
+def draw_field(rng, label):
+    """A smear of 320x240 with corners enough to be recognised: cells, and one of the class."""
+    image = np.full((240, 320, 3), (215, 205, 210), np.uint8)
+    for _ in range(40):
+        centre = (int(rng.integers(320)), int(rng.integers(240)))
+        colour = (205 - int(rng.integers(30)), 150 + int(rng.integers(30)), 165)
+        cv2.circle(image, centre, int(rng.integers(10, 22)), colour, -1, cv2.LINE_AA)
+        cv2.circle(image, centre, 5, (225, 190, 200), -1, cv2.LINE_AA)
+    for _ in range(25):
+        corners = rng.integers(0, (320, 240), (1, 2)) + rng.integers(-8, 8, (5, 2))
+        cv2.fillPoly(image, [corners.astype(np.int32)], (120, 70, 150 - 5 * label))
+    cv2.circle(image, (160, 120), 30, (90 + 30 * label, 60, 140), -1)
+    return np.clip(image + rng.normal(0, 3, image.shape), 0, 255).astype(np.uint8)
+
+
+ORIGINALS_A_CLASS = 8
+
+
+@pytest.fixture(scope="module")
+def drawn_blood_cells(tmp_path_factory):
+    """The layout with originals, of which 6 a class make 4 training copies, and 2 test copies."""
+    root, rng = tmp_path_factory.mktemp("blood_cells"), np.random.default_rng(0)
+    rows, number, true = [",Image,Category"], 0, {}
+    names = ("EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL")
+    for label, name in enumerate(names):
+        for k in range(ORIGINALS_A_CLASS):
+            field = draw_field(rng, label)
+            original = root / "Original_Images" / f"BloodImage_{number:05d}.jpg"
+            write_image(original, cv2.resize(field, (640, 480), interpolation=cv2.INTER_CUBIC))
+            rows.append(f",{number},{name}")
+            part = "TRAIN" if k < 6 else "TEST"
+            if part == "TEST":
+                write_image(root / "images" / "TEST_SIMPLE" / name / f"_{k}_1.jpeg", field)
+            for copy in range(4):
+                turn = cv2.getRotationMatrix2D((160, 120), rng.uniform(-20, 20), 1)
+                turn[:, 2] += rng.uniform(-0.1, 0.1, 2) * (320, 240)
+                turn[0, 1] += rng.uniform(-0.1, 0.1)
+                turned = cv2.warpAffine(field, turn, (320, 240), borderMode=cv2.BORDER_REPLICATE)
+                turned = cv2.flip(turned, int(copy) - 1) if copy < 3 else turned
+                # The number in the name says nothing, as in the real set.
+                path = root / "images" / part / name / f"_{copy}_{rng.integers(10**6)}.jpeg"
+                write_image(path, turned)
+                true[path.relative_to(root).as_posix()] = original.relative_to(root).as_posix()
+            number += 1
+    for category in ("", "BASOPHIL", '"NEUTROPHIL, EOSINOPHIL"', "NEUTROPHIL"):
+        rows.append(f",{number},{category}")  # the last has no image
+        if category != "NEUTROPHIL":
+            original = root / "Original_Images" / f"BloodImage_{number:05d}.jpg"
+            write_image(original, draw_field(rng, 0))
+        number += 1
+    (root / "labels.csv").write_bytes("\r\n".join(rows).encode())
+    return root, true
+
+
+class TestBloodCells(DataModuleContract):
+    @pytest.fixture(autouse=True)
+    def _root(self, drawn_blood_cells, tmp_path_factory):
+        self.root, self.true = drawn_blood_cells
+        self.cache = CacheConfig(folder=tmp_path_factory.getbasetemp() / "blood_cells_cache")
+
+    def make(self, **arguments):
+        return BloodCellsDataModule(**{"root": self.root, "cache": self.cache} | arguments)
+
+    def test_every_copy_is_grouped_with_its_original(self):
+        table = self.make().table
+        assert {sample.id: sample.group for sample in table.samples} == self.true
+        assert len(set(table.groups())) == 4 * ORIGINALS_A_CLASS
+
+    def test_the_originals_are_found_once_for_all_runs(self, monkeypatch):
+        expected = [sample.group for sample in self.make().table.samples]
+        monkeypatch.setattr(sources, "recover", None)
+        assert [sample.group for sample in self.make().table.samples] == expected
+
+    def test_the_official_test_set_may_be_the_originals_of_its_copies(self):
+        split = SplitConfig(protocol="official", val=0.2)
+        for official, n in (("TEST", 4 * 2 * 4), ("TEST_SIMPLE", 4 * 2)):
+            data = self.make(official_test=official, split=split)
+            tested = data.drawn.indices("test")
+            assert len(tested) == n
+            assert all(f"images/{official}/" in data.table.samples[i].id for i in tested)
+        groups = {sample.group for sample in data.table.samples}
+        assert len(groups) == 4 * ORIGINALS_A_CLASS
+
+    def test_the_originals_show_one_cell_of_the_four_classes(self):
+        data = self.make(kind="originals")
+        assert np.bincount(data.table.labels).tolist() == [ORIGINALS_A_CLASS] * 4
+        assert data.read_image(data.table.samples[0]).shape == (480, 640, 3)
+
+    def test_without_the_originals_only_a_leaky_split_is_drawn(self, tmp_path):
+        shutil.copytree(self.root / "images", tmp_path / "images")
+        with pytest.raises(UserError, match=r"has no Original_Images, by which copies of one"):
+            _ = self.make(root=tmp_path).table
+        leaky = self.make(root=tmp_path, split=SplitConfig(protocol="image"))
+        assert len(leaky.table) == len(self.true)
+        assert leaky.drawn.leaky
+
+    def test_kaggles_own_layout_is_found(self, tmp_path):
+        shutil.copytree(self.root / "images", tmp_path / "dataset2-master" / "images")
+        originals = tmp_path / "dataset-master" / "JPEGImages"
+        shutil.copytree(self.root / "Original_Images", originals)
+        with pytest.raises(UserError, match=r"the originals' label file .*labels\.csv is missing"):
+            _ = self.make(root=tmp_path).table
+        shutil.copy(self.root / "labels.csv", tmp_path / "dataset-master" / "labels.csv")
+        assert len(set(self.make(root=tmp_path).table.groups())) == 4 * ORIGINALS_A_CLASS
+
+    def test_an_image_of_no_original_is_its_own_group(self, tmp_path):
+        shutil.copytree(self.root, tmp_path / "set")
+        stranger = draw_field(np.random.default_rng(99), 1)
+        write_image(tmp_path / "set" / "images" / "TRAIN" / "MONOCYTE" / "_0_0.jpeg", stranger)
+        samples = {sample.id: sample for sample in self.make(root=tmp_path / "set").table.samples}
+        assert samples["images/TRAIN/MONOCYTE/_0_0.jpeg"].group is None
+        assert sum(sample.group is None for sample in samples.values()) == 1
+        note = self.make(root=tmp_path / "set").note
+        assert note.endswith("; 1 match no original, the first 'images/TRAIN/MONOCYTE/_0_0.jpeg'")
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_the_real_blood_cells_are_assigned_to_their_originals():
+    data = BloodCellsDataModule(root=SHARED / "blood_cells", split=SplitConfig(protocol="official"))
+    samples = data.table.samples
+    assert all(sample.group is not None for sample in samples)
+    train = {sample.group for sample in samples if sample.split == "train"}
+    test = {sample.group for sample in samples if sample.split == "test"}
+    assert not train & test
+    simple = BloodCellsDataModule(
+        root=SHARED / "blood_cells",
+        split=SplitConfig(protocol="official"),
+        official_test="TEST_SIMPLE",
+    )
+    alone = [sample.group for sample in simple.table.samples if sample.split == "test"]
+    assert len(alone) == len(set(alone)) == 71
+    assert set(alone) == test
+
+
+def test_a_run_notes_what_differs(fit, leukemia_root, capsys):
+    fit("--data=LeukemiaDataModule", f"--data.root={leukemia_root}", *TINY)
+    assert "NOTE       not the published set: benign 13 of 512" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from filelock import FileLock
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """Gives a path beside `path` to write to, and moves it there once it is on the disk.
 
     Raises:
@@ -55,7 +55,7 @@ def shared_file(path: Path, size: int, fill: Callable[[int], None]) -> np.ndarra
                     left.unlink()
                 if shutil.disk_usage(path.parent).free < size:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                with whole_file(path) as beside, beside.open("wb") as file:
+                with replacing(path) as beside, beside.open("wb") as file:
                     fill(file.fileno())
     return np.memmap(path, np.uint8, mode="r")
 

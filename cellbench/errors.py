@@ -11,8 +11,8 @@ class UserError(Exception):
     """
 
 
-class Interrupted(Exception):
-    """A signal has ended a run; the exit code is 128 more.
+class Interrupted(BaseException):
+    """A signal has ended a run; the exit code is 128 more. No handler of errors must stop it.
 
     Args:
         signum: The signal.

@@ -8,6 +8,8 @@ import pytest
 from tests.benchmarks.__main__ import NAMES, main
 from tests.benchmarks.measure import ratios, spread
 
+SLOW = pytest.mark.slow
+
 SMALL = {
     "startup": {"REPETITIONS": 1},
     "epoch": {"REPETITIONS": 1, "NETWORKS": ["small_cnn"], "WARM_UP": 0, "TIMED": 1},
@@ -17,7 +19,9 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [name if name == "input_path" else pytest.param(name, marks=SLOW) for name in NAMES]
+)
 def test_a_benchmark_prints_its_rows(name, monkeypatch, capfd):
     module = import_module(f"tests.benchmarks.{name}")
     for constant, value in SMALL[name].items():

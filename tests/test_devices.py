@@ -110,11 +110,13 @@ def test_metrics_and_confusion_count_every_sample_once(one, two):
 
 
 def test_a_frozen_backbone_is_asked_once_for_all_devices(root, tmp_path):
-    cache = f"--data.cache.folder={tmp_path / 'cache'}"
-    frozen = ["--model.freeze=backbone", "--data.augment=none", cache]
-    ours = fit(root, tmp_path / "one", *frozen)
-    theirs = fit(root, tmp_path / "two", *frozen, "--trainer.devices=2")
-    assert len(list((tmp_path / "cache").glob("*.features"))) == 1
+    runs = []
+    for devices in (1, 2):
+        cache = tmp_path / f"cache of {devices}"
+        frozen = ["--model.freeze=backbone", "--data.augment=none", f"--data.cache.folder={cache}"]
+        runs.append(fit(root, tmp_path / f"{devices}", *frozen, f"--trainer.devices={devices}"))
+        assert len(list(cache.glob("*.features"))) == 1
+    ours, theirs = runs
     for a, b in zip(
         rows_of(ours / "predictions.csv"), rows_of(theirs / "predictions.csv"), strict=True
     ):

@@ -1,5 +1,6 @@
 """A frozen backbone sees each image once, and nothing else changes."""
 
+import functools
 import os
 import signal
 from collections import namedtuple
@@ -11,6 +12,7 @@ import torch
 from cellbench import atomic
 from cellbench.__main__ import main
 from cellbench.models.classifier import CellClassifier
+from cellbench.models.networks import small_cnn
 from tests.conftest import draw_cell, write_image
 
 N = 40  # images of folder_root
@@ -114,7 +116,8 @@ def test_augmentation_that_is_drawn_anew_is_not_kept(frozen, seen, tmp_path, cap
 
 def test_folds_share_the_features_and_other_inputs_do_not(frozen, folder_root, tmp_path):
     for fold in (0, 1):
-        frozen("--data.split.folds=2", f"--data.split.fold={fold}", "--model.lr=0.1")
+        size = f"--data.batch_size={8 + fold}"
+        frozen("--data.split.folds=2", f"--data.split.fold={fold}", "--model.lr=0.1", size)
     assert len(files(tmp_path)) == 1
     others = [
         ["--seed_everything=1"],  # other random weights
@@ -156,18 +159,26 @@ def test_a_full_disk_says_what_to_do(folder_root, tmp_path, fails, monkeypatch):
 
 
 def test_a_terminated_run_goes_on_to_the_same_bits(frozen, tmp_path, monkeypatch):
+    weights = tmp_path / "weights.pt"
+    torch.save(small_cnn.build().state_dict(), weights)
     options = ["--trainer.max_epochs=4", "--data.batch_size=8", *VARIANTS]
+    options.append(f"--model.weights={weights}")
     expected = results(frozen(*options))
 
+    step = CellClassifier.training_step
+
+    @functools.wraps(step)
     def terminate(self, *args):
         if self.trainer.global_step == 7:
             os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args)
 
     with monkeypatch.context() as patched:
-        patched.setattr(CellClassifier, "on_train_batch_end", terminate)
+        patched.setattr(CellClassifier, "training_step", terminate)
         with pytest.raises(AssertionError):  # the fixture wants an exit code of 0
             frozen(*options, name="terminated")
     (run,) = (tmp_path / "runs" / "terminated").iterdir()
     assert not (run / "metrics.json").exists()
+    torch.save(small_cnn.build().state_dict(), weights)  # others: the run has its own by now
     assert main(["fit", "--resume", str(run)]) == 0
     assert_same(results(run), expected)

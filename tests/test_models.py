@@ -15,7 +15,7 @@ from torch import nn
 from cellbench.data.dataset import Batch
 from cellbench.errors import UserError
 from cellbench.models import backbones
-from cellbench.models.classifier import CellClassifier
+from cellbench.models.classifier import CellClassifier, WeightedMean
 from cellbench.models.heads import HeadConfig
 from cellbench.models.optimisation import build_optimizer, build_schedule
 from cellbench.models.regularisation import penalised_parameters, penalty
@@ -66,6 +66,15 @@ def test_a_trunk_computes_what_torchvision_computes(name):
     classifier = whole.fc if name == "resnet18" else whole.classifier
     with torch.no_grad():
         assert torch.allclose(classifier(pooled.flatten(1)), whole(images), atol=1e-5)
+
+
+def test_a_mean_counts_its_weights_and_hides_no_nan():
+    mean = WeightedMean()
+    for value, weight in ((0.2, 9.0), (1.0, 8.0)):
+        mean.update(torch.tensor(value), torch.tensor(weight))
+    assert float(mean.compute()) == pytest.approx((0.2 * 9 + 8) / 17)
+    mean.update(torch.tensor(float("nan")), torch.tensor(1.0))
+    assert torch.isnan(mean.compute())
 
 
 def test_head_layers():

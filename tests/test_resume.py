@@ -1,5 +1,6 @@
 """A run that is killed goes on, and ends with the same bits as one that never was."""
 
+import functools
 import os
 import random
 import signal
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from cellbench.__main__ import main
+from cellbench.models.classifier import CellClassifier
 from tests.conftest import TINY
 
 OPTIONS = [
@@ -115,7 +118,8 @@ def test_a_run_killed_at_many_moments_ends_with_the_same_bits(tmp_path, referenc
     kill_and_go_on(tmp_path, reference, seed, workers=2 * (seed % 2), kills=1 + seed % 3)
 
 
-# A command that kills itself at the n-th call of a function, halfway through where that writes.
+# A command that kills itself at the n-th call of a function, halfway through where that writes;
+# of the calls that write, those for last.ckpt are counted.
 KILLED = """
 import functools, importlib, os, signal, sys
 module, name, n, *args = sys.argv[1:]
@@ -127,7 +131,7 @@ original = getattr(owner, name)
 @functools.wraps(original)
 def wrapped(*args, **kwargs):
     global calls
-    calls += 1
+    calls += "last.ckpt" in str(args[1]) if module in ("os", "torch") else 1
     if calls < int(n):
         return original(*args, **kwargs)
     if module == "torch":
@@ -142,7 +146,7 @@ main(args)
 MOMENTS = {
     "in a validation": ("cellbench.models.classifier", "CellClassifier.validation_step", 6),
     "in a checkpoint's write": ("torch", "save", 5),
-    "before a checkpoint is moved": ("os", "replace", 12),
+    "before a checkpoint is moved": ("os", "replace", 4),
     "in the last validation": ("cellbench.models.classifier", "CellClassifier.validation_step", 12),
     "in the test": ("cellbench.models.classifier", "CellClassifier.test_step", 1),
     "in the first checkpoint's write": ("torch", "save", 1),
@@ -226,3 +230,103 @@ def test_resume_is_refused_where_it_would_not_be_exact(fit, fails):
     last.write_bytes(last.read_bytes()[:3000])
     assert "is not a whole checkpoint" in fails("fit", "--resume", str(run))
     assert Path(run / "config.yaml").is_file()
+
+
+@pytest.fixture
+def terminated(tmp_path, monkeypatch):
+    """Runs a fit that gets SIGTERM at a step; returns the run's folder."""
+
+    def run(*args, step, hook="on_train_batch_end"):
+        original, calls = getattr(CellClassifier, hook), []
+
+        def wrapped(self, *hook_args):
+            calls.append(1)
+            if len(calls) == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return original(self, *hook_args)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(CellClassifier, hook, functools.wraps(original)(wrapped))
+            assert main(["fit", *OPTIONS, f"--runs={tmp_path}", *args]) == 128 + signal.SIGTERM
+        run = only_run(tmp_path)
+        assert not (run / "metrics.json").exists()
+        assert not (run / ".lock").exists()
+        return run
+
+    return run
+
+
+def go_on(run):
+    assert main(["fit", "--resume", str(run)]) == 0
+    return run
+
+
+def test_accumulated_gradients_are_not_lost(tmp_path, terminated):
+    options = ["--trainer.accumulate_grad_batches=3", "--trainer.max_epochs=2"]
+    assert main(["fit", *OPTIONS, *options, f"--runs={tmp_path / 'whole'}"]) == 0
+    run = go_on(terminated(*options, step=9))
+    assert_same(run, results(only_run(tmp_path / "whole")))
+
+
+@pytest.mark.parametrize(
+    ("hook", "step"),
+    [("on_train_batch_end", 6 * 7), ("validation_step", 6 * 2), ("test_step", 1)],
+)
+def test_a_signal_at_the_end_is_not_forgotten(reference, terminated, hook, step):
+    """In the last training step, in the last validation, and in the test."""
+    assert_same(go_on(terminated(step=step, hook=hook)), reference)
+
+
+def test_an_early_stopped_run_trains_no_further(tmp_path):
+    stopping = [
+        "--trainer.callbacks=EarlyStopping",
+        "--trainer.callbacks.monitor=val/loss",
+        "--trainer.callbacks.patience=1",
+        "--model.lr=0.1",
+        "--trainer.max_epochs=30",
+    ]
+    command = ["fit", *OPTIONS, *stopping, f"--runs={tmp_path}", "--resume=auto"]
+    assert main(command) == 0
+    run = only_run(tmp_path)
+    expected = results(run)
+    assert len(expected[2]) < 31
+    (run / "metrics.json").unlink()
+    assert main(command) == 0
+    assert_same(only_run(tmp_path), expected)
+
+
+def test_changed_data_are_not_gone_on_with(tmp_path, folder_root, terminated, fails):
+    images = ["--data=FolderDataModule", f"--data.root={folder_root}", "--data.image_size=32"]
+    options = [option for option in OPTIONS if "slides" not in option and "samples" not in option]
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("tests.test_resume.OPTIONS", [*images, *options])
+        run = terminated(step=3)
+    split = (run / "split.csv").read_text()
+    (folder_root / "blast" / "0 (0).jpg").unlink()
+    line = fails("fit", "--resume", str(run))
+    assert line.startswith("--resume: the split is not the one that the run began with")
+    assert (run / "split.csv").read_text() == split
+
+
+def test_two_processes_do_not_share_a_run(tmp_path, terminated, fails):
+    short = "--trainer.max_epochs=2"
+    run = terminated(short, step=3)
+    with FileLock(run / ".lock"):
+        line = fails("fit", "--resume", str(run))
+        assert line == f"--resume: another process has the run {run} open"
+        assert main(["fit", *OPTIONS, short, f"--runs={tmp_path}", "--resume=auto"]) == 0
+    assert len(list((tmp_path / "run").iterdir())) == 2
+    assert not (run / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("command", ["test", "validate", "predict"])
+def test_a_terminated_evaluation_does_not_exit_0(fit, folder_root, monkeypatch, command, capfd):
+    run = fit()
+    step = {"validate": "validation_step"}.get(command, f"{command}_step")
+    monkeypatch.setattr(
+        CellClassifier, step, lambda self, batch: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    more = ["--images", str(folder_root / "blast")] if command == "predict" else []
+    assert main([command, "--run", str(run), *more]) == 128 + signal.SIGTERM
+    assert "SIGTERM; nothing is" in capfd.readouterr().err

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 import yaml
+from filelock import BaseFileLock, FileLock, Timeout
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -23,14 +24,12 @@ from cellbench.cli.parsing import LINKED, Parser, refuse_linked
 from cellbench.data.base import CellDataModule
 from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
-from cellbench.runs import loggers, precision
-from cellbench.runs.checkpoint import BestEpoch, CheckpointConfig, WholeCheckpointIO
+from cellbench.runs import features, loggers, precision
+from cellbench.runs.checkpoint import CheckpointConfig, WholeCheckpointIO
 from cellbench.runs.folder import RunFolder, as_yaml
 from cellbench.runs.loggers import WandbConfig
-from cellbench.runs.progress import Progress
 from cellbench.runs.ranks import Ranks, environment
-from cellbench.runs.recorder import Collector, History
-from cellbench.runs.run import Run
+from cellbench.runs.run import Run, RunCallbacks
 
 # A dataset is one new file: importing it makes its class known by its short name.
 for _module in pkgutil.iter_modules(cellbench.data.__path__, "cellbench.data."):
@@ -59,6 +58,7 @@ NOT_OFFERED: dict[str, tuple[Sequence[Any], str]] = {
     "check_val_every_n_epoch": ((None, 1), "every epoch is validated, once, at its end"),
     "val_check_interval": ((None, 1.0), "every epoch is validated, once, at its end"),
     "max_epochs": (range(1, 1_000_000), "give a number, at least 1"),
+    "reload_dataloaders_every_n_epochs": ((0,), "every epoch's order is drawn anew anyway"),
     "max_steps": ((None, -1), "the schedules need whole epochs: use max_epochs"),
     "max_time": ((None,), "how far a run gets must not depend on the machine: use max_epochs"),
     "accumulate_grad_batches": (range(1, 10_000), "give a number, at least 1"),
@@ -92,6 +92,7 @@ class CellbenchCLI(LightningCLI):
         resume: RunFolder | Literal["auto"] | None = None,
     ) -> None:
         self.exit_code = 0
+        self._lock: BaseFileLock | None = None
         self._command = command
         self._typed = typed
         self._parent = parent
@@ -178,7 +179,8 @@ class CellbenchCLI(LightningCLI):
                 enable_progress_bar=False,
                 enable_model_summary=False,
             )
-        devices = int(self.trainer.num_devices * asked.num_nodes)
+        self._here = int(self.trainer.num_devices)
+        devices = self._here * int(asked.num_nodes)
         told = environment()
         if told is None and asked.num_nodes > 1:
             raise UserError(
@@ -204,7 +206,9 @@ class CellbenchCLI(LightningCLI):
             chosen, reason = precision.normalise(asked["precision"]), "as configured"
         self.config[self._command].trainer.precision = chosen
         name = self.config[self._command].name = self._experiment_name()
-        loading = self.datamodule.choose_loading(self._device, asked["max_epochs"])
+        kept = features.apply(self.model, self.datamodule)
+        epochs = 1 + (self.datamodule.variants or 0) if kept else asked["max_epochs"]
+        loading = self.datamodule.choose_loading(self._device, epochs, self._here)
         self.config[self._command].data.init_args.augment_on = self.datamodule.augment_on
         config = self._plain_config()
         path, fresh = self.ranks.agree(
@@ -213,12 +217,13 @@ class CellbenchCLI(LightningCLI):
             else (Path(), False)
         )
         folder = RunFolder(path)
-        history, collector = History(folder.history), Collector(self.ranks)
         checkpoint_config = self._get(self.config_init, "checkpoint")
-        progress = Progress(folder, self.datamodule, checkpoint_config.every, self.ranks)
-        best = [BestEpoch(folder.best, checkpoint_config, self.ranks)]
-        if checkpoint_config.monitor == "last":
-            best = []
+        hint = "nothing is lost: give the command again"
+        if self._command == "fit":
+            hint = f"go on with: python -m cellbench fit --resume {path}"
+            if asked.get("callbacks") or asked.get("logger"):  # their code is not taken from a run
+                hint = "go on with the same command and --resume auto"
+        ours = RunCallbacks.make(folder, self.datamodule, checkpoint_config, self.ranks, hint)
         callbacks = _as_list(asked.get("callbacks"))
         own: list[Logger] = []
         told = environment()
@@ -238,13 +243,7 @@ class CellbenchCLI(LightningCLI):
                     enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
                     sync_batchnorm=asked["sync_batchnorm"] and self._device == "cuda",
                     logger=[*own, *_as_list(asked.get("logger"))] or False,
-                    callbacks=[
-                        *callbacks,
-                        history,
-                        collector,
-                        *best,
-                        progress,
-                    ],
+                    callbacks=[*callbacks, *ours.in_order()],
                     plugins=[
                         *_as_list(asked.get("plugins")),
                         *([] if told is None else [told]),
@@ -253,6 +252,7 @@ class CellbenchCLI(LightningCLI):
                 )
         except UserError:
             loggers.finish(own, failed=True)
+            self._release()
             if fresh and self.ranks.first:
                 folder.discard()
             raise
@@ -263,9 +263,7 @@ class CellbenchCLI(LightningCLI):
             self.datamodule,
             trainer,
             checkpoint_config,
-            history,
-            collector,
-            progress,
+            ours,
             self.ranks,
         )
         if self.ranks.first:
@@ -275,13 +273,34 @@ class CellbenchCLI(LightningCLI):
     def _folder(self, parent: Path, config: Mapping[str, Any]) -> tuple[Path, bool]:
         """The run's folder, and whether it is a new one."""
         if isinstance(self._resume, RunFolder):
+            if not self._hold(self._resume):
+                raise UserError(f"--resume: another process has the run {self._resume.path} open")
             return self._resume.path, False
         if self._resume == "auto" and parent.is_dir():
-            for path in sorted(parent.iterdir(), reverse=True):
-                old = RunFolder(path)
-                if old.unfinished and old.config.read_text(encoding="utf-8") == as_yaml(config):
-                    return path, False
-        return RunFolder.create(parent).path, True
+            for old in map(RunFolder, sorted(parent.iterdir(), reverse=True)):
+                if not (old.unfinished and old.config.read_text("utf-8") == as_yaml(config)):
+                    continue
+                if self._hold(old):
+                    if old.unfinished:  # still, now that nobody else has it
+                        return old.path, False
+                    self._release()
+        new = RunFolder.create(parent)
+        self._hold(new)
+        return new.path, True
+
+    def _hold(self, folder: RunFolder) -> bool:
+        """Keeps other processes off a run until this one ends, if none has it."""
+        self._lock = FileLock(folder.lock)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        return True
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock.release()
 
     def _experiment_name(self) -> str:
         name = self._get(self.config, "name")
@@ -323,6 +342,7 @@ class CellbenchCLI(LightningCLI):
             f" precision {chosen} ({reason})",
             f"run        {trainer.default_root_dir}",
         ]
+        lines += [f"NOTE       {data.note}"] if data.note else []
         lines += [f"STAMP      {stamp}" for stamp in self.run.stamps]
         return "\n".join(lines)
 
@@ -346,7 +366,8 @@ class CellbenchCLI(LightningCLI):
         try:
             result = command()
         finally:
-            self.ranks.leave()
+            self._release()
+        self.ranks.leave()  # where it failed the others may wait for us, and we for them
         if result is not None:
             show(self.run.folder, result)
 

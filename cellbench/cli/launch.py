@@ -13,6 +13,7 @@ from typing import IO
 
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
+from cellbench import cores
 from cellbench.runs.progress import SIGNALS
 from cellbench.runs.ranks import LAUNCHED
 
@@ -37,7 +38,7 @@ def launch(args: Sequence[str], processes: int) -> int:
         LAUNCHED: "1",
     }
     # Processes of many threads each would fight for the cores.
-    shared.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // processes, 1)))
+    shared.setdefault("OMP_NUM_THREADS", str(max(cores.available() // processes, 1)))
     ranks: list[subprocess.Popen[bytes]] = []
     said: list[IO[bytes] | None] = []
     with ExitStack() as files, _passed_on(ranks):
@@ -57,7 +58,7 @@ def launch(args: Sequence[str], processes: int) -> int:
         if failed is None:
             return 0
         code, words = ranks[failed].returncode, said[failed]
-        if words is not None and code < 128:
+        if words is not None and code < 128 and ranks[0].returncode != code:  # else it has said it
             words.seek(0)
             sys.stderr.write(words.read().decode(errors="replace"))
     if code < 0:

@@ -1,9 +1,8 @@
 """What every data module shares: table, split, view, augmentation, loaders."""
 
-import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -17,10 +16,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from cellbench import cores
 from cellbench.data import files
 from cellbench.data.augment import Augmentation, Policy, Transforms
 from cellbench.data.augment_batch import BatchAugmentation, unsupported
-from cellbench.data.cache import CacheConfig, Pixels, decode
+from cellbench.data.cache import FORMAT, CacheConfig, Pixels, decode
 from cellbench.data.dataset import (
     Batch,
     CellDataset,
@@ -34,7 +34,10 @@ from cellbench.data.sampling import Balance, BatchSampler, Key
 from cellbench.data.splits import Split, SplitConfig, draw
 from cellbench.data.table import Part, Sample, SampleTable
 from cellbench.data.views import Image, Mask, View, needs_mask
-from cellbench.errors import UserError
+from cellbench.errors import UserError, suggest
+
+_TOGETHER = 16
+"""Images in a batch of `every_image`: what is kept of them must not depend on data.batch_size."""
 
 _WORKERS_PAY_AFTER = 10.0
 """Seconds of input path in a whole training; starting two workers takes about 2."""
@@ -57,6 +60,7 @@ class CellDataModule(LightningDataModule, ABC):
         balance: How often each class is drawn; training only.
         num_workers: Loader processes for each device; null starts them where they pay.
         split: Which samples train, validate and test.
+        exclude: Ids of samples to leave out, as an unreadable file's.
         cache: Where the decoded images are kept.
     """
 
@@ -70,6 +74,7 @@ class CellDataModule(LightningDataModule, ABC):
     balance: Balance = "none"
     num_workers: int | None = None
     split: SplitConfig = field(default_factory=SplitConfig)
+    exclude: tuple[str, ...] = ()
     cache: CacheConfig = field(default_factory=CacheConfig)
     seed: int = field(default=0, init=False)
     """Decides the order and the augmentation; the command line sets it to seed_everything."""
@@ -106,6 +111,11 @@ class CellDataModule(LightningDataModule, ABC):
     @abstractmethod
     def classes(self) -> tuple[str, ...]:
         """The class names in the order of their labels, known before any image is read."""
+
+    @property
+    def published(self) -> tuple[int, ...] | None:
+        """The number of images of each class that are known to be; None where it is not known."""
+        return None
 
     @abstractmethod
     def list_samples(self) -> list[Sample]:
@@ -155,10 +165,25 @@ class CellDataModule(LightningDataModule, ABC):
     @cached_property
     def table(self) -> SampleTable:
         """All labelled samples; the files have been read once, for their contents' digests."""
-        samples = self.list_samples()
+        listed = self.list_samples()
+        ids = {sample.id for sample in listed}
+        for name in self.exclude:
+            if name not in ids:
+                raise UserError(f"data.exclude: there is no sample '{name}'{suggest(name, ids)}")
+        samples = [sample for sample in listed if sample.id not in self.exclude]
         with ThreadPoolExecutor() as pool:
             fingerprints = list(pool.map(self.fingerprint, samples))
         return SampleTable(samples, self.classes, fingerprints)
+
+    @property
+    def note(self) -> str | None:
+        """How the numbers of images differ from the published ones; None where they do not."""
+        found = np.bincount(self.table.labels, minlength=len(self.classes)).tolist()
+        if self.published is None or found == list(self.published):
+            return None
+        triples = zip(self.classes, found, self.published, strict=True)
+        differ = [f"{name} {n:,} of {known:,}" for name, n, known in triples if n != known]
+        return f"not the published set: {', '.join(differ)}"
 
     @cached_property
     def drawn(self) -> Split:
@@ -222,12 +247,13 @@ class CellDataModule(LightningDataModule, ABC):
         """Where the decoded images are kept, in words."""
         return self._pixels.where
 
-    def choose_loading(self, device: str, epochs: int) -> str:
+    def choose_loading(self, device: str, epochs: int, processes: int = 1) -> str:
         """Decides where images are augmented and by how many processes, if not configured.
 
         Args:
             device: cpu, cuda or mps: what the model runs on.
-            epochs: How many the training has.
+            epochs: How often the training reads the images.
+            processes: How many share this machine.
 
         Returns:
             Where, how many each device has, and why, in words.
@@ -255,7 +281,7 @@ class CellDataModule(LightningDataModule, ABC):
             _ = self._dataset(self._batched or self._augmentation)[batch]
             seconds = (time.perf_counter() - begun) * epochs * len(positions) / len(batch)
             pays = seconds > _WORKERS_PAY_AFTER
-            self._workers = min((os.cpu_count() or 1) // self.shard[1], 8) if pays else 0
+            self._workers = min(cores.available() // processes, 8) if pays else 0
             why = f"the training's images take {seconds:,.0f} s of one core"
         where = "" if not self._augmentation else f"augmented on the {self.augment_on}, "
         return f"{where}{self._workers or 'no'} loader processes ({why})"
@@ -275,15 +301,15 @@ class CellDataModule(LightningDataModule, ABC):
 
     def every_image(self, variant: int | None) -> DataLoader[Batch]:
         """All images of the table in its order, as they are or in an augmented variant."""
-        n, size = len(self.table), max(1, self.batch_size // self.shard[1])
         augmentation = None if variant is None else self._batched or self._augmentation
-        batches = np.array_split(np.arange(n), -(-n // size))
+        n = len(self.table)
+        batches = np.array_split(np.arange(n), -(-n // _TOGETHER))
         keys = [[(variant or 0, int(position)) for position in batch] for batch in batches]
         return self._load(self._dataset(augmentation), keys, self._workers)
 
     def identify(self, variant: int | None) -> list[Any]:
         """Plain values that differ where the pixels of `every_image` do."""
-        what: list[Any] = [asdict(self.preprocessing), self._contents, cv2.__version__]
+        what: list[Any] = [FORMAT, cv2.__version__, asdict(self.preprocessing), self._contents]
         if variant is not None:
             batched = self._batched is not None
             what += [self._augmentation.identity, batched, self.seed, variant]
@@ -394,8 +420,39 @@ class FileDataModule(CellDataModule):
         if not self.root.is_dir():
             raise UserError(f"data.root: there is no folder {self.root}; {self.how_to_get}")
         if not path.exists():
+            relative = path.relative_to(self.root)
+            near = (*self.root.glob("*"), *self.root.glob("*/*"), *self.root.absolute().parents[:2])
+            for other in near:
+                if (other / relative).exists():
+                    raise UserError(f"data.root: {what} is in {other}; give that folder")
             raise UserError(f"{what} {path} is missing; {self.how_to_get}")
         return path
+
+    def _in_folders(
+        self, parent: Path, names: Sequence[str], *, split: Part | None = None
+    ) -> list[Sample]:
+        """The image files below one folder for each class, without masks.
+
+        Args:
+            parent: The folder that holds them.
+            names: The folders' names, in the order of the classes.
+            split: The part that the authors put them in.
+
+        Raises:
+            UserError: A folder is missing, or there is one of another name.
+        """
+        self._require(parent, "the folder")
+        found = {path.name for path in parent.iterdir() if path.is_dir()}
+        for name in names:
+            if name not in found:
+                raise UserError(f"{parent} has no folder '{name}'{suggest(name, found)}")
+        for name in sorted(found - set(names)):
+            raise UserError(f"{parent / name} is no class of this dataset{suggest(name, names)}")
+        return [
+            Sample(self._id(path), label, path, split=split)
+            for label, name in enumerate(names)
+            for path in files.images_below(parent / name)
+        ]
 
     def _id(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix()

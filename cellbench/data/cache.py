@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from rich.progress import track
 
+from cellbench import cores
 from cellbench.atomic import shared_file, write_at
 from cellbench.data.views import Image, Mask
 from cellbench.errors import UserError
@@ -160,7 +161,7 @@ def _read_all(
     store: Callable[[int, Image, Mask | None], None],
 ) -> None:
     """Reads in threads: OpenCV decodes without the interpreter's lock."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, cores.available())) as pool:
         done = pool.map(lambda position: store(position, *read(position)), range(n))
         for _ in track(done, "decoding", n, transient=True, disable=not sys.stdout.isatty()):
             pass

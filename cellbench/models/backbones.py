@@ -29,6 +29,9 @@ HALF = (0.5, 0.5, 0.5)
 # not. The third is the one network whose weights want it from outside.
 _HALF_NORMALISED = ("googlenet", "inception_v3", "efficientnet_v2_l")
 
+CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.", "aux1.", "aux2.", "AuxLogits.")
+"""How the names of torchvision's classifiers begin in a state dict."""
+
 # Published DenseNets have "norm.1" where torchvision's own has "norm1".
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
@@ -91,7 +94,7 @@ def build(name: str, weights: str, image_size: tuple[int, int]) -> Backbone:
     except ValueError as error:  # networks of a fixed input size say what they can take
         raise UserError(f"model.backbone: {name} at {image_size}: {error}") from error
     if state is not None:
-        _load(network, state, source)
+        _load(network, state, source, unused=() if own else CLASSIFIERS)
     trunk = network if own else _trunk(name, network)
     return Backbone(trunk, _feature_shape(name, trunk, image_size), *normalisation(name))
 
@@ -199,9 +202,10 @@ def _from_file(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _load(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
+def _load(
+    network: nn.Module, state: dict[str, Tensor], source: str, unused: tuple[str, ...]
+) -> None:
     """Loads all but the classifier, which the head replaces; anything else must fit."""
-    unused = ("fc.", "classifier.", "head.", "heads.", "aux1.", "aux2.", "AuxLogits.")
     kept = OrderedDict(
         (_OLD_DENSENET.sub(r"\1\2", key), value)
         for key, value in state.items()

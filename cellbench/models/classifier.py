@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from cellbench.data.dataset import Batch, FeatureBatch
@@ -26,6 +26,31 @@ from cellbench.models.regularisation import penalised_parameters, penalty
 
 DESCRIPTION = "cellbench"
 """The entry of a checkpoint that says all that predict needs."""
+
+
+class WeightedMean(Metric):
+    """The mean of values that stand for several samples each.
+
+    torchmetrics' MeanMetric leaves NaN out, which hides that a training diverged; told not to, it
+    leaves the weights out (1.9).
+    """
+
+    total: Tensor
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("weight", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, value: Tensor, weight: Tensor) -> None:
+        """Counts a value with its weight."""
+        self.total += value * weight
+        self.weight += weight
+
+    def compute(self) -> Tensor:
+        """The mean of what was counted."""
+        return self.total / self.weight
 
 
 class CellClassifier(LightningModule):
@@ -114,11 +139,10 @@ class CellClassifier(LightningModule):
                 "f1_macro": MulticlassF1Score(n, average="macro"),
             }
         )
-        # "disable": the default leaves NaN out of the mean, and so hides that a training diverged.
-        self.train_loss = MeanMetric(nan_strategy="disable")
-        self.train_penalty = MeanMetric(nan_strategy="disable")
-        self.val_loss = MeanMetric(nan_strategy="disable")
-        self.test_loss = MeanMetric(nan_strategy="disable")
+        self.train_loss = WeightedMean()
+        self.train_penalty = WeightedMean()
+        self.val_loss = WeightedMean()
+        self.test_loss = WeightedMean()
         self.train_metrics = metrics.clone(prefix="train/")
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
@@ -185,12 +209,16 @@ class CellClassifier(LightningModule):
             self.train_penalty.update(extra.detach(), n)
         self.train_loss.update(loss.detach(), n)
         self.train_metrics.update(logits, batch.labels)
-        if self.trainer.is_last_batch:  # the metrics are an epoch's; naming them takes time
-            if self._l1 or self._l2:
-                self.log("train/penalty", self.train_penalty, on_step=False, on_epoch=True)
-            self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
-            self.log_dict(self.train_metrics, on_step=False, on_epoch=True)
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch | FeatureBatch, batch_idx: int) -> None:
+        """Logs the epoch's losses and metrics, once: with every step it would take time."""
+        if not (self.trainer.is_last_batch or self.trainer.should_stop):
+            return
+        if self._l1 or self._l2:
+            self.log("train/penalty", self.train_penalty, on_step=False, on_epoch=True)
+        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
+        self.log_dict(self.train_metrics, on_step=False, on_epoch=True)
 
     def _of_the_step(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The number of samples of a step and the sum of their weights, a device's part of each.
@@ -230,10 +258,11 @@ class CellClassifier(LightningModule):
         return probabilities
 
     def _evaluate(
-        self, loss: MeanMetric, metrics: MetricCollection, batch: Batch | FeatureBatch
+        self, loss: WeightedMean, metrics: MetricCollection, batch: Batch | FeatureBatch
     ) -> Tensor:
         logits = self._logits(batch)
-        loss.update(cross_entropy(logits, batch.labels), len(batch.labels))
+        n = torch.tensor(len(batch.labels), device=logits.device)
+        loss.update(cross_entropy(logits, batch.labels), n)
         metrics.update(logits, batch.labels)
         probabilities: Tensor = logits.softmax(dim=1)
         return probabilities

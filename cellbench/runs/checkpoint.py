@@ -17,6 +17,7 @@ from cellbench.errors import UserError
 from cellbench.models.classifier import DESCRIPTION
 from cellbench.runs.folder import whole_file
 from cellbench.runs.ranks import Ranks
+from cellbench.runs.recorder import History
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class CheckpointConfig:
         monitor: What is compared after every epoch: the lowest loss, or the highest of the others.
             last takes the last epoch: right where a schedule ends at zero and the validation
             split is too small to choose by.
-        every: Seconds between two saves of last.ckpt, from which an interrupted run goes on.
+        every: Seconds between two saves of last.ckpt, from which an interrupted run goes on, and
+            of best.ckpt, where there is a better epoch.
     """
 
     monitor: Literal[
@@ -119,30 +121,27 @@ class BestEpoch(Callback):
     Args:
         path: The file.
         config: Which epoch is the best.
+        history: The epochs before.
         ranks: The first of them writes.
     """
 
-    def __init__(self, path: Path, config: CheckpointConfig, ranks: Ranks) -> None:
+    def __init__(
+        self, path: Path, config: CheckpointConfig, history: History, ranks: Ranks
+    ) -> None:
         self._path = path
         self._config = config
+        self._history = history
         self._ranks = ranks
-        self._values: list[float] = []
         self._unwritten: dict[str, Any] | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """The epochs' values so far, for a training that goes on from a checkpoint."""
-        return {"values": self._values}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on behind the checkpoint's epochs."""
-        self._values = list(state_dict["values"])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Copies the weights, where they are the best so far."""
         if trainer.state.fn != TrainerFn.FITTING:
             return
-        self._values.append(float(trainer.callback_metrics[self._config.monitor]))
-        if self._ranks.first and self._config.best(self._values) == len(self._values) - 1:
+        monitor = self._config.monitor
+        values = [row[monitor] for row in self._history.rows]
+        values.append(float(trainer.callback_metrics[monitor]))
+        if self._ranks.first and self._config.best(values) == len(values) - 1:
             frozen = {name for name, p in pl_module.named_parameters() if not p.requires_grad}
             weights = pl_module.state_dict().items()
             kept = {k: v if k in frozen else v.to("cpu", copy=True) for k, v in weights}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 import torchvision
 from lightning.pytorch import Trainer
 from rich.progress import track
+from torch import Tensor
 
 from cellbench.atomic import shared_file, write_at
 from cellbench.data.base import CellDataModule
@@ -38,18 +40,26 @@ def keep(model: CellClassifier, data: CellDataModule, trainer: Trainer) -> str |
     """
     if not (model.frozen and data.cache.features):
         return None
-    if data.variants is None:
+    if not apply(model, data):
         return (
             "features   not kept: data.augment draws anew in every epoch; with a number of "
             "data.augment_variants the frozen backbone sees each image that often, and no more"
         )
-    with torch.no_grad(), trainer.precision_plugin.forward_context():
-        model.to(trainer.strategy.root_device)
-        probe = model.features(torch.zeros(1, 3, *data.input_size).byte().to(model.device))
-        width, dtype = probe.shape[1] * probe.element_size(), probe.dtype
-        network = _identify(model, trainer)
-        plain = _features(model, data, None, network, width)
-        variants = [_features(model, data, turn, network, width) for turn in range(data.variants)]
+    trainer.accelerator.setup_device(trainer.strategy.root_device)
+    model.to(trainer.strategy.root_device)
+
+    def compute(images: Tensor) -> Tensor:
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            return model.features(images)
+
+    probe = compute(torch.zeros(1, 3, *data.input_size).byte().to(model.device))
+    width, dtype = probe.shape[1] * probe.element_size(), probe.dtype
+    network = _identify(model, trainer)
+
+    def of(variant: int | None) -> np.ndarray:
+        return _features(compute, model.device, data, variant, network, width)
+
+    plain, variants = of(None), [of(variant) for variant in range(data.variants or 0)]
     data.features = Features(plain, variants, dtype)
     times = f", {len(variants)} variants each" if variants else ""
     return (
@@ -58,8 +68,18 @@ def keep(model: CellClassifier, data: CellDataModule, trainer: Trainer) -> str |
     )
 
 
+def apply(model: CellClassifier, data: CellDataModule) -> bool:
+    """Whether the training sees features in the place of images."""
+    return model.frozen and data.cache.features and data.variants is not None
+
+
 def _features(
-    model: CellClassifier, data: CellDataModule, variant: int | None, network: list[Any], width: int
+    compute: Callable[[Tensor], Tensor],
+    device: torch.device,
+    data: CellDataModule,
+    variant: int | None,
+    network: list[Any],
+    width: int,
 ) -> np.ndarray:
     """The features of all images, as bytes, (n, width): from the disk, or from the backbone."""
     identity = json.dumps([FORMAT, network, data.identify(variant)])
@@ -71,10 +91,10 @@ def _features(
         shown = track(loader, "features", transient=True, disable=not sys.stdout.isatty())
         offset = 0
         for batch in shown:
-            moved = data.transfer_batch_to_device(batch, model.device, 0)
+            moved = data.transfer_batch_to_device(batch, device, 0)
             finished = data.on_after_batch_transfer(moved, 0)
             assert isinstance(finished, Batch)
-            rows = model.features(finished.images).cpu().contiguous().view(torch.uint8).numpy()
+            rows = compute(finished.images).cpu().contiguous().view(torch.uint8).numpy()
             write_at(file, rows, offset)
             offset += rows.nbytes
 
@@ -100,6 +120,8 @@ def _identify(model: CellClassifier, trainer: Trainer) -> list[Any]:
         model.std.flatten().tolist(),
         str(trainer.precision),
         chip,
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
         torch.__version__,
         torchvision.__version__,
     ]

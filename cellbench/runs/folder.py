@@ -23,7 +23,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         UserError: The file cannot be written; what lay at `path` before is untouched.
     """
     try:
-        with atomic.whole_file(path) as beside:
+        with atomic.replacing(path) as beside:
             yield beside
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
@@ -112,6 +112,11 @@ class RunFolder:
     def config(self) -> Path:
         """The whole configuration."""
         return self.path / "config.yaml"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that writes to the folder."""
+        return self.path / ".lock"
 
     @property
     def split(self) -> Path:

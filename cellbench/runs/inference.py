@@ -17,6 +17,7 @@ from cellbench.models.heads import HeadConfig
 from cellbench.runs.checkpoint import Description, read_checkpoint
 from cellbench.runs.folder import RunFolder, write_text
 from cellbench.runs.predictions import PREFIX
+from cellbench.runs.progress import EndAtSignal
 
 
 def build_model(described: Description, state: dict[str, torch.Tensor]) -> CellClassifier:
@@ -64,6 +65,7 @@ def predict(
     model = build_model(described, state)
     sampler = BatchSampler(SequentialSampler(dataset), batch_size, drop_last=False)
     loader = DataLoader(dataset, sampler=sampler, batch_size=None)
+    watched = EndAtSignal("nothing is written; give the command again")
     try:
         trainer = Trainer(
             accelerator=accelerator,
@@ -72,10 +74,12 @@ def predict(
             logger=False,
             enable_checkpointing=False,
             default_root_dir=str(folder.path),
+            callbacks=[watched],
         )
     except (MisconfigurationException, ValueError) as error:
         raise UserError(f"--accelerator={accelerator}: {str(error).splitlines()[0]}") from error
-    batches = trainer.predict(model, loader)
+    with watched.watching():
+        batches = trainer.predict(model, loader)
     assert batches is not None
     probabilities = torch.cat(batches).cpu().numpy()  # type: ignore[arg-type]  # of one loader
     text = io.StringIO(newline="")

@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torchmetrics import Metric, MetricCollection
 
@@ -21,33 +22,22 @@ from cellbench.runs.ranks import Ranks
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
-class Progress(Callback):
-    """Saves last.ckpt at a time interval, and makes what follows a function of the step alone.
+class EndAtSignal(Callback):
+    """Ends a command at a signal, with 128 more as its exit code.
 
-    A checkpoint is taken between two steps, or before an epoch's first: Lightning goes on from both
-    as if nothing had happened, but for torch's random numbers, the order of the samples and the
-    metrics of an epoch that has begun, which are seen to here.
+    Lightning would end an evaluation or a prediction that is terminated with exit code 0, so that
+    the signals are taken back from it whenever it begins.
 
     Args:
-        folder: Where last.ckpt lies.
-        data: Told where to begin when a training goes on.
-        every: Seconds between two checkpoints.
-        ranks: The processes that must stop and save after the same step.
+        hint: What to do then.
     """
 
-    def __init__(self, folder: RunFolder, data: CellDataModule, every: float, ranks: Ranks) -> None:
-        self._folder = folder
-        self._data = data
-        self._every = every
-        self._ranks = ranks
-        self._saved = time.monotonic()
-        self._signum: int | None = None
-        self._in_training = False
-        self._batch: int | None = None
+    def __init__(self, hint: str) -> None:
+        self._hint = hint
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Handles signals: training ends after its step and saves, anything else ends at once."""
+        """Handles signals as long as it lasts."""
         before = {number: signal.getsignal(number) for number in SIGNALS}
         self._watch()
         try:
@@ -61,23 +51,74 @@ class Progress(Callback):
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        if not self._in_training or self._signum is not None:  # the second time: at once
+        raise self._interrupted(signum)
+
+    def _interrupted(self, signum: int) -> Interrupted:
+        return Interrupted(signum, f"{signal.Signals(signum).name}; {self._hint}")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the signals back."""
+        self._watch()
+
+    on_test_start = on_validation_start
+    on_predict_start = on_validation_start
+
+
+class Progress(EndAtSignal):
+    """Saves last.ckpt at a time interval, and makes what follows a function of the step alone.
+
+    A checkpoint is taken between two steps, or before an epoch's first: Lightning goes on from both
+    as if nothing had happened, but for torch's random numbers, the order of the samples and the
+    metrics of an epoch that has begun, which are seen to here.
+
+    Args:
+        folder: Where last.ckpt lies.
+        data: Told where to begin when a training goes on.
+        every: Seconds between two checkpoints.
+        ranks: The processes that must stop and save after the same step.
+        hint: What to do after a signal.
+    """
+
+    def __init__(
+        self, folder: RunFolder, data: CellDataModule, every: float, ranks: Ranks, hint: str
+    ) -> None:
+        super().__init__(hint)
+        self._folder = folder
+        self._data = data
+        self._every = every
+        self._ranks = ranks
+        self._saved = time.monotonic()
+        self._signum: int | None = None
+        self._in_training = False
+        self._ended = False
+        self._batch: int | None = None
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        """Training ends after its step and saves; anything else, and the second time, at once."""
+        if not self._in_training or self._signum is not None:
             raise self._interrupted(signum)
         self._signum = signum
 
-    def _interrupted(self, signum: int) -> Interrupted:
-        how = f"go on with: python -m cellbench fit --resume {self._folder.path}"
-        return Interrupted(signum, f"{signal.Signals(signum).name}; {how}")
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the signals back from Lightning, which ends a terminated run with exit code 0."""
+        """Takes the signals back."""
         self._watch()
         self._in_training = True
         self._saved = time.monotonic()
+        # Lightning would ask all devices before every step whether it has had a signal; it has not.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on a signal ends the run at once; the training's end is saved by the run."""
+    def save_end(self, trainer: Trainer) -> None:
+        """Saves the end of the training, which may be before its last epoch (early stopping).
+
+        Raises:
+            Interrupted: A signal came in the training's last step, or after it.
+        """
+        self._ended = True
+        trainer.save_checkpoint(self._folder.last)
         self._in_training = False
+        agreed = self._ranks.greatest(self._signum or 0)
+        if agreed:
+            raise self._interrupted(agreed)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves between two epochs, where it is time."""
@@ -87,7 +128,7 @@ class Progress(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Makes dropout and the like a function of (seed, step): the same after a restart."""
-        step = f"{self._data.seed} {trainer.global_step}"
+        step = f"{self._data.seed} {trainer.current_epoch} {batch_idx}"
         step += f" {self._ranks.rank}" if self._ranks.rank else ""
         digest = hashlib.blake2b(step.encode(), digest_size=8).digest()
         seed = int.from_bytes(digest, "little")
@@ -100,8 +141,10 @@ class Progress(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves between two steps, where it is time; an epoch's last step leaves it to the next."""
-        if batch_idx + 1 < trainer.num_training_batches:
-            self._save_in_time(trainer, batch_idx + 1)
+        done = batch_idx + 1
+        # Between the batches of one step there are gradients, which no checkpoint holds.
+        if done < trainer.num_training_batches and not done % trainer.accumulate_grad_batches:
+            self._save_in_time(trainer, done)
 
     def _save_in_time(self, trainer: Trainer, batch: int) -> None:
         due = self._ranks.first and time.monotonic() - self._saved >= self._every
@@ -129,9 +172,13 @@ class Progress(Callback):
         checkpoint["progress"] = {
             "epoch": trainer.current_epoch,
             "batch": self._batch or 0,
+            "ended": self._ended,
             "metrics": self._ranks.gather(
                 {
-                    name: {"count": metric.update_count, "state": dict(metric.metric_state)}
+                    name: {
+                        "count": metric.update_count,
+                        "state": move_data_to_device(dict(metric.metric_state), "cpu"),
+                    }
                     for name, metric in _train_metrics(pl_module)
                 }
             ),
@@ -151,6 +198,7 @@ class Progress(Callback):
                 f"--resume: the run was begun on {len(saved['metrics'])} devices, and here are "
                 f"{self._ranks.size}; go on with as many"
             )
+        trainer.should_stop = saved["ended"]
         self._data.start = (saved["epoch"], saved["batch"])
         counted = saved["metrics"][self._ranks.rank]
         for name, metric in _train_metrics(pl_module):

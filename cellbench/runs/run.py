@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
 import cellbench
 from cellbench.data.base import CellDataModule
@@ -19,12 +19,51 @@ from cellbench.data.table import Part
 from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs import environment, features, figures, loggers, metrics
-from cellbench.runs.checkpoint import CheckpointConfig, Description, read_checkpoint
+from cellbench.runs.checkpoint import BestEpoch, CheckpointConfig, Description, read_checkpoint
 from cellbench.runs.folder import RunFolder, as_yaml, write_text
 from cellbench.runs.predictions import Predictions, read_predictions, write_predictions
 from cellbench.runs.progress import Progress
 from cellbench.runs.ranks import Ranks
 from cellbench.runs.recorder import Collector, History
+
+
+class RunCallbacks(NamedTuple):
+    """What every training is watched by.
+
+    Attributes:
+        history: The losses and metrics by epoch.
+        collector: The probabilities of the last evaluation.
+        best: Keeps the best epoch's weights; none where that is the last.
+        progress: Saves the training's state, and handles signals.
+    """
+
+    history: History
+    collector: Collector
+    best: list[BestEpoch]
+    progress: Progress
+
+    @classmethod
+    def make(
+        cls,
+        folder: RunFolder,
+        data: CellDataModule,
+        config: CheckpointConfig,
+        ranks: Ranks,
+        hint: str,
+    ) -> "RunCallbacks":
+        """Makes them for a run; the hint says what to do after a signal."""
+        history = History(folder.history)
+        best = [BestEpoch(folder.best, config, history, ranks)]
+        return cls(
+            history,
+            Collector(ranks),
+            [] if config.monitor == "last" else best,
+            Progress(folder, data, config.every, ranks, hint),
+        )
+
+    def in_order(self) -> list[Callback]:
+        """As Lightning is to call them."""
+        return [self.history, self.collector, *self.best, self.progress]
 
 
 @dataclass
@@ -36,11 +75,9 @@ class Run:
         config: The whole configuration.
         model: The model.
         data: The data module, set up.
-        trainer: The trainer, whose callbacks hold `history` and `collector`.
+        trainer: The trainer, with `callbacks` among its own.
         checkpoint: Which epoch is the best.
-        history: The losses and metrics by epoch.
-        collector: The probabilities of the last evaluation.
-        progress: Saves the training's state, and handles signals.
+        callbacks: What the training is watched by.
         ranks: The processes that share the run; the first of them writes.
     """
 
@@ -50,9 +87,7 @@ class Run:
     data: CellDataModule
     trainer: Trainer
     checkpoint: CheckpointConfig
-    history: History
-    collector: Collector
-    progress: Progress
+    callbacks: RunCallbacks
     ranks: Ranks
 
     def __post_init__(self) -> None:
@@ -79,10 +114,8 @@ class Run:
         Returns:
             What metrics.json holds; None on any rank but the first.
         """
-        with self._written(), self.progress.watching():
-            begun = self.ranks.agree(self.folder.last if self.folder.last.is_file() else None)
-            if begun is not None:
-                read_checkpoint(begun)  # says what is wrong with it, where something is
+        begun = self.ranks.agree(self.folder.last if self.folder.last.is_file() else None)
+        with self.callbacks.progress.watching(), self._written(begun):
             kept = features.keep(self.model, self.data, self.trainer)
             if kept and self.ranks.first:
                 print(kept, flush=True)
@@ -97,7 +130,7 @@ class Run:
                     f"data.batch_size: {self.data.batch_size} leaves batch norm a single value; "
                     "give a larger batch, or larger images"
                 ) from error
-            self.trainer.save_checkpoint(self.folder.last)
+            self.callbacks.progress.save_end(self.trainer)
             if self.checkpoint.monitor == "last":
                 self.trainer.save_checkpoint(self.folder.best, weights_only=True)
             self._load(self.folder.best)
@@ -105,7 +138,7 @@ class Run:
             if result is None:
                 return None
             curves = figures.learning_curves(
-                self.history.rows,
+                self.callbacks.history.rows,
                 self._best_epoch(),
                 result["val"]["metrics"]["accuracy"]["baseline"],
                 result["val"]["n"],
@@ -129,8 +162,25 @@ class Run:
                 loggers.finish(self.loggers, failed=True)
                 self.folder.discard()
             raise
-        with self._written():
+        with self.callbacks.progress.watching(), self._written():
             return self._score((part,))
+
+    def _check_begun(self, begun: Path) -> None:
+        """Loads what a training goes on from, and makes sure that its data are still the same.
+
+        Raises:
+            UserError: They are not, or the checkpoint is not whole.
+        """
+        trained = self._load(begun)
+        for what, ours, theirs in (
+            ("split", self.data.drawn.digest, trained.split),
+            ("preprocessing", self.description.preprocessing, trained.preprocessing),
+        ):
+            if ours != theirs:
+                raise UserError(
+                    f"--resume: the {what} is not the one that the run began with: images or "
+                    "labels have changed since; put them back, or begin afresh"
+                )
 
     def _check(self, part: Part, ckpt_path: Path) -> None:
         """Loads a checkpoint, and notes how what it will be scored on differs from its training."""
@@ -158,17 +208,25 @@ class Run:
                 )
 
     @contextmanager
-    def _written(self) -> Iterator[None]:
-        """Writes what is known before a run, and ends what it began, whatever happens."""
+    def _written(self, begun: Path | None = None) -> Iterator[None]:
+        """Writes what is known before a run, and ends what it began, whatever happens.
+
+        Args:
+            begun: The checkpoint that a training goes on from.
+        """
         if not self.ranks.first:
+            if begun is not None:
+                self._check_begun(begun)
             yield
             return
         described = environment.describe(
             self.trainer.strategy.root_device, self.trainer.world_size, str(self.trainer.precision)
         )
         failed = True
-        self.folder.tidy()
         try:
+            if begun is not None:
+                self._check_begun(begun)
+            self.folder.tidy()
             write_text(self.folder.config, as_yaml(self.config))
             write_text(self.folder.split, self.data.drawn.csv)
             loggers.log_config(self.loggers, self.config)
@@ -199,7 +257,7 @@ class Run:
         for part in parts:
             evaluate = self.trainer.validate if part == "val" else self.trainer.test
             evaluate(self.model, datamodule=self.data, verbose=False)
-            positions, probabilities = self.collector.take()
+            positions, probabilities = self.callbacks.collector.take()
             ids = [self.data.table.samples[i].id for i in positions]
             labels = self.data.table.labels[positions]
             predictions[part] = Predictions(ids, labels, probabilities)
@@ -231,7 +289,7 @@ class Run:
                 "fold": None if self.data.split.folds is None else self.data.split.fold or 0,
                 "n": {p: len(drawn.indices(p)) for p in ("train", "val", "test")},
             },
-            "epoch": self._best_epoch() if self.history.rows else None,
+            "epoch": self._best_epoch() if self.callbacks.history.rows else None,
             "view": self.data.view,
             "seed": self.data.seed,
             "majority_class": classes[majority],
@@ -246,8 +304,9 @@ class Run:
         return result
 
     def _best_epoch(self) -> int:
-        values = [row.get(self.checkpoint.monitor, 0.0) for row in self.history.rows]
-        return int(self.history.rows[self.checkpoint.best(values)]["epoch"])
+        rows, monitor = self.callbacks.history.rows, self.checkpoint.monitor
+        values = [float("nan") if monitor == "last" else row[monitor] for row in rows]
+        return int(rows[self.checkpoint.best(values)]["epoch"])
 
     def _save_figure(self, figure: Any, name: str) -> None:
         path = self.folder.figure(name)

@@ -17,11 +17,10 @@ from cellbench.cli.engine import TRAINER_DEFAULTS
 from cellbench.data.synthetic import SyntheticDataModule
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs import precision
-from cellbench.runs.checkpoint import BestEpoch, CheckpointConfig
+from cellbench.runs.checkpoint import CheckpointConfig
 from cellbench.runs.folder import RunFolder
-from cellbench.runs.progress import Progress
 from cellbench.runs.ranks import Ranks
-from cellbench.runs.recorder import Collector, History
+from cellbench.runs.run import RunCallbacks
 from tests.benchmarks.measure import apart, ratios, spread
 
 NETWORKS = ("resnet18", "mobilenet_v2")
@@ -46,9 +45,9 @@ def cellbench_epoch(data: SyntheticDataModule, network: str, chosen: str) -> flo
     """Seconds of an epoch with all the callbacks of a run of `fit`."""
     torch.manual_seed(0)
     model = CellClassifier(data.classes, data.input_size, backbone=network)
-    clock, ranks, config = Clock(), Ranks(), CheckpointConfig()
+    clock = Clock()
     with tempfile.TemporaryDirectory() as path:
-        folder = RunFolder(Path(path))
+        ours = RunCallbacks.make(RunFolder(Path(path)), data, CheckpointConfig(), Ranks(), "")
         defaults = TRAINER_DEFAULTS | {
             "max_epochs": WARM_UP + TIMED,
             "precision": chosen,
@@ -56,13 +55,7 @@ def cellbench_epoch(data: SyntheticDataModule, network: str, chosen: str) -> flo
             "enable_progress_bar": False,
             "enable_checkpointing": False,
             "accelerator": "cpu",
-            "callbacks": [
-                History(folder.history),
-                Collector(ranks),
-                BestEpoch(folder.best, config, ranks),
-                Progress(folder, data, config.every, ranks),
-                clock,
-            ],
+            "callbacks": [*ours.in_order(), clock],
         }
         Trainer(**defaults).fit(model, datamodule=data)
     return (clock.times[-1] - clock.times[WARM_UP]) / TIMED

@@ -8,15 +8,14 @@ from pathlib import Path
 import torch
 import torchvision
 
-from cellbench.__main__ import main
 from cellbench.runs import precision
-from tests.benchmarks.measure import apart, ratios, spread
+from tests.benchmarks.measure import apart, quietly, ratios, spread
 from tests.conftest import SHARED
 
 REPETITIONS = 3
 OPTIONS = [
     "--data.image_size=128",
-    "--data.batch_size=17",
+    "--data.batch_size=17",  # as published
     "--model.freeze=backbone",
     "--model.head.hidden=[512]",
     "--model.head.dropout=0.5",
@@ -35,11 +34,11 @@ def fit(folder: str, chosen: str, *args: str) -> tuple[float, str]:
     options = [*data, *OPTIONS, f"--trainer.precision={chosen}", f"--runs={folder}/runs"]
     # What the first run of a process costs once (fonts, thread pools) is no run's own.
     first = ["--model.backbone=small_cnn", "--trainer.max_epochs=1", "--name=first"]
-    assert main(["fit", *options, *first, "--data.cache.features=false"]) == 0
+    assert quietly("fit", *options, *first, "--data.cache.features=false") == 0
     begun = time.perf_counter()
     network = [f"--model.backbone={NETWORK}", f"--model.weights={folder}/weights.pt"]
     rest = [f"--trainer.max_epochs={EPOCHS}", "--name=frozen", *args]
-    assert main(["fit", *options, *network, *rest]) == 0
+    assert quietly("fit", *options, *network, *rest) == 0
     seconds = time.perf_counter() - begun
     run = max(Path(folder, "runs", "frozen").iterdir(), key=lambda path: path.stat().st_mtime_ns)
     return seconds, (run / "predictions.csv").read_text()

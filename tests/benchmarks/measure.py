@@ -1,10 +1,14 @@
 """What the benchmarks share: a process of its own for each measurement, and its figures."""
 
+import io
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout
 from statistics import median
 from typing import Any
+
+from cellbench.__main__ import main
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["cellbench.cli.engine"])
@@ -17,6 +21,12 @@ def apart(function: Callable[..., Any], *args: Any) -> Any:
     """
     with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:
         return pool.submit(function, *args).result()
+
+
+def quietly(*args: str) -> int:
+    """Runs a command in this process; what it prints is not the table's."""
+    with redirect_stdout(io.StringIO()):
+        return main(args)
 
 
 def spread(values: Sequence[float], digits: int = 2) -> str:

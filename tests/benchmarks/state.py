@@ -7,11 +7,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cellbench.__main__ import main
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs.checkpoint import CheckpointConfig
 from cellbench.runs.progress import Progress
-from tests.benchmarks.measure import apart, ratios, spread
+from tests.benchmarks.measure import apart, quietly, ratios, spread
 
 REPETITIONS = 5
 OPTIONS = [
@@ -40,7 +39,7 @@ def until_first_step(*args: str) -> float:
     before = CellClassifier.training_step
     CellClassifier.training_step = noted
     try:
-        main(["fit", *args])
+        quietly("fit", *args)
     except Stop:
         pass
     finally:
@@ -62,11 +61,11 @@ def save_and_resume(folder: str) -> tuple[float, float, float, float]:
         steps.append(time.perf_counter())
         if len(steps) == 12:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, *args)
+        step(self, *args)
 
     Progress._save_in_time, CellClassifier.on_train_batch_end = timed, terminated
     runs = f"--runs={folder}"
-    assert main(["fit", *OPTIONS, runs, "--checkpoint.every=0"]) == 128 + signal.SIGTERM
+    assert quietly("fit", *OPTIONS, runs, "--checkpoint.every=0") == 128 + signal.SIGTERM
     Progress._save_in_time, CellClassifier.on_train_batch_end = save, step
     (run,) = Path(folder, "run").iterdir()
     # The first of each pays for what every process pays once.

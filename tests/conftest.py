@@ -9,6 +9,8 @@ import pytest
 
 from cellbench.__main__ import main
 
+pytest_plugins = ["tests.lookalikes"]
+
 SHARED = Path(os.environ.get("CELLBENCH_SHARED", Path(__file__).parents[2] / "shared" / "data"))
 
 TINY = [

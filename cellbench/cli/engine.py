@@ -206,7 +206,7 @@ class CellbenchCLI(LightningCLI):
             chosen, reason = precision.normalise(asked["precision"]), "as configured"
         self.config[self._command].trainer.precision = chosen
         name = self.config[self._command].name = self._experiment_name()
-        kept = features.apply(self.model, self.datamodule)
+        kept = features.suffice(self.model, self.datamodule)
         epochs = 1 + (self.datamodule.variants or 0) if kept else asked["max_epochs"]
         loading = self.datamodule.choose_loading(self._device, epochs, self._here)
         self.config[self._command].data.init_args.augment_on = self.datamodule.augment_on

@@ -40,7 +40,7 @@ def keep(model: CellClassifier, data: CellDataModule, trainer: Trainer) -> str |
     """
     if not (model.frozen and data.cache.features):
         return None
-    if not apply(model, data):
+    if not suffice(model, data):
         return (
             "features   not kept: data.augment draws anew in every epoch; with a number of "
             "data.augment_variants the frozen backbone sees each image that often, and no more"
@@ -68,7 +68,7 @@ def keep(model: CellClassifier, data: CellDataModule, trainer: Trainer) -> str |
     )
 
 
-def apply(model: CellClassifier, data: CellDataModule) -> bool:
+def suffice(model: CellClassifier, data: CellDataModule) -> bool:
     """Whether the training sees features in the place of images."""
     return model.frozen and data.cache.features and data.variants is not None
 

@@ -24,7 +24,7 @@ from cellbench.runs.run import RunCallbacks
 from tests.benchmarks.measure import apart, ratios, spread
 
 NETWORKS = ("resnet18", "mobilenet_v2")
-REPETITIONS = 7
+REPETITIONS = 5
 WARM_UP, TIMED = 1, 2  # epochs a repetition
 
 

@@ -18,7 +18,7 @@ from cellbench.data.splits import SplitConfig
 from cellbench.data.wbc9 import CLASSES as WBC9
 from cellbench.data.wbc9 import WBC9DataModule
 from cellbench.errors import UserError
-from tests.conftest import SHARED, TINY, write_image
+from tests.conftest import SHARED, write_image
 from tests.lookalikes import ORIGINALS_A_CLASS, draw_field
 from tests.test_data_modules import DataModuleContract
 
@@ -260,5 +260,5 @@ def test_the_real_blood_cells_are_assigned_to_their_originals():
 
 
 def test_a_run_notes_what_differs(fit, leukemia_root, capsys):
-    fit("--data=LeukemiaDataModule", f"--data.root={leukemia_root}", *TINY)
+    fit("--data=LeukemiaDataModule", f"--data.root={leukemia_root}")
     assert "NOTE       not the published set: benign 13 of 512" in capsys.readouterr().out

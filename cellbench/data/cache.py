@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,10 +12,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-from rich.progress import track
 
 from cellbench import cores
 from cellbench.atomic import shared_file, write_at
+from cellbench.bar import bar
 from cellbench.data.views import Image, Mask
 from cellbench.errors import UserError
 
@@ -163,5 +162,5 @@ def _read_all(
     """Reads in threads: OpenCV decodes without the interpreter's lock."""
     with ThreadPoolExecutor(min(8, cores.available())) as pool:
         done = pool.map(lambda position: store(position, *read(position)), range(n))
-        for _ in track(done, "decoding", n, transient=True, disable=not sys.stdout.isatty()):
+        for _ in bar(done, "decoding", n):
             pass

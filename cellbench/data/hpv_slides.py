@@ -12,7 +12,10 @@ from cellbench.data.table import Sample
 from cellbench.data.views import Image
 from cellbench.errors import UserError
 
-SLIDES = {"healthy": (3, 4, 5, 6, 7, 8), "tumour": (12, 36, 37, 38)}
+SLIDES = {
+    "healthy": [f"glass{number}.hdf5" for number in range(3, 9)],
+    "tumour": [f"glass{number}.hdf5" for number in (12, 36, 37, 38)],
+}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -64,7 +67,7 @@ class HPVSlidesDataModule(FileDataModule):
         """
         return [
             Sample(f"{name}/{number:06d}", label, group=name)
-            for label, (_, names) in enumerate(_names().items())
+            for label, (_, names) in enumerate(SLIDES.items())
             for name in names
             for number in self._drawn[name]
         ]
@@ -89,7 +92,7 @@ class HPVSlidesDataModule(FileDataModule):
     def _drawn(self) -> dict[str, dict[int, np.ndarray]]:
         """The cells of each slide, by their number in it, (80, 80), uint8."""
         drawn = {}
-        for name in (name for names in _names().values() for name in names):
+        for name in (name for names in SLIDES.values() for name in names):
             path = self._require(self.root / name, "the slide")
             drawn[name] = self._read(path)
         return drawn
@@ -117,10 +120,6 @@ class HPVSlidesDataModule(FileDataModule):
         except OSError as error:
             raise UserError(f"cannot read {path}: {error}; is it a whole HDF5 file?") from error
         return dict(zip(numbers.tolist(), _grey(cells, path), strict=True))
-
-
-def _names() -> dict[str, list[str]]:
-    return {name: [f"glass{n}.hdf5" for n in numbers] for name, numbers in SLIDES.items()}
 
 
 def _grey(cells: np.ndarray, path: Path) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,10 +11,10 @@ from threading import local
 
 import cv2
 import numpy as np
-from rich.progress import track
 
 from cellbench import cores
 from cellbench.atomic import replacing
+from cellbench.bar import bar
 from cellbench.data import files
 from cellbench.data.cache import CacheConfig
 from cellbench.data.table import Sample
@@ -187,7 +186,7 @@ def find_sources(
         return [Match(*values) for values in json.loads(path.read_text(encoding="utf-8"))]
     found = recover([_path(sample) for sample in copies], [_path(sample) for sample in originals])
     with (
-        cache.writing(64 * len(found), "the data without their originals"),
+        cache.writing(64 * len(found), "make room there"),
         replacing(path) as new,
     ):
         new.write_text(json.dumps([astuple(match) for match in found]), encoding="utf-8")
@@ -199,14 +198,7 @@ def recover(copies: Sequence[Path], originals: Sequence[Path]) -> list[Match]:
     with ThreadPoolExecutor(cores.available()) as pool, _one_thread_each():
         known = Originals(list(pool.map(files.read_image, originals)))
         found = pool.map(lambda path: known.match(files.read_image(path)), copies)
-        shown = track(
-            found,
-            "finding the originals",
-            len(copies),
-            transient=True,
-            disable=not sys.stdout.isatty(),
-        )
-        return list(shown)
+        return list(bar(found, "finding the originals", len(copies)))
 
 
 def _path(sample: Sample) -> Path:

@@ -35,7 +35,7 @@ class UnlabelledImages(Dataset[Batch]):
         for option, folder in (("--images", images), ("--masks", masks)):
             if folder is not None and not folder.is_dir():
                 raise UserError(f"{option}: there is no folder {folder}")
-        found = [p for p in images.rglob("*") if p.suffix.lower() in files.IMAGE_SUFFIXES]
+        found = files.images_below(images)
         paths = dict.fromkeys(found) if masks is None else _with_masks(found, images, masks)
         if not paths:
             raise UserError(f"--images: there is no image file below {images}")

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +9,10 @@ import numpy as np
 import torch
 import torchvision
 from lightning.pytorch import Trainer
-from rich.progress import track
 from torch import Tensor
 
 from cellbench.atomic import shared_file, write_at
+from cellbench.bar import bar
 from cellbench.data.base import CellDataModule
 from cellbench.data.dataset import Batch, Features
 from cellbench.models.classifier import CellClassifier
@@ -38,9 +37,9 @@ def keep(model: CellClassifier, data: CellDataModule, trainer: Trainer) -> str |
     Raises:
         UserError: The features cannot be kept.
     """
-    if not (model.frozen and data.cache.features):
-        return None
     if not suffice(model, data):
+        if not (model.frozen and data.cache.features):
+            return None
         return (
             "features   not kept: data.augment draws anew in every epoch; with a number of "
             "data.augment_variants the frozen backbone sees each image that often, and no more"
@@ -88,9 +87,8 @@ def _features(
 
     def fill(file: int) -> None:
         loader = data.every_image(variant)
-        shown = track(loader, "features", transient=True, disable=not sys.stdout.isatty())
         offset = 0
-        for batch in shown:
+        for batch in bar(loader, "features"):
             moved = data.transfer_batch_to_device(batch, device, 0)
             finished = data.on_after_batch_transfer(moved, 0)
             assert isinstance(finished, Batch)

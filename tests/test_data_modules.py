@@ -305,7 +305,7 @@ def test_the_real_hpv_cells():
     assert pairs["112"] == pairs["139"]
     assert pairs["166"] == pairs["171"]
     assert pairs["157"] == pairs["158"]
-    assert len(set(groups)) == 296
+    assert len(set(groups)) == 299 - 14
     assert data._pixels.masks.max() == 2
     # stained nuclei are darkest in red and green: BGR read as RGB would turn this round
     nuclei = data._pixels.images[data._pixels.masks == 2].mean(axis=0)

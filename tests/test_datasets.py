@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from dataclasses import replace
 
+import cv2
 import h5py
 import numpy as np
 import pytest
@@ -199,7 +201,7 @@ class TestBloodCells(DataModuleContract):
 
     def test_the_originals_are_found_once_for_all_runs(self, monkeypatch):
         expected = [sample.group for sample in self.make().table.samples]
-        monkeypatch.setattr(sources, "recover", None)
+        monkeypatch.setattr(sources, "Originals", None)
         assert [sample.group for sample in self.make().table.samples] == expected
 
     def test_the_official_test_set_may_be_the_originals_of_its_copies(self):
@@ -217,13 +219,43 @@ class TestBloodCells(DataModuleContract):
         assert np.bincount(data.table.labels).tolist() == [ORIGINALS_A_CLASS] * 4
         assert data.read_image(data.table.samples[0]).shape == (480, 640, 3)
 
-    def test_without_the_originals_only_a_leaky_split_is_drawn(self, tmp_path):
+    def test_without_the_originals_the_copies_themselves_are_grouped(self, tmp_path):
         shutil.copytree(self.root / "images", tmp_path / "images")
-        with pytest.raises(UserError, match=r"has no Original_Images, by which copies of one"):
+        with pytest.raises(UserError, match=r"has no Original_Images, .*use data\.copies: near"):
             _ = self.make(root=tmp_path).table
+        data = self.make(root=tmp_path, copies="near")
+        assert len(data.table) == len(self.true)
+        found = dict(zip((s.id for s in data.table.samples), data.table.groups(), strict=True))
+        together = {(found[name], self.true[name]) for name in found}
+        assert len(together) == len(set(found.values()))  # no group holds copies of two originals
+        originals = len(set(self.true.values()))
+        assert originals <= len(together) <= originals + 1  # and few originals have two groups
+
+    def test_without_the_originals_a_leaky_split_can_be_drawn(self, tmp_path):
+        shutil.copytree(self.root / "images", tmp_path / "images")
         leaky = self.make(root=tmp_path, split=SplitConfig(protocol="image"))
         assert len(leaky.table) == len(self.true)
         assert leaky.drawn.leaky
+
+    def test_two_photographs_of_one_field_are_one_group(self, tmp_path):
+        shutil.copytree(self.root, tmp_path / "set")
+        originals = tmp_path / "set" / "Original_Images"
+        first = cv2.imread(str(originals / "BloodImage_00000.jpg"))  # trains
+        moved = np.roll(first, (60, -80), (0, 1))
+        cv2.imwrite(str(originals / "BloodImage_00007.jpg"), moved)  # tests
+        for image in (tmp_path / "set" / "images" / "TEST" / "EOSINOPHIL").iterdir():
+            if self.true[image.relative_to(tmp_path / "set").as_posix()].endswith("7.jpg"):
+                cv2.imwrite(str(image), cv2.resize(moved, (320, 240)))
+        root = tmp_path / "set"
+        official = SplitConfig(protocol="official", val=0.2)
+        with pytest.raises(UserError, match=r"the split leaks: .*or data\.split\.purge: true"):
+            _ = self.make(root=root, split=official).drawn
+        split = self.make(root=root, split=replace(official, purge=True)).drawn
+        assert (split.parts == "purged").sum() == 4  # the copies of the first
+        assert (split.parts == "test").sum() == 4 * 2 * 4
+        assert not set(split.groups[split.parts == "test"]) & set(
+            split.groups[np.isin(split.parts, ("train", "val"))]
+        )
 
     def test_kaggles_own_layout_is_found(self, tmp_path):
         shutil.copytree(self.root / "images", tmp_path / "dataset2-master" / "images")
@@ -248,15 +280,16 @@ class TestBloodCells(DataModuleContract):
 @pytest.mark.shared
 @pytest.mark.slow
 def test_the_real_blood_cells_are_assigned_to_their_originals():
-    data = BloodCellsDataModule(root=SHARED / "blood_cells", split=SplitConfig(protocol="official"))
+    split = SplitConfig(protocol="official", purge=True)
+    data = BloodCellsDataModule(root=SHARED / "blood_cells", split=split)
     samples = data.table.samples
     assert all(sample.group is not None for sample in samples)
-    train = {sample.group for sample in samples if sample.split == "train"}
+    fields = {sample.group for sample in samples}
+    assert len(fields) == 321
     test = {sample.group for sample in samples if sample.split == "test"}
-    # 15 pairs of the originals are two photographs of one field; a copy of one may look more like
-    # the other.
-    assert len(train & test) <= 1
-    assert len(train | test) >= 340
+    trained = data.drawn.indices("train")
+    assert not test & {samples[i].group for i in trained}
+    assert 0 < (data.drawn.parts == "purged").sum() < 20
 
 
 def test_a_run_notes_what_differs(fit, leukemia_root, capsys):

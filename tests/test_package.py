@@ -48,7 +48,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert names == {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")}
+    ours = {path for path in PACKAGE.rglob("*.*") if path.parent.name != "__pycache__"}
+    assert names == {str(path.relative_to(ROOT)) for path in ours}
 
 
 def test_importing_needs_no_display(tmp_path):

@@ -1,6 +1,7 @@
 """The commands: one module each, named as the command, with a `main(args) -> int`."""
 
 COMMANDS = {
+    "fetch": "get a dataset, or unpack one that you have",
     "fit": "train, then test the best checkpoint once: one run",
     "validate": "score a run's best checkpoint on its validation split",
     "test": "score a run's best checkpoint on its test split",

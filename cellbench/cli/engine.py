@@ -332,10 +332,12 @@ class CellbenchCLI(LightningCLI):
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         total = sum(p.numel() for p in model.parameters())
         fold = "" if data.split.folds is None else f", fold {data.split.fold or 0}"
+        purged = int((data.drawn.parts == "purged").sum())
+        out = f", {purged} images purged: they share a group with a scored part" if purged else ""
         lines = [
             f"data       {type(data).__name__}, {len(data.classes)} classes, view {data.view}: "
             f"{n['train']} train, {n['val']} val, {n['test']} test images",
-            f"split      {data.split.protocol}{fold}, digest {data.drawn.digest[:12]}",
+            f"split      {data.split.protocol}{fold}, digest {data.drawn.digest[:12]}{out}",
             f"images     {data.where}, {loading}",
             f"model      {model.arguments['backbone']}, {total:,} parameters, {trained:,} trained",
             f"device     {trainer.strategy.root_device.type} x {trainer.world_size}, channels_last,"

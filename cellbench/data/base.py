@@ -2,13 +2,13 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ from cellbench.data import files
 from cellbench.data.augment import Augmentation, Policy, Transforms
 from cellbench.data.augment_batch import BatchAugmentation, unsupported
 from cellbench.data.cache import FORMAT, CacheConfig, Pixels, decode
+from cellbench.data.copies import Copy, find_copies
 from cellbench.data.dataset import (
     Batch,
     CellDataset,
@@ -29,6 +30,7 @@ from cellbench.data.dataset import (
     Features,
     finish,
 )
+from cellbench.data.download import Source
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.sampling import Balance, BatchSampler, Key
 from cellbench.data.splits import Split, SplitConfig, draw
@@ -61,6 +63,8 @@ class CellDataModule(LightningDataModule, ABC):
         num_workers: Loader processes for each device; null starts them where they pay.
         split: Which samples train, validate and test.
         exclude: Ids of samples to leave out, as an unreadable file's.
+        copies: Which images share a group for what they show: those of equal content, or near
+            copies too, which are found in the pixels once for all runs.
         cache: Where the decoded images are kept.
     """
 
@@ -75,6 +79,7 @@ class CellDataModule(LightningDataModule, ABC):
     num_workers: int | None = None
     split: SplitConfig = field(default_factory=SplitConfig)
     exclude: tuple[str, ...] = ()
+    copies: Literal["exact", "near"] = "exact"
     cache: CacheConfig = field(default_factory=CacheConfig)
     seed: int = field(default=0, init=False)
     """Decides the order and the augmentation; the command line sets it to seed_everything."""
@@ -171,9 +176,23 @@ class CellDataModule(LightningDataModule, ABC):
             if name not in ids:
                 raise UserError(f"data.exclude: there is no sample '{name}'{suggest(name, ids)}")
         samples = [sample for sample in listed if sample.id not in self.exclude]
+        contents = self._contents_of(samples)
+        near = self.find_copies(samples) if self.copies == "near" else []
+        return SampleTable(
+            samples, self.classes, contents, [(copy.first, copy.second) for copy in near]
+        )
+
+    def find_copies(self, samples: Sequence[Sample]) -> list[Copy]:
+        """Finds near copies among samples, or takes what an earlier run has found."""
+        return find_copies(self._contents_of(samples), self._reader(samples), self.cache)
+
+    def _reader(self, samples: Sequence[Sample]) -> Callable[[int], Image]:
+        """What reads the image of the sample at a position."""
+        return lambda position: self.read_image(samples[position])
+
+    def _contents_of(self, samples: Sequence[Sample]) -> list[str]:
         with ThreadPoolExecutor() as pool:
-            fingerprints = list(pool.map(self.fingerprint, samples))
-        return SampleTable(samples, self.classes, fingerprints)
+            return list(pool.map(self.fingerprint, samples))
 
     @property
     def note(self) -> str | None:
@@ -410,6 +429,9 @@ class FileDataModule(CellDataModule):
 
     how_to_get = "check the path"
     """What to do where the root is missing, in one line."""
+
+    source: ClassVar[Source | None] = None
+    """Where `fetch` gets it; None where there is nothing to get."""
 
     def _require(self, path: Path, what: str) -> Path:
         """Returns a path that must be there.

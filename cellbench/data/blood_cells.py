@@ -7,8 +7,9 @@ from typing import Literal
 
 from cellbench.data import files
 from cellbench.data.base import FileDataModule
+from cellbench.data.download import Kaggle
 from cellbench.data.sources import find_sources
-from cellbench.data.table import Part, Sample
+from cellbench.data.table import Part, Sample, join
 from cellbench.errors import UserError
 
 CLASSES = ("eosinophil", "lymphocyte", "monocyte", "neutrophil")
@@ -30,9 +31,11 @@ class BloodCellsDataModule(FileDataModule):
     `copies`: 9,957 training and 2,487 test images of 320x240 that were made of 277 and 71 originals
     by turning, shifting, shearing and mirroring, 2,497/2,483/2,478/2,499 and 623/620/620/624 of
     the classes eosinophil, lymphocyte, monocyte and neutrophil. **The number in a file's name is
-    not its original's**; the group is the original, found in the pixels (sources.py) once for all
-    runs. `originals`: the 348 themselves, 640x480, 88/33/20/207, of which 3 more basophils and
-    those with several cells are left out.
+    not its original's**: that is found in the pixels (sources.py) once for all runs. `originals`:
+    the 348 themselves, 640x480, 88/33/20/207; 3 basophils and those with several cells are left
+    out. Some originals are two photographs of one field (copies.py), and TRAIN and TEST share a
+    few of them: the group is the field, and the official split wants `data.split.purge`. Without
+    the originals' folder use `data.copies: near`, which groups the copies themselves.
 
     Layout: `images/TRAIN/EOSINOPHIL/_0_207.jpeg` and so on, `images/TEST`, `images/TEST_SIMPLE`
     (the 71 test originals, not augmented), `Original_Images/BloodImage_00000.jpg` and `labels.csv`;
@@ -49,9 +52,11 @@ class BloodCellsDataModule(FileDataModule):
     official_test: Literal["TEST", "TEST_SIMPLE"] = "TEST"
 
     how_to_get = (
-        "get paultimothymooney/blood-cells from Kaggle and give the folder that holds 'images' "
+        "run python -m cellbench fetch blood_cells, or give the folder that holds 'images' "
         "(or 'dataset2-master') as --data.root"
     )
+
+    source = Kaggle(licence="MIT", handle="paultimothymooney/blood-cells")
 
     @property
     def published(self) -> tuple[int, ...]:
@@ -81,7 +86,7 @@ class BloodCellsDataModule(FileDataModule):
         """The copies, each with its original as the group, or the originals.
 
         Raises:
-            UserError: A folder or the label file is missing; or the protocol is grouped, and the
+            UserError: A folder or the label file is missing; or the groups matter, and the
                 originals are not there to be recognised.
         """
         if self.kind == "originals":
@@ -108,16 +113,23 @@ class BloodCellsDataModule(FileDataModule):
                 samples.append(Sample(self._id(image), CLASSES.index(name), image))
         if not samples:
             raise UserError(f"{table} names no image in {folder} of {', '.join(CLASSES)}")
-        return samples
+        fields = join(
+            len(samples), [(copy.first, copy.second) for copy in self.find_copies(samples)]
+        )
+        return [
+            replace(sample, group=samples[first].id)
+            for sample, first in zip(samples, fields, strict=True)
+        ]
 
     def _with_sources(self, copies: list[Sample]) -> list[Sample]:
-        """Gives every copy its original as the group."""
+        """Gives every copy the group of its original."""
         if not any((self.root / name).is_dir() for name in ORIGINALS):
-            if self.split.protocol == "image":
+            if self.split.protocol == "image" or self.copies == "near":
                 return copies
             raise UserError(
                 f"data.root: {self.root} has no {ORIGINALS[0]}, by which copies of one original "
-                "are kept together; add them, or use data.split.protocol: image (stamped leaky)"
+                "are kept together; add them, or use data.copies: near, which finds what shows "
+                "one field without them"
             )
         originals = self._originals()
         samples = []
@@ -126,9 +138,15 @@ class BloodCellsDataModule(FileDataModule):
             own = [sample for sample in originals if sample.label == label]
             if not own:
                 raise UserError(f"data.root: there is no original of class '{CLASSES[label]}'")
-            found = find_sources(of_class, own, self.cache)
+            found = find_sources(
+                self._contents_of(of_class),
+                self._reader(of_class),
+                self._contents_of(own),
+                self._reader(own),
+                self.cache,
+            )
             samples += [
-                replace(sample, group=None if match.original < 0 else own[match.original].id)
+                replace(sample, group=None if match.original < 0 else own[match.original].group)
                 for sample, match in zip(of_class, found, strict=True)
             ]
         return samples

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cellbench.data.base import FileDataModule
+from cellbench.data.download import OnRequest
 from cellbench.data.table import Part, Sample
 from cellbench.errors import UserError
 
@@ -49,6 +50,8 @@ class ChaoyangDataModule(FileDataModule):
         "ask the authors (github.com/bupt-ai-cz/HSA-NRL) and give the folder that holds "
         "train.json, test.json, train and test as --data.root"
     )
+
+    source = OnRequest(licence="non-commercial")
 
     @property
     def published(self) -> tuple[int, ...] | None:

@@ -5,14 +5,21 @@ from pathlib import Path
 
 from cellbench.data import files
 from cellbench.data.base import FileDataModule
+from cellbench.data.download import GitHub
 from cellbench.data.table import Sample
 from cellbench.errors import UserError
 
 CLASSES = {"1": "neutrophil", "2": "lymphocyte", "3": "monocyte", "4": "eosinophil"}
 BASOPHIL = "5"  # a single image, which no split can hold
 
-# No slide or patient is known, but these show one cell (registered, and seen by eye).
-NEAR_COPIES = {"166": "166+171", "171": "166+171", "157": "157+158", "158": "157+158"}
+# No slide or patient is known, but these pairs show one cell, photographed or cut out twice
+# (registered by `audit`, and seen by eye); 60 and 90 have different labels.
+NEAR_COPIES = (
+    *(("019", "075"), ("021", "082"), ("026", "089"), ("030", "086"), ("051", "073")),
+    *(("054", "091"), ("056", "092"), ("060", "090"), ("070", "072"), ("071", "084")),
+    *(("157", "158"), ("166", "171"), ("167", "169")),
+)
+GROUPS = {number: "+".join(pair) for pair in NEAR_COPIES for number in pair}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -21,8 +28,9 @@ class HPVDataModule(FileDataModule):
 
     "WBC Dataset 1": 176 neutrophils, 53 lymphocytes, 48 monocytes and 22 eosinophils; the one
     basophil is left out. Images of 88x88 to 120x120 with hand-drawn masks of cytoplasm and
-    nucleus. No patient or slide is known: the groups are the identical pair 112/139 and the near
-    copies 166/171 and 157/158. The authors warn that the labels were not double-checked.
+    nucleus. No patient or slide is known: the groups are the identical pair 112/139 and 13 pairs
+    that show one cell, such as 166/171, of which 60/90 bear two labels. The authors warn that the
+    labels were not double-checked.
 
     Layout: `Dataset 1/001.bmp` to `300.bmp`, each with a mask `001.png`, and `Class Labels of
     Dataset 1.csv`. Source: the GitHub repository zxaoyou/segmentation_WBC (GPL-3; acknowledge
@@ -35,8 +43,15 @@ class HPVDataModule(FileDataModule):
     root: Path = Path("data/hpv")
 
     how_to_get = (
-        "get the GitHub repository zxaoyou/segmentation_WBC and give the folder that holds "
+        "run python -m cellbench fetch hpv, or give the folder that holds "
         "'Dataset 1' and 'Class Labels of Dataset 1.csv' as --data.root"
+    )
+
+    source = GitHub(
+        licence="GPL-3",
+        repository="zxaoyou/segmentation_WBC",
+        commit="fa9c016",
+        checksums=Path(__file__).with_suffix(".sha256"),
     )
 
     @property
@@ -77,6 +92,6 @@ class HPVDataModule(FileDataModule):
                 continue
             mask = self._require(image.with_suffix(".png"), f"the mask of {image.name},")
             label_index = list(CLASSES).index(labels[number])
-            group = NEAR_COPIES.get(number)
+            group = GROUPS.get(number)
             samples.append(Sample(self._id(image), label_index, image, mask, group))
         return samples

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cellbench.data.base import FileDataModule
+from cellbench.data.download import OnRequest
 from cellbench.data.table import Sample
 from cellbench.data.views import Image
 from cellbench.errors import UserError
@@ -41,6 +42,8 @@ class HPVSlidesDataModule(FileDataModule):
     side: int = 48
 
     how_to_get = "the slides are not public: give the folder of the glass*.hdf5 as --data.root"
+
+    source = OnRequest(licence="private")
 
     def __post_init__(self) -> None:
         """Checks what can be checked without reading an image.

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cellbench.data.base import FileDataModule
+from cellbench.data.download import Kaggle
 from cellbench.data.table import Sample
 
 FOLDER = "Blood cell Cancer [ALL]"
@@ -37,8 +38,12 @@ class LeukemiaDataModule(FileDataModule):
     root: Path = Path("data/leukemia")
 
     how_to_get = (
-        "get mohammadamireshraghi/blood-cell-cancer-all-4class from Kaggle and give the folder "
-        f"that holds '{FOLDER}' as --data.root"
+        "run python -m cellbench fetch leukemia, or give the folder that holds "
+        f"'{FOLDER}' as --data.root"
+    )
+
+    source = Kaggle(
+        licence="see Kaggle", handle="mohammadamireshraghi/blood-cell-cancer-all-4class"
     )
 
     @property

@@ -27,7 +27,9 @@ class SplitConfig:
             the authors' test set (and validation set, if there is one); image ignores the groups,
             to reproduce published numbers, and stamps metrics, figures and reports as leaky.
             Images of equal content stay together under every protocol but official, where they
-            are an error.
+            are an error, and so are groups that the authors' parts share.
+        purge: Under official, leaves out of training (and validation) what shares a group or its
+            content with a part that it is to be scored on, instead of the error.
         folds: Number of folds of the cross-validation; null for one split by shares.
         fold: Which fold is the test set, from 0.
         val: Share of the samples outside the test set that validates.
@@ -36,6 +38,7 @@ class SplitConfig:
     """
 
     protocol: Literal["grouped", "official", "image"] = "grouped"
+    purge: bool = False
     folds: int | None = None
     fold: int | None = None
     val: float = 0.15
@@ -51,6 +54,8 @@ class SplitConfig:
             raise UserError(f"{key}.test: {self.test} is no share; give a number between 0 and 1")
         if self.protocol == "official" and (self.folds is not None or self.test is not None):
             raise UserError(f"{key}: the official test set is fixed; remove folds, fold and test")
+        if self.purge and self.protocol != "official":
+            raise UserError(f"{key}.purge: only the official protocol's parts may share a group")
         if self.folds is None:
             if self.fold is not None:
                 raise UserError(f"{key}.fold: {self.fold} needs {key}.folds, the number of folds")
@@ -68,7 +73,7 @@ class Split:
     """A drawn split.
 
     Attributes:
-        parts: "train", "val" or "test" for each sample of the table, shape (n,).
+        parts: "train", "val", "test" or "purged" for each sample of the table, shape (n,).
         groups: The number of each sample's group (known groups and equal contents), shape (n,).
         csv: The text of split.csv: id, class, group, split, content; one row a sample.
         digest: SHA-256 of that text. Two runs are comparable only if their digests agree.
@@ -94,14 +99,16 @@ def draw(table: SampleTable, config: SplitConfig) -> Split:
             split, or two parts share a sample, a content or a group.
     """
     groups = table.groups(known=config.protocol != "image")
-    parts = np.full(len(table), "train", dtype="<U5")
+    parts = np.full(len(table), "train", dtype="<U6")
     if config.protocol == "official":
         official = [sample.split for sample in table.samples]
         if None in official or "test" not in official:
             raise UserError(
                 "data.split.protocol: this dataset has no official test set; use grouped"
             )
-        parts = np.array(official, dtype="<U5")
+        parts = np.array(official, dtype="<U6")
+        if config.purge:
+            _purge(groups, parts)
     elif config.folds is None:
         share = DEFAULT_TEST_SHARE if config.test is None else config.test
         parts[_partition(table, groups, [1 - share, share], config.seed) == 1] = "test"
@@ -112,7 +119,7 @@ def draw(table: SampleTable, config: SplitConfig) -> Split:
         rest = np.flatnonzero(parts == "train")
         shares = [1 - config.val, config.val]
         parts[rest[_partition(table, groups, shares, config.seed, rest) == 1]] = "val"
-    _check_overlap(table, groups, parts)
+    _check_overlap(table, groups, parts, config)
     _check_classes(table, groups, parts, config)
     groups = table.groups()
     text = _to_csv(table, groups, parts)
@@ -159,10 +166,22 @@ def _partition(
     return result
 
 
-def _check_overlap(table: SampleTable, groups: np.ndarray, parts: np.ndarray) -> None:
+def _purge(groups: np.ndarray, parts: np.ndarray) -> None:
+    """Marks what shares a group with a part that it is to be scored on."""
+    for scored, others in (("test", ("train", "val")), ("val", ("train",))):
+        known = np.isin(groups, groups[parts == scored]) & np.isin(parts, others)
+        parts[known] = "purged"
+
+
+def _check_overlap(
+    table: SampleTable, groups: np.ndarray, parts: np.ndarray, config: SplitConfig
+) -> None:
     """Says which two samples of one group stand in two parts, if any do."""
     seen: dict[int, int] = {}
+    purge = ", or data.split.purge: true" if config.protocol == "official" else ""
     for i, group in enumerate(groups):
+        if parts[i] == "purged":
+            continue
         j = seen.setdefault(int(group), i)
         if parts[i] != parts[j]:
             same = table.fingerprints[i] == table.fingerprints[j]
@@ -170,7 +189,7 @@ def _check_overlap(table: SampleTable, groups: np.ndarray, parts: np.ndarray) ->
             what = "have the same content" if same else f"belong to group '{group_name}'"
             raise UserError(
                 f"the split leaks: '{table.samples[j].id}' ({parts[j]}) and '{table.samples[i].id}'"
-                f" ({parts[i]}) {what}; use data.split.protocol: grouped"
+                f" ({parts[i]}) {what}; use data.split.protocol: grouped{purge}"
             )
 
 

@@ -2,12 +2,14 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from cellbench.errors import UserError
 
@@ -42,17 +44,24 @@ class SampleTable:
         samples: The samples, in any order.
         classes: The class names; a label is an index into them.
         fingerprints: For each sample a digest of its content: equal where the content is equal.
+        copies: Pairs of positions in `samples` that show the same thing, and so share a group.
 
     Raises:
         UserError: An id occurs twice, or a class has no sample.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], classes: Sequence[str], fingerprints: Sequence[str]
+        self,
+        samples: Sequence[Sample],
+        classes: Sequence[str],
+        fingerprints: Sequence[str],
+        copies: Sequence[tuple[int, int]] = (),
     ) -> None:
         order = sorted(range(len(samples)), key=lambda i: samples[i].id)
         self.samples = [samples[i] for i in order]
         self.fingerprints = [fingerprints[i] for i in order]
+        rank = {position: i for i, position in enumerate(order)}
+        self.copies = [(rank[a], rank[b]) for a, b in copies]
         self.classes = tuple(classes)
         self.labels = np.array([sample.label for sample in self.samples], dtype=np.int64)
         self._check()
@@ -95,28 +104,30 @@ class SampleTable:
         """Numbers the groups: samples with one number must stay in one part of a split.
 
         Samples of equal content always share a group, and so, through them, do the groups
-        that they belong to.
+        that they belong to. A group goes by the number of its first sample.
 
         Args:
-            known: Whether the dataset's own groups count too, or equal contents alone.
+            known: Whether the dataset's own groups and near copies count too, or equal contents
+                alone.
 
         Returns:
             A group number for each sample, shape (n,).
         """
-        parent = list(range(len(self.samples)))
-
-        def find(i: int) -> int:
-            while parent[i] != i:
-                parent[i] = parent[parent[i]]
-                i = parent[i]
-            return i
-
+        pairs = list(self.copies) if known else []
         first: dict[tuple[str, str], int] = {}
         for i, (sample, content) in enumerate(zip(self.samples, self.fingerprints, strict=True)):
             tags = [("content", content)]
             if known and sample.group is not None:
                 tags.append(("group", sample.group))
-            for tag in tags:
-                a, b = find(first.setdefault(tag, i)), find(i)
-                parent[max(a, b)] = min(a, b)
-        return np.array([find(i) for i in range(len(self.samples))], dtype=np.int64)
+            pairs += [(first.setdefault(tag, i), i) for tag in tags]
+        return join(len(self.samples), pairs)
+
+
+def join(n: int, pairs: Iterable[tuple[int, int]]) -> np.ndarray:
+    """For each of n positions the first of those that pairs join it with, (n,)."""
+    links = np.array([(a, b) for a, b in pairs if a != b], dtype=np.int64).reshape(-1, 2)
+    graph = coo_array((np.ones(len(links), bool), (links[:, 0], links[:, 1])), shape=(n, n))
+    _, component = connected_components(graph, directed=False)
+    _, first, number = np.unique(component, return_index=True, return_inverse=True)
+    joined: np.ndarray = first[number]
+    return joined

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cellbench.data.base import FileDataModule
+from cellbench.data.download import OnRequest
 from cellbench.data.table import Sample
 
 CLASSES = (
@@ -45,6 +46,8 @@ class WBC9DataModule(FileDataModule):
     how_to_get = (
         "the set is private: ask its owners, and give the folder that holds 'wbc' as --data.root"
     )
+
+    source = OnRequest(licence="private")
 
     @property
     def published(self) -> tuple[int, ...]:

@@ -196,7 +196,8 @@ class Run:
     def _refuse_trained(self, part: Part, run: Path) -> None:
         """Refuses a split that shares an id, a group or a content with a run's training."""
         keys = ("id", "group", "content")
-        trained = [row for row in read_split(RunFolder(run).split) if row["split"] != "test"]
+        rows = read_split(RunFolder(run).split)
+        trained = [row for row in rows if row["split"] in ("train", "val")]
         seen = {key: {row[key] for row in trained} for key in keys}
         for row in csv.DictReader(io.StringIO(self.data.drawn.csv)):
             same = [key for key in keys if row["split"] == part and row[key] in seen[key]]

@@ -1,0 +1,148 @@
+"""fetch: gets a dataset, or unpacks one that the user has."""
+
+import inspect
+import pkgutil
+import shlex
+import signal
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+from jsonargparse import DefaultHelpFormatter
+
+import cellbench.data
+from cellbench.cli.parsing import Parser, data_modules
+from cellbench.data.archive import unpack
+from cellbench.data.base import FileDataModule
+from cellbench.data.download import GitHub, OnRequest, Source, writing
+from cellbench.errors import Interrupted, UserError, suggest
+
+
+class _Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Leaves each dataset its line."""
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs the command; the exit code is 1 where it can only say whom to ask for the dataset."""
+    datasets = _datasets()
+    parser = _parser(datasets)
+    given = parser.parse_args(list(args))
+    name, to, archive = given.name, given.to, given.archive
+    if name is None:
+        parser.print_help()
+        return 0
+    if name not in datasets:
+        raise UserError(f"unknown dataset '{name}'{suggest(name, datasets)}")
+    if archive is not None and not archive.is_file():
+        raise UserError(f"--archive: there is no file {archive}")
+    kind, source = datasets[name], _source(datasets[name])
+    to = to or kind.root
+    if archive is None and isinstance(source, OnRequest):
+        print(_page(name, kind, source, to))
+        return 1
+    try:
+        folder = _get(kind, source, to.resolve(), archive)
+        _report(name, kind, to if folder == to.resolve() else folder)
+    except KeyboardInterrupt:
+        raise Interrupted(signal.SIGINT, "SIGINT; give the same command to go on") from None
+    return 0
+
+
+def _datasets() -> dict[str, type[FileDataModule]]:
+    """The data modules of the datasets, by the names of their files."""
+    for module in pkgutil.iter_modules(cellbench.data.__path__, "cellbench.data."):
+        import_module(module.name)
+    return {
+        kind.__module__.rpartition(".")[2]: kind
+        for kind in data_modules().values()
+        if issubclass(kind, FileDataModule) and vars(kind).get("source") is not None
+    }
+
+
+def _source(kind: type[FileDataModule]) -> Source:
+    assert kind.source is not None
+    return kind.source
+
+
+def _parser(datasets: dict[str, type[FileDataModule]]) -> Parser:
+    lines = [
+        f"  {name:13}{_source(kind).licence:16}{_docstring(kind).splitlines()[0]}"
+        for name, kind in sorted(datasets.items())
+    ]
+    parser = Parser(
+        prog="python -m cellbench fetch",
+        description="Gets a dataset, checks it, and says what is in it.",
+        epilog="\n".join(("datasets, with their licence:", *lines)),
+        formatter_class=_Formatter,
+    )
+    parser.add_argument("name", nargs="?", help="the dataset")
+    parser.add_argument("--to", type=Path | None, help="the folder to put it in (data/NAME)")
+    parser.add_argument(
+        "--archive",
+        type=Path | None,
+        help="a .zip, .tar or .tar.gz of it that a browser has saved: unpacked, with no download",
+    )
+    return parser
+
+
+def _docstring(kind: type[FileDataModule]) -> str:
+    return (inspect.getdoc(kind) or "").partition("\n\nAttributes:")[0]
+
+
+def _page(name: str, kind: type[FileDataModule], source: OnRequest, to: Path) -> str:
+    """What the dataset is, whom to ask for it, and where to put it."""
+    where = "" if to == kind.root else f" --to {shlex.quote(str(to))}"
+    return (
+        f"{name} cannot be downloaded.\n\n{_docstring(kind)}\n\n"
+        f"How to get it: {kind.how_to_get}.\nLicence: {source.licence}.\n"
+        f"Put it at {to}; an archive is unpacked there by\n"
+        f"  python -m cellbench fetch {name} --archive FILE{where}"
+    )
+
+
+def _get(kind: type[FileDataModule], source: Source, root: Path, archive: Path | None) -> Path:
+    """Downloads or unpacks the dataset; returns the folder that it is in."""
+
+    def find(folder: Path) -> Path:
+        found = _find(kind, folder)
+        if isinstance(source, GitHub):
+            source.missing(found)
+        return found
+
+    with writing(root):
+        if archive is not None:
+            unpack(archive, root, find)
+            return root
+        assert not isinstance(source, OnRequest)
+        return source.fetch(root)
+
+
+def _find(kind: type[FileDataModule], folder: Path) -> Path:
+    """What the data module can read: the folder, or the only one in it."""
+    try:
+        kind(root=folder).list_samples()
+        return folder
+    except UserError as error:
+        inside = [path for path in folder.iterdir() if path.name != "__MACOSX"]
+        if len(inside) != 1 or not inside[0].is_dir():
+            raise
+        try:
+            kind(root=inside[0]).list_samples()
+            return inside[0]
+        except UserError as other:
+            raise UserError(f"{error}; and below it: {other}") from other
+
+
+def _report(name: str, kind: type[FileDataModule], root: Path) -> None:
+    """Says what is in the dataset, and what to type next."""
+    data = kind(root=root)
+    counts = np.bincount(data.table.labels, minlength=len(data.classes))
+    of_class = ", ".join(f"{n:,} {label}" for n, label in zip(counts, data.classes, strict=True))
+    print(f"{name}: {len(data.table):,} images in {root}: {of_class}")
+    if data.note is not None:
+        print(data.note)
+    print(f"Licence: {_source(kind).licence}")
+    where = "" if root == kind.root else f" --data.root {shlex.quote(str(root))}"
+    print(f"Next: python -m cellbench fit --data {kind.__name__}{where}")

@@ -16,8 +16,9 @@ MAY_IMPORT = {
     "data": set(),
     "models": {"data"},
     "runs": {"data", "models"},
+    "audit": {"data", "models", "runs"},
     "report": {"data", "models", "runs"},
-    "cli": {"data", "models", "runs", "report"},
+    "cli": {"data", "models", "runs", "audit", "report"},
 }
 
 

@@ -1,10 +1,8 @@
 """Lightning's command line, made for cellbench: what fit, validate, test and predict share."""
 
 import os
-import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +15,6 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
-import cellbench.data
 from cellbench.cli.console import quieten_lightning, show
 from cellbench.cli.launch import launch
 from cellbench.cli.parsing import LINKED, Parser, refuse_linked
@@ -30,10 +27,6 @@ from cellbench.runs.folder import RunFolder, as_yaml
 from cellbench.runs.loggers import WandbConfig
 from cellbench.runs.ranks import Ranks, environment
 from cellbench.runs.run import Run, RunCallbacks
-
-# A dataset is one new file: importing it makes its class known by its short name.
-for _module in pkgutil.iter_modules(cellbench.data.__path__, "cellbench.data."):
-    import_module(_module.name)
 
 # Deterministic algorithms need no memory filled before it is written; it costs a few per cent.
 torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -1,18 +1,15 @@
 """fetch: gets a dataset, or unpacks one that the user has."""
 
 import inspect
-import pkgutil
 import shlex
 import signal
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 from jsonargparse import DefaultHelpFormatter
 
-import cellbench.data
 from cellbench.cli.parsing import Parser, data_modules
 from cellbench.data.archive import unpack
 from cellbench.data.base import FileDataModule
@@ -52,8 +49,6 @@ def main(args: Sequence[str]) -> int:
 
 def _datasets() -> dict[str, type[FileDataModule]]:
     """The data modules of the datasets, by the names of their files."""
-    for module in pkgutil.iter_modules(cellbench.data.__path__, "cellbench.data."):
-        import_module(module.name)
     return {
         kind.__module__.rpartition(".")[2]: kind
         for kind in data_modules().values()

@@ -2,8 +2,10 @@
 
 import dataclasses
 import inspect
+import pkgutil
 import re
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,8 +13,13 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+import cellbench.data
 from cellbench.data.base import CellDataModule
 from cellbench.errors import UserError, suggest
+
+# A dataset is one new file: importing it makes its class known by its short name.
+for _module in pkgutil.iter_modules(cellbench.data.__path__, "cellbench.data."):
+    import_module(_module.name)
 
 LINKED = {"model.classes": "data.classes", "model.image_size": "data.input_size"}
 """What the model takes from the data; never typed."""
@@ -101,7 +108,7 @@ def _expected(message: str) -> Iterator[str]:
 
 
 def data_modules() -> dict[str, type[CellDataModule]]:
-    """All data modules that have been imported, by name."""
+    """All data modules, by name."""
 
     def below(kind: type[CellDataModule]) -> Iterator[type[CellDataModule]]:
         for child in kind.__subclasses__():

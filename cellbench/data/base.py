@@ -4,7 +4,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
@@ -17,7 +17,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from cellbench import cores
-from cellbench.data import files
+from cellbench.data import files, segmentation
 from cellbench.data.augment import Augmentation, Policy, Transforms
 from cellbench.data.augment_batch import BatchAugmentation, unsupported
 from cellbench.data.cache import FORMAT, CacheConfig, Pixels, decode
@@ -31,7 +31,7 @@ from cellbench.data.dataset import (
     finish,
 )
 from cellbench.data.download import Source
-from cellbench.data.preprocessing import Preprocessing
+from cellbench.data.preprocessing import Masks, Preprocessing
 from cellbench.data.sampling import Balance, BatchSampler, Key
 from cellbench.data.splits import Split, SplitConfig, draw
 from cellbench.data.table import Part, Sample, SampleTable
@@ -45,6 +45,21 @@ _WORKERS_PAY_AFTER = 10.0
 """Seconds of input path in a whole training; starting two workers takes about 2."""
 
 
+@dataclass(frozen=True)
+class Check:
+    """Something that is known of a dataset.
+
+    Attributes:
+        expected: What is known.
+        found: What the files say.
+        holds: Whether the two agree.
+    """
+
+    expected: str
+    found: str
+    holds: bool
+
+
 @dataclass(kw_only=True, eq=False, repr=False)
 class CellDataModule(LightningDataModule, ABC):
     """A dataset of cell images; a subclass lists its samples and, where need be, reads them.
@@ -52,6 +67,8 @@ class CellDataModule(LightningDataModule, ABC):
     Attributes:
         view: What of the image the network sees, in training, validation, test and prediction.
         fill: The value, 0 to 255, of what the view hides.
+        masks: Who outlines the cells that a view cuts out: the dataset's expert, or cellbench
+            itself (segmentation.py).
         augment: A policy's name, or a list of albumentations transforms; training only.
         augment_variants: How many augmentations an image has: a number draws from that many fixed
             ones, whose features a frozen backbone computes once; null draws a new one each time.
@@ -70,6 +87,7 @@ class CellDataModule(LightningDataModule, ABC):
 
     view: View = "raw"
     fill: int = 0
+    masks: Masks = "expert"
     augment: Policy | Transforms = "none"
     augment_variants: int | None = None
     augment_on: Literal["auto", "cpu", "device"] = "auto"
@@ -108,9 +126,17 @@ class CellDataModule(LightningDataModule, ABC):
             raise UserError(f"data.fill: {self.fill} is not between 0 and 255")
         if min(self.input_size) < 8:
             raise UserError(f"data.image_size: {self.image_size} is too small; at least 8")
+        if self.masks == "auto" and not self.shows_cells:
+            raise UserError(
+                f"data.masks: auto, but {type(self).__name__} shows tissue, in which no single "
+                "cell can be cut out; use expert masks, or view raw"
+            )
         self._augmentation = Augmentation(self.augment, self.input_size)
 
     # What a dataset provides.
+
+    shows_cells: ClassVar[bool] = True
+    """Whether an image shows cells that can be cut out, and not a tissue."""
 
     @property
     @abstractmethod
@@ -120,6 +146,11 @@ class CellDataModule(LightningDataModule, ABC):
     @property
     def published(self) -> tuple[int, ...] | None:
         """The number of images of each class that are known to be; None where it is not known."""
+        return None
+
+    @property
+    def targets(self) -> np.ndarray | None:
+        """Each class' share in what training aims at, float32, (n, classes); None for the label."""
         return None
 
     @abstractmethod
@@ -165,7 +196,7 @@ class CellDataModule(LightningDataModule, ABC):
     @property
     def preprocessing(self) -> Preprocessing:
         """What is done to the pixels before the model."""
-        return Preprocessing(self.input_size, self.view, self.fill)
+        return Preprocessing(self.input_size, self.view, self.fill, self.masks)
 
     @cached_property
     def table(self) -> SampleTable:
@@ -194,15 +225,34 @@ class CellDataModule(LightningDataModule, ABC):
         with ThreadPoolExecutor() as pool:
             return list(pool.map(self.fingerprint, samples))
 
+    def checks(self) -> list[Check]:
+        """What is known of the dataset, and whether it holds of these files; `audit` shows it."""
+        if self.published is None:
+            return []
+        expected = ", ".join(
+            f"{n:,} {name}" for name, n in zip(self.classes, self.published, strict=True)
+        )
+        return [
+            Check(
+                f"the published numbers: {expected}",
+                self._differing or "as published",
+                not self._differing,
+            )
+        ]
+
+    @property
+    def _differing(self) -> str:
+        """The classes with another number of images than the published one; empty for none."""
+        if self.published is None:
+            return ""
+        found = np.bincount(self.table.labels, minlength=len(self.classes)).tolist()
+        triples = zip(self.classes, found, self.published, strict=True)
+        return ", ".join(f"{name} {n:,} of {known:,}" for name, n, known in triples if n != known)
+
     @property
     def note(self) -> str | None:
         """How the numbers of images differ from the published ones; None where they do not."""
-        found = np.bincount(self.table.labels, minlength=len(self.classes)).tolist()
-        if self.published is None or found == list(self.published):
-            return None
-        triples = zip(self.classes, found, self.published, strict=True)
-        differ = [f"{name} {n:,} of {known:,}" for name, n, known in triples if n != known]
-        return f"not the published set: {', '.join(differ)}"
+        return f"not the published set: {self._differing}" if self._differing else None
 
     @cached_property
     def drawn(self) -> Split:
@@ -215,8 +265,11 @@ class CellDataModule(LightningDataModule, ABC):
         contents = self.table.fingerprints
         if not needs_mask(self.view):
             return contents
-        with ThreadPoolExecutor() as pool:
-            masks = list(pool.map(self.mask_fingerprint, self.table.samples))
+        if self.masks == "auto":
+            masks = [f"auto {segmentation.FORMAT}"] * len(contents)
+        else:
+            with ThreadPoolExecutor() as pool:
+                masks = list(pool.map(self.mask_fingerprint, self.table.samples))
         # These views read the image otherwise; the rest hide what they hide after the cache.
         kind = self.view if self.view in ("crop", "nucleus") else "whole"
         return [f"{kind} {a} {b}" for a, b in zip(contents, masks, strict=True)]
@@ -224,22 +277,25 @@ class CellDataModule(LightningDataModule, ABC):
     @cached_property
     def _pixels(self) -> Pixels:
         samples, preprocessing = self.table.samples, self.preprocessing
-        with_masks = needs_mask(self.view)
-        lacking = [sample.id for sample in samples if with_masks and not self.has_mask(sample)]
+        with_masks, by_expert = needs_mask(self.view), self.masks == "expert"
+        lacking = [s.id for s in samples if with_masks and by_expert and not self.has_mask(s)]
         if lacking:
+            instead = "data.masks: auto" if self.shows_cells else "view raw"
             raise UserError(
                 f"data.view: {self.view} needs a mask, and '{lacking[0]}' has none "
-                f"({len(lacking)} of {len(samples)} images have none); add them, or use view raw"
+                f"({len(lacking)} of {len(samples)} images have none); add them, or use {instead}"
             )
 
         def read(position: int) -> tuple[Image, Mask | None]:
             sample = samples[position]
             image, mask = self.read_image(sample), None
-            if with_masks:
+            if with_masks and by_expert:
                 mask = self.read_mask(sample, image)
             return preprocessing.prepare(image, mask, sample.id)
 
-        return decode(self.cache, self._contents, self.input_size, read, with_masks=with_masks)
+        # What takes longer than decoding is kept, however small.
+        cache = self.cache if by_expert or not with_masks else replace(self.cache, memory=0)
+        return decode(cache, self._contents, self.input_size, read, with_masks=with_masks)
 
     def setup(self, stage: str) -> None:
         """Draws and checks the split, and decodes every image, whatever the stage.
@@ -364,7 +420,11 @@ class CellDataModule(LightningDataModule, ABC):
         augmentation = self._augmentation if part == "train" else None
         return self._dataset(augmentation)[[(0, position) for position in chosen]]
 
-    def _dataset(self, augmentation: Augmentation | BatchAugmentation | None) -> CellDataset:
+    def _dataset(
+        self,
+        augmentation: Augmentation | BatchAugmentation | None,
+        targets: np.ndarray | None = None,
+    ) -> CellDataset:
         table = self.table
         return CellDataset(
             self._pixels,
@@ -375,6 +435,7 @@ class CellDataModule(LightningDataModule, ABC):
             augmentation,
             self.seed,
             self.augment_variants,
+            targets,
         )
 
     def _loader(self, part: Part, *, augment: bool) -> DataLoader[Any]:
@@ -387,10 +448,12 @@ class CellDataModule(LightningDataModule, ABC):
             labels=labels[positions],
             balance=self.balance if augment else "none",
         )
+        targets = self.targets if augment else None
         if self.features is not None:
-            return self._load(FeatureDataset(self.features, labels, augmented=augment), sampler, 0)
+            features = FeatureDataset(self.features, labels, augmented=augment, targets=targets)
+            return self._load(features, sampler, 0)
         augmentation = (self._batched or self._augmentation) if augment else None
-        return self._load(self._dataset(augmentation), sampler, self._workers)
+        return self._load(self._dataset(augmentation, targets), sampler, self._workers)
 
     def _load(
         self, dataset: Dataset[Any], sampler: Iterable[list[Key]], workers: int

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from cellbench.data.base import FileDataModule
 from cellbench.data.download import OnRequest
 from cellbench.data.table import Part, Sample
@@ -38,12 +40,14 @@ class ChaoyangDataModule(FileDataModule):
 
     Attributes:
         label: Whose label is the truth: the final one, an annotator's, or the majority's (the
-            final one where all three differ).
+            final one where all three differ). votes trains on the share of the annotators that
+            chose each class, and validates and tests on the final label.
         group: What a drawn split keeps whole: the slide, or the case, which may have several.
     """
 
+    shows_cells = False
     root: Path = Path("data/chaoyang")
-    label: Literal["final", "A", "B", "C", "majority"] = "final"
+    label: Literal["final", "A", "B", "C", "majority", "votes"] = "final"
     group: Literal["slide", "case"] = "case"
 
     how_to_get = (
@@ -56,7 +60,16 @@ class ChaoyangDataModule(FileDataModule):
     @property
     def published(self) -> tuple[int, ...] | None:
         """The numbers of the final labels, training and test tiles together."""
-        return (1816, 1163, 2244, 937) if self.label == "final" else None
+        return (1816, 1163, 2244, 937) if self.label in ("final", "votes") else None
+
+    @property
+    def targets(self) -> np.ndarray | None:
+        """The share of the annotators that chose each class, where training aims at the votes."""
+        if self.label != "votes":
+            return None
+        votes = np.array([sample.votes for sample in self.table.samples])
+        shares: np.ndarray = np.eye(len(CLASSES), dtype=np.float32)[votes].mean(axis=1)
+        return shares
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -79,7 +92,7 @@ class ChaoyangDataModule(FileDataModule):
     def _sample(self, part: Part, entry: Any, where: str) -> Sample:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             raise UserError(f"{where}: not an object with a name and labels")
-        votes = [entry.get(key) for key in ("label", *ANNOTATORS)]
+        votes: list[Any] = [entry.get(key) for key in ("label", *ANNOTATORS)]
         if not all(type(vote) is int and 0 <= vote < len(CLASSES) for vote in votes):
             raise UserError(
                 f"{where}: label, label_A, label_B and label_C must be 0 to 3; they are {votes}"
@@ -89,10 +102,15 @@ class ChaoyangDataModule(FileDataModule):
             raise UserError(f"{where}: '{entry['name']}' does not tell its slide")
         image = self._require(self._below(entry["name"], where), "the image")
         final, *three = votes
-        chosen = {"final": final, "majority": _majority(three, final)}
+        chosen = {"final": final, "votes": final, "majority": _majority(three, final)}
         chosen |= dict(zip("ABC", three, strict=True))
         return Sample(
-            entry["name"], int(chosen[self.label]), image, group=match[self.group], split=part
+            entry["name"],
+            int(chosen[self.label]),
+            image,
+            group=match[self.group],
+            split=part,
+            votes=tuple(three),
         )
 
     def _below(self, name: str, where: str) -> Path:

@@ -25,6 +25,8 @@ class Batch(NamedTuple):
         masks: What is still to be transformed with the images, uint8, (B, H, W), or None.
         drawn: What the augmentation on the device is to do, (B, P); None where all is done. It is
             no tensor, and so stays in main memory, where reading it makes nobody wait.
+        targets: What training aims at where that is no single class: each class' share, float32,
+            (B, classes).
     """
 
     images: Tensor
@@ -32,6 +34,7 @@ class Batch(NamedTuple):
     positions: Tensor
     masks: Tensor | None = None
     drawn: np.ndarray | None = None
+    targets: Tensor | None = None
 
 
 class FeatureBatch(NamedTuple):
@@ -41,11 +44,13 @@ class FeatureBatch(NamedTuple):
         features: What the frozen part of the model made of the images, (B, D).
         labels: Class indices, int64, (B,).
         positions: The samples' positions in the data module's table, int64, (B,).
+        targets: As a batch's.
     """
 
     features: Tensor
     labels: Tensor
     positions: Tensor
+    targets: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -70,12 +75,21 @@ class FeatureDataset(Dataset[FeatureBatch]):
         features: The features.
         labels: Class indices, (n,).
         augmented: Whether to show the augmented variants, where there are any.
+        targets: Each class' share in what training aims at, (n, classes), or None.
     """
 
-    def __init__(self, features: Features, labels: np.ndarray, *, augmented: bool) -> None:
+    def __init__(
+        self,
+        features: Features,
+        labels: np.ndarray,
+        *,
+        augmented: bool,
+        targets: np.ndarray | None = None,
+    ) -> None:
         self._variants = (augmented and features.variants) or [features.plain]
         self._dtype = features.dtype
         self._labels = labels
+        self._targets = targets
 
     def __getitem__(self, keys: list[Key]) -> FeatureBatch:
         """Makes a batch of the samples at the given (turn, position) keys."""
@@ -86,6 +100,7 @@ class FeatureDataset(Dataset[FeatureBatch]):
             torch.from_numpy(rows).view(self._dtype),
             torch.from_numpy(self._labels[positions]),
             torch.from_numpy(positions),
+            _rows(self._targets, positions),
         )
 
 
@@ -102,6 +117,7 @@ class CellDataset(Dataset[Batch]):
             validation, test and prediction.
         seed: With the turn and the sample's key, decides the augmentation.
         variants: The number of different augmentations of a sample; None for one each turn.
+        targets: Each class' share in what training aims at, (n, classes), or None.
     """
 
     def __init__(
@@ -114,6 +130,7 @@ class CellDataset(Dataset[Batch]):
         augmentation: Augmentation | BatchAugmentation | None,
         seed: int,
         variants: int | None,
+        targets: np.ndarray | None = None,
     ) -> None:
         self._pixels = pixels
         self._labels = labels
@@ -123,27 +140,32 @@ class CellDataset(Dataset[Batch]):
         self._augmentation = augmentation
         self._seed = seed
         self._variants = variants
+        self._targets = targets
 
     def __getitem__(self, keys: list[Key]) -> Batch:
         """Makes a batch of the samples at the given (turn, position) keys."""
         positions = np.array([position for _, position in keys], dtype=np.int64)
         labels, where = torch.from_numpy(self._labels[positions]), torch.from_numpy(positions)
+        targets = _rows(self._targets, positions)
         if self._variants is not None:
             keys = [(turn % self._variants, position) for turn, position in keys]
         seeds = [(self._seed, turn, int(self._keys[position])) for turn, position in keys]
         if isinstance(self._augmentation, BatchAugmentation):
             pixels, drawn = self._pixels, [self._augmentation.draw(seed) for seed in seeds]
             masks = None if pixels.masks is None else torch.from_numpy(pixels.masks[positions])
-            return Batch(
-                _channels_first(pixels.images[positions]), labels, where, masks, np.stack(drawn)
-            )
-        images = np.empty((len(keys), *self._pixels.images.shape[1:]), dtype=np.uint8)
+            images = _channels_first(pixels.images[positions])
+            return Batch(images, labels, where, masks, np.stack(drawn), targets)
+        shown = np.empty((len(keys), *self._pixels.images.shape[1:]), dtype=np.uint8)
         for i, (position, seed) in enumerate(zip(positions, seeds, strict=True)):
             image, mask = self._pixels.read(int(position))
             if self._augmentation is not None:
                 image, mask = self._augmentation(image, mask, seed)
-            images[i] = apply_view(image, mask, self._view, self._fill)
-        return Batch(_channels_first(images), labels, where)
+            shown[i] = apply_view(image, mask, self._view, self._fill)
+        return Batch(_channels_first(shown), labels, where, targets=targets)
+
+
+def _rows(targets: np.ndarray | None, positions: np.ndarray) -> Tensor | None:
+    return None if targets is None else torch.from_numpy(targets[positions])
 
 
 def _channels_first(images: np.ndarray) -> Tensor:
@@ -166,4 +188,4 @@ def finish(batch: Batch, augmentation: BatchAugmentation, view: View, fill: int)
         shown = (masks == NUCLEUS if view == "nucleus" else masks > BACKGROUND)[:, None]
         inside = torch.full_like(images, 255 - fill) if view == "silhouette" else images
         images = torch.where(shown, inside, fill)
-    return Batch(images, batch.labels, batch.positions)
+    return Batch(images, batch.labels, batch.positions, targets=batch.targets)

@@ -1,12 +1,16 @@
 """From a decoded image to the size that the network sees: the same in training and prediction."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
 
+from cellbench.data.segmentation import segment
 from cellbench.data.views import NUCLEUS, Image, Mask, View, crop_box, needs_mask
 from cellbench.errors import UserError
+
+Masks = Literal["expert", "auto"]
 
 
 @dataclass(frozen=True)
@@ -17,18 +21,20 @@ class Preprocessing:
         image_size: Height and width, in pixels.
         view: What of the image is shown.
         fill: The value of what is hidden.
+        masks: Who outlines the cells: an expert, or `segment`.
     """
 
     image_size: tuple[int, int]
     view: View
     fill: int
+    masks: Masks = "expert"
 
     def prepare(self, image: Image, mask: Mask | None, name: str) -> tuple[Image, Mask | None]:
         """Crops, where the view asks for it, and resizes; the rest of the view comes last of all.
 
         Args:
             image: RGB, uint8, at its native size.
-            mask: Its mask at the same size, or None.
+            mask: Its mask at the same size, or None; automatic masks are made here.
             name: The image's name, for errors.
 
         Returns:
@@ -39,6 +45,11 @@ class Preprocessing:
         """
         if not needs_mask(self.view):
             return resize(image, self.image_size), None
+        if self.masks == "auto":
+            try:
+                mask = segment(image)
+            except UserError as error:
+                raise UserError(f"'{name}': {error}; leave it out by data.exclude") from error
         if mask is None:
             raise UserError(f"data.view: {self.view} needs a mask, and '{name}' has none")
         if self.view == "nucleus" and not (mask == NUCLEUS).any():

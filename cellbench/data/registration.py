@@ -9,7 +9,7 @@ import numpy as np
 
 from cellbench.data.views import Image
 
-FORMAT = 2
+FORMAT = 3
 """Part of the name of every answer that is kept: raise it when images are compared otherwise."""
 
 FEATURES = 200

@@ -27,6 +27,7 @@ class Sample:
         mask: The mask file; None where there is none.
         group: What must not be split (patient, slide, original image); None where not known.
         split: The part the dataset's authors put it in; None where there is no official split.
+        votes: The class that each annotator chose; None where they are not known.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Sample:
     mask: Path | None = None
     group: str | None = None
     split: Part | None = None
+    votes: tuple[int, ...] | None = None
 
 
 class SampleTable:

@@ -41,7 +41,7 @@ class UnlabelledImages(Dataset[Batch]):
             raise UserError(f"--images: there is no image file below {images}")
         self.files = sorted(paths)
         self._masks = [paths[path] for path in self.files]
-        if needs_mask(preprocessing.view):
+        if needs_mask(preprocessing.view) and preprocessing.masks == "expert":
             lacking = [p for p, m in zip(self.files, self._masks, strict=True) if m is None]
             if masks is None:
                 raise UserError(

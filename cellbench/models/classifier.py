@@ -200,8 +200,9 @@ class CellClassifier(LightningModule):
     def training_step(self, batch: Batch | FeatureBatch) -> Tensor:
         """One step: `train/loss` is what is minimised; the penalty is logged apart as well."""
         logits = self._logits(batch)
-        losses = cross_entropy(logits, batch.labels, weight=self.loss_weight, reduction="none")
-        n, weight = self._of_the_step(batch.labels)
+        target = batch.labels if batch.targets is None else batch.targets
+        losses = cross_entropy(logits, target, weight=self.loss_weight, reduction="none")
+        n, weight = self._of_the_step(target)
         loss = losses.sum() / weight
         if self._l1 or self._l2:
             extra = penalty(self._penalised, self._l1, self._l2)
@@ -220,14 +221,17 @@ class CellClassifier(LightningModule):
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
         self.log_dict(self.train_metrics, on_step=False, on_epoch=True)
 
-    def _of_the_step(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _of_the_step(self, target: Tensor) -> tuple[Tensor, Tensor]:
         """The number of samples of a step and the sum of their weights, a device's part of each.
 
         Lightning averages gradients over the devices, whose shares of a batch may differ in size.
         With these, the average is the gradient of one loss over the whole batch.
         """
-        one = torch.ones_like(labels, dtype=torch.float32)
-        weights = one if self.loss_weight is None else self.loss_weight[labels]
+        one = torch.ones(len(target), device=target.device)
+        weights = one
+        if self.loss_weight is not None:  # of a class, or of the shares of several
+            soft = target.is_floating_point()
+            weights = target @ self.loss_weight if soft else self.loss_weight[target]
         both = torch.stack([one.sum(), weights.sum()])
         devices = self.trainer.world_size
         if devices > 1:

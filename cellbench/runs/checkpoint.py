@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
-from cellbench.data.preprocessing import Preprocessing
+from cellbench.data.preprocessing import Masks, Preprocessing
 from cellbench.data.views import View
 from cellbench.errors import UserError
 from cellbench.models.classifier import DESCRIPTION
@@ -89,6 +89,8 @@ class Description:
             raise ValueError("not what CellClassifier.arguments gives")
         if plain["preprocessing"]["view"] not in get_args(View):
             raise ValueError("unknown view")
+        if plain["preprocessing"].get("masks", "expert") not in get_args(Masks):
+            raise ValueError("unknown masks")
         given = plain["preprocessing"]
         size = (int(given["image_size"][0]), int(given["image_size"][1]))
         return cls(**(plain | {"preprocessing": Preprocessing(**(given | {"image_size": size}))}))

@@ -1,0 +1,147 @@
+"""What each image file is: format, size, sharpness, exposure, colours."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from cellbench.data import kept
+from cellbench.data.base import CellDataModule
+from cellbench.data.registration import to_compare
+from cellbench.data.table import Sample
+from cellbench.errors import UserError
+
+FORMAT = 1
+"""Part of every kept answer's name: raise it when something is found otherwise."""
+
+THUMBNAIL = 32
+BINS = 16
+OUTLIER = 4.5
+"""Modified z score (Iglewicz and Hoaglin 1993) beyond which a value is an outlier; they take 3.5
+for one sample, and here are thousands."""
+
+_MAGIC = {
+    b"\xff\xd8": "JPEG",
+    b"\x89P": "PNG",
+    b"BM": "BMP",
+    b"II": "TIFF",
+    b"MM": "TIFF",
+    b"RI": "WebP",
+}
+_MODES = {1: "grey", 3: "colour", 4: "colour with transparency"}
+
+
+@dataclass(frozen=True)
+class Images:
+    """What was found of the n images of a table, in its order.
+
+    Attributes:
+        error: Why an image cannot be read; empty where it can.
+        format: The file's format; empty where the pixels are no file's.
+        mode: grey, colour, colour with transparency.
+        size: Bytes of the file; -1 where there is none.
+        shape: Height and width in pixels, (n, 2).
+        blur: Variance of the Laplacian; the less, the less sharp.
+        brightness: Mean grey level, 0 to 255.
+        clipped: Share of the pixels that are black or white.
+        colour: Mean and deviation of red, green and blue, (n, 6).
+        histogram: Share of the pixels in each of 16 bins of each channel, (n, 48).
+        thumbnail: The image at 32x32, RGB, uint8, (n, 32, 32, 3).
+    """
+
+    error: np.ndarray
+    format: np.ndarray
+    mode: np.ndarray
+    size: np.ndarray
+    shape: np.ndarray
+    blur: np.ndarray
+    brightness: np.ndarray
+    clipped: np.ndarray
+    colour: np.ndarray
+    histogram: np.ndarray
+    thumbnail: np.ndarray
+
+    @property
+    def readable(self) -> np.ndarray:
+        """Whether each image can be read, bool, (n,)."""
+        readable: np.ndarray = self.error == ""
+        return readable
+
+    def outliers(self, name: str) -> np.ndarray:
+        """The positions of images whose blur, brightness or clipped share is out of the ordinary.
+
+        By the distance from the median in terms of the median distance; blur on a log scale.
+        """
+        values = np.asarray(getattr(self, name), np.float64)
+        values = np.log(values + 1) if name == "blur" else values
+        known = values[self.readable]
+        centre = np.median(known)
+        spread = np.median(np.abs(known - centre))
+        if spread == 0:
+            return np.zeros(0, np.int64)
+        score = np.where(self.readable, 0.6745 * (values - centre) / spread, 0)
+        found = np.flatnonzero(np.abs(score) > OUTLIER)
+        ordered: np.ndarray = found[np.argsort(-np.abs(score[found]), kind="stable")]
+        return ordered
+
+
+def look(data: CellDataModule) -> Images:
+    """Reads every image of a data module once, or takes what an earlier audit has found.
+
+    Raises:
+        UserError: What is found cannot be kept.
+    """
+    samples = data.table.samples
+
+    def find(i: int) -> kept.Found:
+        return {name: np.array([value]) for name, value in _describe(data, samples[i]).items()}
+
+    identities = [f"{FORMAT} {content}" for content in data.table.fingerprints]
+    found = kept.for_each("reading the images", identities, lambda: find, data.cache)
+    return Images(**{name: np.concatenate([each[name] for each in found]) for name in found[0]})
+
+
+def _describe(data: CellDataModule, sample: Sample) -> dict[str, Any]:
+    error, image = "", np.zeros((1, 1, 3), np.uint8)
+    try:
+        image = data.read_image(sample)
+    except UserError as mistake:
+        error = str(mistake)
+    content = b"" if sample.image is None else sample.image.read_bytes()
+    grey = to_compare(image)
+    small = cv2.resize(image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    pixels = image.reshape(-1, 3)
+    return {
+        "error": error,
+        "format": _MAGIC.get(content[:2], "other") if content else "",
+        "mode": _mode(image if not content or error else _as_stored(content)),
+        "size": len(content) if content else -1,
+        "shape": image.shape[:2],
+        "blur": float(cv2.Laplacian(grey, cv2.CV_64F).var()),
+        "brightness": float(grey.mean()),
+        "clipped": float(((grey <= 2) | (grey >= 253)).mean()),
+        "colour": np.concatenate([pixels.mean(axis=0), pixels.std(axis=0)]),
+        "histogram": histogram(image),
+        "thumbnail": small,
+    }
+
+
+def histogram(image: np.ndarray) -> np.ndarray:
+    """The share of the pixels in each of 16 bins of red, green and blue, (48,)."""
+    counts = [cv2.calcHist([image], [c], None, [BINS], [0, 256]).ravel() for c in range(3)]
+    shares: np.ndarray = np.concatenate(counts) / (image.shape[0] * image.shape[1])
+    return shares
+
+
+def _as_stored(content: bytes) -> np.ndarray:
+    stored = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert stored is not None  # it has been read before
+    return stored
+
+
+def _mode(stored: np.ndarray) -> str:
+    channels = 1 if stored.ndim == 2 else stored.shape[2]
+    if channels == 3 and (stored[..., :1] == stored).all():
+        return "grey, stored as colour"
+    return _MODES.get(channels, f"{channels} channels")

@@ -1,0 +1,90 @@
+"""Which labels are doubtful, as models that have not seen them say."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from cleanlab.filter import find_label_issues
+from cleanlab.rank import get_label_quality_scores
+
+from cellbench.data.base import CellDataModule
+from cellbench.errors import UserError
+from cellbench.runs.folds import Folds
+from cellbench.runs.metrics import wilson
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """How often the annotators disagree.
+
+    Attributes:
+        share: The share of the images on which they do.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        n: The number of images.
+    """
+
+    share: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Doubtful:
+    """The images whose label is most doubtful (confident learning, Northcutt et al. 2021).
+
+    Attributes:
+        experiment: The runs that say so.
+        n: The number of images that were tested.
+        positions: The doubtful images' positions in the table, the most doubtful first.
+        predicted: The class that the models take each for.
+        quality: The probability that they give its label.
+        doubted: The annotators' disagreement on these; None where there are no annotators.
+        others: Their disagreement on the rest.
+    """
+
+    experiment: str
+    n: int
+    positions: np.ndarray
+    predicted: np.ndarray
+    quality: np.ndarray
+    doubted: Disagreement | None
+    others: Disagreement | None
+
+
+def find(data: CellDataModule, folds: Folds) -> Doubtful:
+    """Lists the doubtful labels of a cross-validation's test predictions.
+
+    Raises:
+        UserError: The predictions are of other images or classes.
+    """
+    position = {sample.id: i for i, sample in enumerate(data.table.samples)}
+    lacking = [name for name in folds.ids if name not in position]
+    if lacking or folds.classes != data.classes:
+        what = f"'{lacking[0]}'" if lacking else f"the classes {', '.join(folds.classes)}"
+        raise UserError(f"--runs: {folds.experiment} tested {what}, which this dataset has not")
+    where = np.array([position[name] for name in folds.ids])
+    quality = get_label_quality_scores(folds.labels, folds.probabilities)
+    found = find_label_issues(
+        folds.labels, folds.probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
+    )
+    found = np.asarray(found, dtype=np.int64)
+    rest = np.setdiff1d(np.arange(len(where)), found)
+    return Doubtful(
+        folds.experiment,
+        len(where),
+        where[found],
+        folds.probabilities[found].argmax(axis=1),
+        quality[found],
+        _disagreement(data, where[found]),
+        _disagreement(data, where[rest]),
+    )
+
+
+def _disagreement(data: CellDataModule, positions: np.ndarray) -> Disagreement | None:
+    votes = [data.table.samples[i].votes for i in positions]
+    known = [vote for vote in votes if vote is not None]
+    if not known:
+        return None
+    share = sum(len(set(vote)) > 1 for vote in known) / len(known)
+    return Disagreement(share, *wilson(share, len(known)), len(known))

@@ -1,0 +1,82 @@
+"""How well the automatic masks agree with the experts'."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cellbench.audit.images import FORMAT
+from cellbench.data import kept, segmentation
+from cellbench.data.base import CellDataModule
+from cellbench.data.views import BACKGROUND, NUCLEUS, Mask
+from cellbench.errors import UserError
+from cellbench.runs.metrics import LEVEL, REPLICATES
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Intersection over union of the automatic and the experts' masks of n images.
+
+    Attributes:
+        cell: Of the whole cell, (n,); 0 where no cell was found.
+        nucleus: Of the nucleus, (n,); NaN where the expert marks none.
+        low: Lower ends of the means' 95 % intervals, of cell and nucleus.
+        high: Upper ends.
+    """
+
+    cell: np.ndarray
+    nucleus: np.ndarray
+    low: tuple[float, float]
+    high: tuple[float, float]
+
+
+def compare(data: CellDataModule, groups: np.ndarray) -> Overlap | None:
+    """Compares the masks of every image; None where the dataset has not all of the experts'.
+
+    Args:
+        data: The data module.
+        groups: Numbers of what belongs together, (n,): what the intervals resample.
+    """
+    samples = data.table.samples
+    if not data.shows_cells or not all(data.has_mask(sample) for sample in samples):
+        return None
+
+    def find(i: int) -> kept.Found:
+        image = data.read_image(samples[i])
+        expert = data.read_mask(samples[i], image)
+        try:
+            ours = segmentation.segment(image)
+        except UserError:
+            ours = np.zeros_like(expert)
+        return {"overlap": np.array([_overlap(ours, expert)])}
+
+    identities = [
+        f"{FORMAT} {segmentation.FORMAT} {content} {data.mask_fingerprint(sample)}"
+        for sample, content in zip(samples, data.table.fingerprints, strict=True)
+    ]
+    found = kept.for_each("comparing masks", identities, lambda: find, data.cache)
+    overlap = np.concatenate([each["overlap"] for each in found])
+    low, high = _interval(overlap, groups)
+    return Overlap(overlap[:, 0], overlap[:, 1], low, high)
+
+
+def _overlap(ours: Mask, expert: Mask) -> tuple[float, float]:
+    def share(a: np.ndarray, b: np.ndarray) -> float:
+        return float((a & b).sum() / (a | b).sum()) if b.any() else float("nan")
+
+    return share(ours > BACKGROUND, expert > BACKGROUND), share(ours == NUCLEUS, expert == NUCLEUS)
+
+
+def _interval(
+    overlap: np.ndarray, groups: np.ndarray
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The means' intervals, by a bootstrap of whole groups."""
+    _, group = np.unique(groups, return_inverse=True)
+    sums = np.zeros((group.max() + 1, 2, 2))  # sum and number, of cell and nucleus
+    known = ~np.isnan(overlap)
+    np.add.at(sums, group, np.stack([np.where(known, overlap, 0), known], axis=1))
+    rng, n = np.random.default_rng(0), len(sums)
+    drawn = rng.multinomial(n, np.full(n, 1 / n), REPLICATES) @ sums.reshape(n, 4)
+    with np.errstate(invalid="ignore"):
+        means = drawn[:, :2] / drawn[:, 2:]
+    low, high = np.nanquantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return (float(low[0]), float(low[1])), (float(high[0]), float(high[1]))

@@ -1,0 +1,120 @@
+"""The audit as one page, with everything in it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+import cellbench
+from cellbench.audit import pictures
+from cellbench.audit.audit import OUTLIERS, Audit, as_plain
+
+PAIRS, EXAMPLES, WORST = 40, 6, 10
+"""At most so many pairs, images of a class, and images of a kind are shown; audit.json has all."""
+
+
+def render(found: Audit, name: str) -> str:
+    """The page's HTML: it needs no other file and no network, and runs no script.
+
+    Args:
+        found: The audit.
+        name: What it is the audit of.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["share"] = _share
+    data, looked, leaks = found.data, found.images, found.leaks
+    table = data.table
+    rng = np.random.default_rng(0)
+
+    def describe(positions: Sequence[int] | np.ndarray) -> list[dict[str, str]]:
+        samples = [table.samples[int(i)] for i in positions]
+        return [
+            {
+                "id": sample.id,
+                "class": table.classes[sample.label],
+                "image": pictures.shown(data, int(i)),
+            }
+            for i, sample in zip(positions, samples, strict=True)
+        ]
+
+    def some(label: int) -> np.ndarray:
+        own = np.flatnonzero((table.labels == label) & looked.readable)
+        return np.sort(rng.permutation(own)[:EXAMPLES])
+
+    conflicting = {frozenset(pair) for pair in leaks.conflicts}
+    near = sorted(leaks.near, key=lambda copy: copy.agreement)[:PAIRS]
+    outlined = []
+    if data.shows_cells and looked.readable.all():
+        chosen = (
+            np.concatenate([some(label)[:3] for label in range(len(table.classes))])
+            if found.overlap is None
+            else np.argsort(found.overlap.cell)[:WORST]
+        )
+        outlined = [
+            {
+                "id": table.samples[i].id,
+                "image": pictures.outlined(data, int(i)),
+                "overlap": None if found.overlap is None else found.overlap.cell[i],
+            }
+            for i in chosen
+        ]
+    page: str = environment.get_template("page.html").render(
+        name=name,
+        version=cellbench.__version__,
+        audit=found,
+        plain=as_plain(found),
+        classes=[
+            {
+                "name": class_name,
+                "mean": mean,
+                "examples": describe(some(label)),
+            }
+            for label, (class_name, mean) in enumerate(
+                zip(
+                    table.classes,
+                    pictures.mean_images(looked, table.labels, table.classes),
+                    strict=True,
+                )
+            )
+        ],
+        histograms=Markup(pictures.histograms(looked, table.labels, table.classes)),
+        identical=[describe(positions[:4]) for positions in leaks.identical[:PAIRS]],
+        near=[
+            {
+                "pair": describe((copy.first, copy.second)),
+                "inliers": copy.inliers,
+                "agreement": copy.agreement,
+                "conflict": frozenset((copy.first, copy.second)) in conflicting,
+            }
+            for copy in near
+        ],
+        outliers={kind: describe(looked.outliers(kind)[:WORST]) for kind in OUTLIERS},
+        outlined=outlined,
+        doubtful=[
+            [
+                image | {"predicted": table.classes[label], "quality": quality}
+                for image, label, quality in zip(
+                    describe(each.positions[:PAIRS]),
+                    each.predicted[:PAIRS],
+                    each.quality[:PAIRS],
+                    strict=True,
+                )
+            ]
+            for each in found.doubtful
+        ],
+    )
+    return page
+
+
+def _share(entry: dict[str, Any]) -> str:
+    """A metric with its interval."""
+    return f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"

@@ -1,0 +1,149 @@
+"""How well the class is told by what is not the cell: file size, image size, colour, background."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.model_selection import StratifiedGroupKFold
+
+from cellbench import cores
+from cellbench.audit.images import FORMAT, Images, histogram
+from cellbench.data import kept, segmentation
+from cellbench.data.base import CellDataModule
+from cellbench.data.preprocessing import Preprocessing
+from cellbench.data.views import View, apply_view
+from cellbench.errors import UserError
+from cellbench.runs.metrics import evaluate
+
+FOLDS = 5
+MOST = 4000
+"""So many images are drawn of larger sets, in the proportions of the classes."""
+SIDE, COARSE = 64, 12
+"""A view is made at 64x64 pixels, and shown to the classifier at 12x12 beside its histogram."""
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """How well the class is predicted from something that should not tell it.
+
+    Attributes:
+        name: What it is predicted from.
+        scores: What `evaluate` says of the cross-validated predictions; None where they cannot be
+            made.
+        reason: Why they cannot.
+    """
+
+    name: str
+    scores: dict[str, Any] | None
+    reason: str = ""
+
+    @property
+    def tells(self) -> bool:
+        """Whether the accuracy's or the balanced accuracy's interval lies above the baseline."""
+        if self.scores is None:
+            return False
+        metrics = self.scores["metrics"].values()
+        return any(metric["low"] > metric["baseline"] for metric in metrics)
+
+
+def look(data: CellDataModule, images: Images, groups: np.ndarray) -> list[Shortcut]:
+    """Predicts the class by a random forest, cross-validated with whole groups kept together.
+
+    Args:
+        data: The data module.
+        images: What is known of its images.
+        groups: Numbers of what belongs together, (n,).
+
+    Raises:
+        UserError: What is found cannot be kept.
+    """
+    chosen = _draw(data.table.labels, np.flatnonzero(images.readable))
+    files = images.size[chosen, None] / 1024
+    height, width = images.shape[chosen].T.astype(float)
+    sources: dict[str, np.ndarray | Callable[[], np.ndarray]] = {
+        "file size": files,
+        "image size": np.stack([height, width, height / width], axis=1),
+        "mean colour": images.colour[chosen],
+        "background alone": lambda: _view(data, "background", chosen),
+        "silhouette alone": lambda: _view(data, "silhouette", chosen),
+    }
+    found = []
+    for name, source in sources.items():
+        try:
+            features = source() if callable(source) else source
+        except UserError as error:
+            found.append(Shortcut(name, None, str(error)))
+            continue
+        if name == "file size" and (files < 0).any():
+            found.append(Shortcut(name, None, "the images are not a file each"))
+        elif (features == features[0]).all():
+            found.append(Shortcut(name, None, "it is the same for all images"))
+        else:
+            found.append(_predict(name, data, features, chosen, groups[chosen]))
+    return found
+
+
+def _view(data: CellDataModule, view: View, chosen: np.ndarray) -> np.ndarray:
+    """What a view shows of some images, coarsely, (k, 480): 12x12 pixels and the histogram.
+
+    Raises:
+        UserError: There is no mask to cut the cells out by.
+    """
+    samples = [data.table.samples[i] for i in chosen]
+    by_expert = all(data.has_mask(sample) for sample in samples)
+    if not by_expert and not data.shows_cells:
+        raise UserError("the images show tissue, in which no single cell can be cut out")
+    preprocessing = Preprocessing((SIDE, SIDE), view, 0, "expert" if by_expert else "auto")
+
+    def find(i: int) -> kept.Found:
+        image = data.read_image(samples[i])
+        mask = data.read_mask(samples[i], image) if by_expert else None
+        try:
+            image, mask = preprocessing.prepare(image, mask, samples[i].id)
+        except UserError:  # no cell was found: all is background
+            image, mask = np.zeros((SIDE, SIDE, 3), np.uint8), np.zeros((SIDE, SIDE), np.uint8)
+        shown = apply_view(image, mask, view, 0)
+        coarse = cv2.resize(shown, (COARSE, COARSE), interpolation=cv2.INTER_AREA)
+        return {"row": np.concatenate([coarse.ravel() / 255, histogram(shown)])[None]}
+
+    identities = [
+        f"{FORMAT} {segmentation.FORMAT} {preprocessing} {data.fingerprint(sample)} "
+        f"{data.mask_fingerprint(sample) if by_expert else ''}"
+        for sample in samples
+    ]
+    found = kept.for_each(f"looking at the {view}", identities, lambda: find, data.cache)
+    return np.concatenate([each["row"] for each in found])
+
+
+def _draw(labels: np.ndarray, readable: np.ndarray) -> np.ndarray:
+    if len(readable) <= MOST:
+        return readable
+    order = np.random.default_rng(0).permutation(readable)
+    ranked = order[np.argsort(labels[order], kind="stable")]  # by class, at random within
+    return np.sort(ranked[np.linspace(0, len(ranked) - 1, MOST).round().astype(int)])
+
+
+def _predict(
+    name: str,
+    data: CellDataModule,
+    features: np.ndarray,
+    chosen: np.ndarray,
+    groups: np.ndarray,
+) -> Shortcut:
+    labels, classes = data.table.labels[chosen], data.classes
+    of_class = [len(np.unique(groups[labels == label])) for label in range(len(classes))]
+    if min(of_class) < FOLDS:
+        few = classes[int(np.argmin(of_class))]
+        return Shortcut(name, None, f"class '{few}' has {min(of_class)} groups for {FOLDS} folds")
+    predicted, majority = np.empty_like(labels), np.empty_like(labels)
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
+    for train, test in folds.split(features, labels, groups):
+        forest = RandomForestClassifier(
+            200, min_samples_leaf=2, random_state=0, n_jobs=cores.available()
+        )
+        predicted[test] = forest.fit(features[train], labels[train]).predict(features[test])
+        majority[test] = np.bincount(labels[train]).argmax()
+    return Shortcut(name, evaluate(labels, predicted, groups, classes, majority))

@@ -1,0 +1,107 @@
+"""audit: whether a dataset, and the split that an experiment makes of it, can be believed."""
+
+import json
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cellbench.audit.audit import Audit, as_plain, audit
+from cellbench.audit.page import render
+from cellbench.cli.parsing import Parser, check_yaml, take_option
+from cellbench.data.base import CellDataModule
+from cellbench.errors import Interrupted, UserError
+from cellbench.runs.folder import write_text
+from cellbench.runs.folds import read_folds
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs the command; the exit code is 1 where the chosen split leaks."""
+    check_yaml(args)
+    config, rest = take_option(args, "--config")
+    given = _parser().parse_args([*_data_of(config), *rest])
+    data: CellDataModule = _parser().instantiate_classes(given).data
+    runs = read_folds(given.runs) if given.runs else []
+    name = Path(config).stem if config else type(data).__name__
+    output = given.output or Path("audits", name)
+    try:
+        found = audit(data, runs)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            signal.SIGINT, "SIGINT; what was found is kept: give the same command to go on"
+        ) from None
+    write_text(output / "audit.json", json.dumps(as_plain(found), indent=1, allow_nan=False))
+    write_text(output / "audit.html", render(found, name))
+    _show(found)
+    print(f"audit.html and audit.json are in {output}")
+    return 1 if found.leaks.leaks else 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m cellbench audit",
+        description="Looks for copies, leaks, conflicting labels and shortcuts in a dataset, and "
+        "writes audit.html and audit.json. Exit code 1: the chosen split leaks.",
+    )
+    parser.add_argument("--config", type=Path | None, help="an experiment, for its data")
+    parser.add_lightning_class_args(CellDataModule, "data", subclass_mode=True, required=True)
+    parser.add_argument(
+        "--runs", type=list[Path] | None, help="folders of runs by whose folds labels are doubted"
+    )
+    parser.add_argument("--output", type=Path | None, help="folder of the page (audits/NAME)")
+    return parser
+
+
+def _data_of(config: str | None) -> list[str]:
+    """The data of an experiment, as an option."""
+    if config is None:
+        return []
+    content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    if "data" not in content:
+        raise UserError(f"--config: {config} has no data")
+    data = content["data"]
+    return [f"--data={data if isinstance(data, str) else json.dumps(data)}"]
+
+
+def _show(found: Audit) -> None:
+    console = Console()
+    console.width = max(console.width, 120)  # a cut interval would be worse than a wrapped one
+    plain = as_plain(found)
+    for name, what in (
+        ("unreadable", "unreadable files"),
+        ("identical", "sets of identical images"),
+        ("near_copies", "pairs of near copies, confirmed by registration"),
+        ("conflicts", "pairs that show the same and have different labels"),
+    ):
+        console.print(f"{len(plain[name]):6,} {what}")
+    table = Table(box=SIMPLE_HEAD, title="the class, predicted from what is not the cell")
+    for column in ("from", "n", "accuracy", "majority class", "balanced accuracy", "chance"):
+        table.add_column(column, justify="left" if column == "from" else "right")
+    for each in found.shortcuts:
+        if each.scores is None:
+            table.add_row(each.name, escape(each.reason))
+            continue
+        metrics = each.scores["metrics"]
+        table.add_row(
+            each.name,
+            str(each.scores["n"]),
+            _interval(metrics["accuracy"]),
+            f"{metrics['accuracy']['baseline']:.3f}",
+            _interval(metrics["balanced_accuracy"]),
+            f"{metrics['balanced_accuracy']['baseline']:.3f}",
+        )
+    console.print(table)
+    for check in found.checks:
+        if not check.holds:
+            console.print(f"NOTE expected {check.expected}; found {check.found}", markup=False)
+    console.print(found.verdict, style="bold red" if found.leaks.leaks else "bold", markup=False)
+
+
+def _interval(entry: dict[str, Any]) -> str:
+    return escape(f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]")

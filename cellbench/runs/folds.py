@@ -1,0 +1,141 @@
+"""Reads the test predictions of a cross-validation's folds together: they partition the data."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from cellbench.data.splits import read_split
+from cellbench.errors import UserError
+from cellbench.runs.folder import RunFolder
+from cellbench.runs.predictions import read_predictions
+
+# What may differ between the runs of one cross-validation.
+_FREE = ("runs", "name", "wandb", "tensorboard", "trainer.enable_progress_bar", "data.split.fold")
+
+
+@dataclass(frozen=True)
+class Folds:
+    """The test predictions of one experiment at one seed, over all its folds.
+
+    Attributes:
+        experiment: Its name.
+        seed: seed_everything.
+        classes: The class names.
+        ids: The samples, each tested once, by a model that has not seen it.
+        labels: Class indices, (n,).
+        probabilities: Of every class, (n, classes).
+        groups: Each sample's group, (n,).
+        majority: The largest class of the training split that each sample's model saw, (n,).
+        stamps: Why the numbers are not what they may seem.
+    """
+
+    experiment: str
+    seed: int
+    classes: tuple[str, ...]
+    ids: list[str]
+    labels: np.ndarray
+    probabilities: np.ndarray
+    groups: np.ndarray
+    majority: np.ndarray
+    stamps: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Run:
+    folder: RunFolder
+    metrics: dict[str, Any]
+    config: dict[str, Any]
+
+
+def read_folds(paths: Sequence[Path]) -> list[Folds]:
+    """Reads the finished runs below some folders, for each experiment and seed.
+
+    Of several runs of one fold the last counts, in the order of the paths and of time.
+
+    Raises:
+        UserError: There is no finished run, or runs of one experiment are configured differently.
+    """
+    runs: dict[tuple[str, int], dict[int | None, _Run]] = defaultdict(dict)
+    for path in paths:
+        for run in _finished(path):
+            key = (run.metrics["experiment"], run.metrics["seed"])
+            runs[key][run.metrics["split"]["fold"]] = run  # oldest first
+    if not runs:
+        shown = ", ".join(map(str, paths))
+        raise UserError(f"there is no finished run below {shown}; run fit first")
+    return [_join(name, seed, by_fold) for (name, seed), by_fold in sorted(runs.items())]
+
+
+def _finished(path: Path) -> Iterator[_Run]:
+    for config in sorted(path.rglob("config.yaml")):
+        folder = RunFolder(config.parent)
+        if not folder.metrics.is_file() or not folder.best.is_file():
+            continue  # not finished, or a later test of a run
+        try:
+            metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
+            yield _Run(folder, metrics, yaml.safe_load(config.read_text(encoding="utf-8")))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UserError(f"cannot read the run {folder.path}: {error}") from error
+
+
+def _join(experiment: str, seed: int, by_fold: dict[int | None, _Run]) -> Folds:
+    runs = list(by_fold.values())
+    _refuse_difference(runs)
+    labels, probabilities, groups, majority = [], [], [], []
+    tested: dict[str, Path] = {}
+    classes: tuple[str, ...] = ()
+    for run in runs:
+        classes, parts = read_predictions(run.folder.predictions)
+        test = parts["test"]
+        group = {row["id"]: row["group"] for row in read_split(run.folder.split)}
+        labels.append(test.labels)
+        probabilities.append(test.probabilities)
+        groups += [group[name] for name in test.ids]
+        for name in test.ids:
+            if name in tested:
+                raise UserError(f"'{name}' is tested in both {tested[name]} and {run.folder.path}")
+            tested[name] = run.folder.path
+        largest = classes.index(run.metrics["majority_class"])
+        majority.append(np.full(len(test.ids), largest))
+    total = runs[0].metrics["split"]["folds"]
+    stamps = {stamp for run in runs for stamp in run.metrics["stamps"]}
+    if total is not None and len(runs) < total:
+        stamps.add(f"folds {', '.join(map(str, sorted(set(range(total)) - set(by_fold))))} missing")
+    return Folds(
+        experiment,
+        seed,
+        classes,
+        list(tested),
+        np.concatenate(labels),
+        np.concatenate(probabilities),
+        np.array(groups),
+        np.concatenate(majority),
+        tuple(sorted(stamps)),
+    )
+
+
+def _refuse_difference(runs: Sequence[_Run]) -> None:
+    first, *others = [dict(_flat(run.config)) for run in runs]
+    for run, other in zip(runs[1:], others, strict=True):
+        for key in sorted(first.keys() | other.keys()):
+            if not key.startswith(_FREE) and first.get(key) != other.get(key):
+                raise UserError(
+                    f"{runs[0].folder.path} and {run.folder.path} differ in {key} "
+                    f"({first.get(key)}, {other.get(key)}); give experiments that differ a --name "
+                    "each"
+                )
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        name = f"{prefix}{key}".replace("data.init_args.", "data.")
+        if isinstance(value, dict):
+            yield from _flat(value, f"{name}.")
+        else:
+            yield name, value

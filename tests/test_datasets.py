@@ -285,7 +285,7 @@ def test_the_real_blood_cells_are_assigned_to_their_originals():
     samples = data.table.samples
     assert all(sample.group is not None for sample in samples)
     fields = {sample.group for sample in samples}
-    assert len(fields) == 321
+    assert len(fields) == 322
     test = {sample.group for sample in samples if sample.split == "test"}
     trained = data.drawn.indices("train")
     assert not test & {samples[i].group for i in trained}

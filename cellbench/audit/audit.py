@@ -147,7 +147,9 @@ def tally(values: Sequence[str] | np.ndarray) -> dict[str, int]:
 
 def summary(overlap: Overlap, ids: Sequence[str]) -> dict[str, Any]:
     """Mean with interval, and fifth percentile, of cell and nucleus; the worst images."""
-    parts = {"cell": overlap.cell, "nucleus": overlap.nucleus}
+    parts = {"cell": overlap.cell}
+    if not np.isnan(overlap.nucleus).all():  # some experts mark the cell alone
+        parts["nucleus"] = overlap.nucleus
     return {
         "n": len(overlap.cell),
         **{

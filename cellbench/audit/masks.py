@@ -76,7 +76,6 @@ def _interval(
     np.add.at(sums, group, np.stack([np.where(known, overlap, 0), known], axis=1))
     rng, n = np.random.default_rng(0), len(sums)
     drawn = rng.multinomial(n, np.full(n, 1 / n), REPLICATES) @ sums.reshape(n, 4)
-    with np.errstate(invalid="ignore"):
-        means = drawn[:, :2] / drawn[:, 2:]
-    low, high = np.nanquantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    means = drawn[:, :2] / np.maximum(drawn[:, 2:], 1)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return (float(low[0]), float(low[1])), (float(high[0]), float(high[1]))

@@ -18,7 +18,7 @@ from cellbench.data.views import View, apply_view
 from cellbench.errors import UserError
 from cellbench.runs.metrics import evaluate
 
-FOLDS = 5
+FOLDS, TREES = 5, 100
 MOST = 4000
 """So many images are drawn of larger sets, in the proportions of the classes."""
 SIDE, COARSE = 64, 12
@@ -142,7 +142,7 @@ def _predict(
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     for train, test in folds.split(features, labels, groups):
         forest = RandomForestClassifier(
-            200, min_samples_leaf=2, random_state=0, n_jobs=cores.available()
+            TREES, min_samples_leaf=2, random_state=0, n_jobs=cores.available()
         )
         predicted[test] = forest.fit(features[train], labels[train]).predict(features[test])
         majority[test] = np.bincount(labels[train]).argmax()

@@ -26,7 +26,7 @@ def main(args: Sequence[str]) -> int:
     check_yaml(args)
     config, rest = take_option(args, "--config")
     given = _parser().parse_args([*_data_of(config), *rest])
-    data: CellDataModule = _parser().instantiate_classes(given).data
+    data: CellDataModule = _parser().instantiate(given).data
     runs = read_folds(given.runs) if given.runs else []
     name = Path(config).stem if config else type(data).__name__
     output = given.output or Path("audits", name)
@@ -52,7 +52,11 @@ def _parser() -> Parser:
     parser.add_argument("--config", type=Path | None, help="an experiment, for its data")
     parser.add_lightning_class_args(CellDataModule, "data", subclass_mode=True, required=True)
     parser.add_argument(
-        "--runs", type=list[Path] | None, help="folders of runs by whose folds labels are doubted"
+        "--runs",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="folders of runs by whose folds labels are doubted",
     )
     parser.add_argument("--output", type=Path | None, help="folder of the page (audits/NAME)")
     return parser

@@ -54,8 +54,6 @@ class SplitConfig:
             raise UserError(f"{key}.test: {self.test} is no share; give a number between 0 and 1")
         if self.protocol == "official" and (self.folds is not None or self.test is not None):
             raise UserError(f"{key}: the official test set is fixed; remove folds, fold and test")
-        if self.purge and self.protocol != "official":
-            raise UserError(f"{key}.purge: only the official protocol's parts may share a group")
         if self.folds is None:
             if self.fold is not None:
                 raise UserError(f"{key}.fold: {self.fold} needs {key}.folds, the number of folds")
@@ -107,7 +105,7 @@ def draw(table: SampleTable, config: SplitConfig) -> Split:
                 "data.split.protocol: this dataset has no official test set; use grouped"
             )
         parts = np.array(official, dtype="<U6")
-        if config.purge:
+        if config.purge:  # no other protocol divides a group that it knows
             _purge(groups, parts)
     elif config.folds is None:
         share = DEFAULT_TEST_SHARE if config.test is None else config.test

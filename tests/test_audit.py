@@ -1,0 +1,326 @@
+"""The audit: it finds what was planted, and exits with 1 where the chosen split leaks."""
+
+import csv
+import json
+import re
+from collections import Counter
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from cellbench.__main__ import main
+from cellbench.audit import labels
+from cellbench.data import kept
+from cellbench.data.cache import CacheConfig
+from cellbench.data.folder import FolderDataModule
+from cellbench.data.synthetic import SyntheticDataModule
+from cellbench.runs.folds import Folds
+from tests.conftest import SHARED, write_image
+from tests.lookalikes import draw_field
+
+
+@pytest.fixture
+def audit(tmp_path, capsys):
+    """Runs the command; gives the exit code and what audit.json holds."""
+
+    def run(*args):
+        output = tmp_path / "audit"
+        cache = f"--data.cache.folder={tmp_path / 'cache'}"
+        code = main(["audit", *map(str, args), cache, f"--output={output}"])
+        assert code in (0, 1), capsys.readouterr().err
+        page = (output / "audit.html").read_text(encoding="utf-8")
+        assert "<script" not in page
+        assert "http://" not in page.replace("http://www.w3.org", "").replace(
+            "http://purl.org", ""
+        ).replace("http://creativecommons.org", "")  # an SVG's namespaces, which nobody fetches
+        return code, json.loads((output / "audit.json").read_text(encoding="utf-8"))
+
+    return run
+
+
+@pytest.fixture
+def planted(tmp_path):
+    """Two classes of 30 fields, with all that an audit must find."""
+    root, rng = tmp_path / "cells", np.random.default_rng(3)
+    for label, name in enumerate(("a", "b")):
+        for i in range(30):
+            field = draw_field(rng, label)
+            if i == 7:  # all of it out of focus
+                field = cv2.GaussianBlur(field, (0, 0), 12)
+            if i == 8:
+                field = (field // 6).astype(np.uint8)
+            write_image(root / name / f"{i:02d}.png", field)
+    first = cv2.imread(str(root / "a" / "00.png"))
+    cv2.imwrite(str(root / "b" / "30.png"), first)  # the same under another label
+    turn = cv2.getRotationMatrix2D((160, 120), 12, 1)
+    second = cv2.warpAffine(cv2.imread(str(root / "a" / "01.png")), turn, (320, 240))
+    cv2.imwrite(str(root / "a" / "31.jpg"), second)
+    grey = cv2.cvtColor(cv2.imread(str(root / "b" / "02.png")), cv2.COLOR_BGR2GRAY)
+    cv2.imwrite(str(root / "b" / "02.png"), grey)
+    (root / "b" / "03.png").write_bytes(b"\x89PNG and no more")
+    return root
+
+
+def test_what_is_planted_is_found(audit, planted):
+    code, found = audit("--data=FolderDataModule", f"--data.root={planted}")
+    assert found["n"] == 62
+    assert list(found["unreadable"]) == ["b/03.png"]
+    assert "cut short" in found["unreadable"]["b/03.png"]
+    assert found["identical"] == [["a/00.png", "b/30.png"]]
+    assert [{c["first"], c["second"]} for c in found["near_copies"]] == [{"a/01.png", "a/31.jpg"}]
+    assert found["conflicts"] == [["a/00.png", "b/30.png"]]
+    assert found["formats"] == {"PNG": 61, "JPEG": 1}
+    assert found["modes"] == {"colour": 60, "grey": 1, "grey, stored as colour": 1}
+    assert {"a/07.png", "b/07.png"} <= {each["id"] for each in found["outliers"]["blur"]}
+    assert {"a/08.png", "b/08.png"} <= {each["id"] for each in found["outliers"]["brightness"]}
+    assert found["classes"]["a"] == {"images": 31, "groups": 30}
+    chosen, by_image = found["splits"]
+    assert chosen["protocol"] == "grouped"
+    assert chosen["identical"] == by_image["identical"] == 0  # kept together under any protocol
+    assert code == (1 if chosen["near"] else 0)
+
+
+def test_near_copies_that_cross_the_split_give_exit_code_1(audit, planted):
+    (planted / "b" / "03.png").unlink()
+    rows = [["path", "label", "split"]]
+    for image in sorted(planted.rglob("*.*g")):
+        name = image.relative_to(planted).as_posix()
+        part = "test" if name in ("a/31.jpg", "b/30.png", "a/00.png", "b/10.png") else "train"
+        rows.append([name, image.parent.name, part])
+    with (planted / "t.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    options = ("--data=FolderDataModule", f"--data.root={planted}", "--data.csv=t.csv")
+    official = ("--data.split.protocol=official", "--data.split.val=0.2")
+    code, found = audit(*options, *official)
+    assert code == 1
+    assert found["leaks"]
+    assert found["splits"][0]["near"] == 1
+    assert found["verdict"].startswith("The official split leaks: 0 sets of identical images, 1 ")
+    code, found = audit(*options, *official, "--data.copies=near", "--data.split.purge=true")
+    assert code == 0
+    assert not found["leaks"]
+    assert found["verdict"].startswith("The official split does not leak")
+
+
+def test_a_split_by_image_of_slides_leaks(audit):
+    options = ("--data=SyntheticDataModule", "--data.samples=90", "--data.slides=15")
+    assert audit(*options)[0] == 0
+    code, found = audit(*options, "--data.split.protocol=image")
+    assert code == 1
+    assert found["splits"][0]["groups"] > 5
+    grouped = next(each for each in found["splits"] if each["protocol"] == "grouped")
+    assert grouped["groups"] == 0
+
+
+def test_every_fold_is_looked_at(audit):
+    _, found = audit(
+        "--data=SyntheticDataModule",
+        "--data.samples=120",
+        "--data.slides=60",
+        "--data.split={folds: 3, fold: 1}",
+    )
+    folds = [each["fold"] for each in found["splits"] if each["protocol"] == "grouped"]
+    assert folds == [0, 1, 2]
+    assert len({each["digest"] for each in found["splits"]}) == 4
+
+
+def test_copies_grouped_by_the_number_in_their_name_leak(audit, drawn_blood_cells, tmp_path):
+    root, true = drawn_blood_cells
+    rows = [["path", "label", "group"]]
+    for name in true:
+        path = root / name
+        rows.append([name, path.parent.name, f"{path.parent.name}{path.name.split('_')[1]}"])
+    table = root / "by_number.csv"
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    try:
+        code, found = audit(
+            "--data=FolderDataModule",
+            f"--data.root={root}",
+            "--data.csv=by_number.csv",
+            "--data.split={test: 0.25, val: 0.3}",
+        )
+    finally:
+        table.unlink()  # the other tests' layout
+    assert code == 1
+    assert found["splits"][0]["groups"] == 0
+    assert found["splits"][0]["near"] > 10
+
+
+def write_shortcut(root, colour_of):
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("a", "b")):
+        for i in range(40):
+            image = np.full((96, 96, 3), 200.0)
+            image[..., 2] = colour_of(rng, label)
+            image += rng.normal(0, 6, image.shape)
+            cv2.circle(image, (48, 48), 20, (150, 60, 120), -1)
+            mask = np.zeros((96, 96), np.uint8)
+            cv2.circle(mask, (48, 48), 20, 255, -1)
+            write_image(root / name / f"{i}.png", image.clip(0, 255).astype(np.uint8))
+            write_image(root / "masks" / name / f"{i}.png", mask)
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_background_that_tells_the_class_is_told(audit, tmp_path, tells):
+    write_shortcut(
+        tmp_path / "cells",
+        lambda rng, label: 190 + 30 * label if tells else rng.uniform(190, 220),
+    )
+    _, found = audit("--data=FolderDataModule", f"--data.root={tmp_path / 'cells'}")
+    shortcuts = {each["name"]: each for each in found["shortcuts"]}
+    for name in ("background alone", "mean colour"):
+        assert shortcuts[name]["tells"] == tells, name
+        accuracy = shortcuts[name]["scores"]["metrics"]["accuracy"]
+        assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
+        assert (accuracy["value"] > 0.95) == tells
+    assert shortcuts["image size"]["reason"] == "it is the same for all images"
+    assert not shortcuts["silhouette alone"]["tells"]
+    assert found["masks"]["n"] == 80
+
+
+def test_tissue_has_no_cells_to_cut_out(audit, chaoyang_root):
+    _, found = audit("--data=ChaoyangDataModule", f"--data.root={chaoyang_root}")
+    background = next(e for e in found["shortcuts"] if e["name"] == "background alone")
+    assert background["scores"] is None
+    assert "tissue, in which no single cell can be cut out" in background["reason"]
+    assert found["masks"] is None
+
+
+def test_an_interrupted_audit_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(kept, "_TOGETHER", 8)
+    read, whole = [], SyntheticDataModule.read_image
+
+    def interrupted(self, sample):
+        read.append(sample.id)
+        if len(read) == 40:
+            raise KeyboardInterrupt
+        return whole(self, sample)
+
+    args = ["audit", "--data=SyntheticDataModule", "--data.samples=60"]
+    args += [f"--data.cache.folder={tmp_path / 'cache'}", f"--output={tmp_path / 'audit'}"]
+    monkeypatch.setattr(SyntheticDataModule, "read_image", interrupted)
+    assert main(args) == 130
+    assert "give the same command to go on" in capsys.readouterr().err
+    first = set(read[:32])  # four batches of eight are kept
+    read.clear()
+    monkeypatch.setattr(
+        SyntheticDataModule, "read_image", lambda s, x: (read.append(x.id), whole(s, x))[1]
+    )
+    assert main(args) == 0
+    again = Counter(read)
+    kept_ones, others = {again[name] for name in first}, {again[n] for n in again if n not in first}
+    assert min(others) > min(kept_ones)  # those are not read for their facts once more
+
+
+def test_flipped_labels_are_doubted():
+    data = SyntheticDataModule(samples=200, slides=100)
+    rng = np.random.default_rng(0)
+    true = data.table.labels
+    given = true.copy()
+    flipped = rng.choice(200, 12, replace=False)
+    given[flipped] = (true[flipped] + 1) % len(data.classes)
+    probabilities = 0.9 * np.eye(len(data.classes))[true] + 0.1 * rng.dirichlet(
+        np.ones(len(data.classes)), 200
+    )
+    folds = Folds(
+        "runs",
+        0,
+        data.classes,
+        [sample.id for sample in data.table.samples],
+        given,
+        probabilities.astype(np.float32),
+        np.arange(200),
+        np.zeros(200),
+        (),
+    )
+    found = labels.find(data, folds)
+    assert found.n == 200
+    assert set(found.positions) == set(flipped)
+    assert (found.predicted == true[found.positions]).all()
+    assert found.quality.max() < 0.2
+    assert found.doubted is None
+
+
+def test_annotators_disagree_more_on_doubtful_labels():
+    data = SyntheticDataModule(samples=200, slides=100)
+    true = data.table.labels
+    given = true.copy()
+    given[:20] = (true[:20] + 1) % len(data.classes)
+    data.table.samples[:] = [
+        replace(sample, votes=(int(true[i]), int(true[i]), int(given[i])))
+        for i, sample in enumerate(data.table.samples)
+    ]
+    probabilities = np.eye(len(data.classes), dtype=np.float32)[true] * 0.8 + 0.05
+    ids = [sample.id for sample in data.table.samples]
+    group = np.arange(200)
+    folds = Folds("runs", 0, data.classes, ids, given, probabilities, group, group * 0, ())
+    found = labels.find(data, folds)
+    assert found.doubted.share == 1
+    assert found.doubted.n == 20
+    assert found.others.share == 0
+    assert found.others.high < 0.05
+
+
+def test_labels_are_doubted_by_the_runs_of_a_cross_validation(fit, audit, tmp_path):
+    options = ["--data=SyntheticDataModule", "--data.samples=80", "--data.slides=40"]
+    for fold in (0, 1):
+        fit(*options, f"--data.split={{folds: 2, fold: {fold}}}", name="folds")
+    _, found = audit(*options, "--runs", str(tmp_path / "runs"))
+    (doubtful,) = found["doubtful"]
+    assert doubtful["experiment"] == "folds"
+    assert doubtful["n"] == 80
+    assert all(each["label"] != each["predicted"] for each in doubtful["images"])
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--config=no.yaml"], r"cannot read no\.yaml"),
+        (["--data=HPVDataModul"], r"unknown data module 'HPVDataModul'; closest: HPVDataModule"),
+        (["--data=HPVDataModule", "--data.root=no"], r"there is no folder no; run python -m"),
+        (["--data=HPVDataModule", "--data.vew=raw"], r"unknown option 'data\.vew'"),
+        ([], r"missing --data"),
+        (["--data=SyntheticDataModule", "--runs", "no"], r"there is no finished run below no"),
+    ],
+)
+def test_a_mistake_is_told_in_a_line(args, message, fails):
+    assert re.search(message, fails("audit", *args))
+
+
+def test_runs_of_other_images_are_refused(tmp_path, fit, fails):
+    fit("--data=SyntheticDataModule", "--data.samples=60")
+    line = fails(
+        *("audit", "--data=SyntheticDataModule", "--data.samples=40"),
+        *("--runs", str(tmp_path / "runs"), f"--data.cache.folder={tmp_path / 'cache'}"),
+    )
+    assert re.search(r"--runs: tiny tested 'cell\d+', which this dataset has not", line)
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_the_real_cells(audit):
+    code, found = audit("--data=HPVDataModule", f"--data.root={SHARED / 'hpv'}")
+    assert code == 0
+    assert [name[0][-7:] for name in found["identical"]] == ["112.bmp"]
+    assert len(found["near_copies"]) == 13
+    assert len(found["conflicts"]) == 1
+    masks = found["masks"]
+    assert masks["cell"]["mean"] > 0.955
+    assert masks["cell"]["fifth_percentile"] > 0.9
+    assert masks["nucleus"]["mean"] > 0.92
+    assert masks["nucleus"]["fifth_percentile"] > 0.8
+
+
+def test_a_folder_data_module_groups_near_copies_if_asked(planted, tmp_path):
+    (planted / "b" / "03.png").unlink()
+    cache = CacheConfig(folder=tmp_path / "cache")
+    exact = FolderDataModule(root=planted, cache=cache).table
+    near = FolderDataModule(root=planted, cache=cache, copies="near").table
+    names = [sample.id for sample in near.samples]
+    a, b = names.index("a/01.png"), names.index("a/31.jpg")
+    assert exact.groups()[a] != exact.groups()[b]
+    assert near.groups()[a] == near.groups()[b]
+    assert near.groups(known=False)[a] != near.groups(known=False)[b]

@@ -43,6 +43,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:  # before a command could take care of it itself
+        print("cellbench: SIGINT; nothing was begun", file=sys.stderr)
+        return 130
     except Interrupted as interruption:
         print(f"cellbench: {interruption}", file=sys.stderr)
         return 128 + interruption.signum

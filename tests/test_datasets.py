@@ -1,8 +1,10 @@
 """The published datasets, from look-alikes of their real layouts."""
 
+import csv
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import h5py
@@ -295,3 +297,43 @@ def test_the_real_blood_cells_are_assigned_to_their_originals():
 def test_a_run_notes_what_differs(fit, leukemia_root, capsys):
     fit("--data=LeukemiaDataModule", f"--data.root={leukemia_root}")
     assert "NOTE       not the published set: benign 13 of 512" in capsys.readouterr().out
+
+
+def test_training_aims_at_the_annotators_votes(chaoyang_root):
+    make = partial(
+        ChaoyangDataModule,
+        root=chaoyang_root,
+        image_size=32,
+        batch_size=64,
+        split=SplitConfig(protocol="official", val=0.3),
+    )
+    soft, hard = make(label="votes"), make()
+    for data in (soft, hard):
+        data.setup("fit")
+    assert hard.targets is None
+    assert (soft.table.labels == hard.table.labels).all()
+    (batch,) = soft.train_dataloader()
+    shares = batch.targets.numpy()
+    assert shares.dtype == np.float32
+    assert np.allclose(shares.sum(axis=1), 1)
+    votes = [soft.table.samples[i].votes for i in batch.positions]
+    for row, three in zip(shares, votes, strict=True):
+        assert np.allclose(row, np.bincount(three, minlength=4) / 3)
+    assert {round(float(v), 3) for v in soft.targets.max(axis=1)} == {0.667, 1.0}
+    assert next(iter(soft.val_dataloader())).targets is None
+    assert next(iter(hard.train_dataloader())).targets is None
+
+
+def test_a_run_trains_on_votes(fit, chaoyang_root):
+    def first_loss(*more):
+        options = ("--data=ChaoyangDataModule", f"--data.root={chaoyang_root}")
+        official = "--data.split={protocol: official, val: 0.2, seed: 1}"
+        run = fit(*options, official, *more, "--trainer.precision=32-true")
+        return float(next(csv.DictReader((run / "history.csv").open()))["train/loss"])
+
+    votes, final = first_loss("--data.label=votes"), first_loss()
+    assert votes != final
+    assert votes == pytest.approx(final, abs=0.2)  # they differ on one slide
+    weighted = first_loss("--data.label=votes", "--model.class_weights=balanced")
+    assert weighted == pytest.approx(votes, rel=1e-5)  # the classes are of one size
+    assert first_loss("--data.label=votes", "--model.freeze=backbone") not in (votes, final)

@@ -22,6 +22,7 @@ from cellbench.data.views import View
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs.metrics import evaluate
 from cellbench.runs.predictions import read_predictions
+from tests.conftest import draw_cell, write_image
 
 FILES = {
     "checkpoints/best.ckpt",
@@ -384,16 +385,22 @@ def test_folds_are_pooled_by_report(fit, capsys, tmp_path):
     assert "NOT TO BE BELIEVED" not in out
 
 
-def test_report_refuses_to_pool_what_differs(fit, fails, tmp_path, capsys):
+def test_report_tells_apart_what_is_configured_differently(fit, fails, tmp_path, capsys):
+    def shown(*folders):
+        capsys.readouterr()
+        assert main(["report", *map(str, folders)]) == 0
+        return capsys.readouterr().out
+
     fit("--data.split.folds=3", "--data.split.fold=0", name="cv")
-    assert main(["report", str(tmp_path / "runs")]) == 0
-    assert "folds 1, 2 missing" in capsys.readouterr().out
+    assert "cv: folds 1, 2 missing" in shown(tmp_path / "runs")
     fit("--data.split.folds=3", "--data.split.fold=1", "--model.lr=0.1", name="cv")
-    assert "differ in model.lr (0.001, 0.1)" in fails("report", str(tmp_path / "runs"))
+    fit("--data.split.folds=3", "--data.split.fold=0", name="cv")
+    out = shown(tmp_path / "runs")
+    assert "cv (lr 0.001): folds 1, 2 missing" in out
+    assert "cv (lr 0.1): folds 0, 2 missing" in out
+    assert "NOTE cv (lr 0.001): 1 older runs of the same folds left out" in out
     fit("--data.split.folds=3", "--data.split.protocol=image", name="leaky")
-    capsys.readouterr()
-    assert main(["report", str(tmp_path / "runs" / "leaky")]) == 0
-    assert "NOT TO BE BELIEVED: leaky: split by image" in capsys.readouterr().out
+    assert "NOT TO BE BELIEVED: leaky: split by image" in shown(tmp_path / "runs" / "leaky")
     assert "there is no finished run below" in fails("report", str(tmp_path / "nothing"))
 
 
@@ -402,3 +409,69 @@ def test_one_image_under_two_labels_is_stamped(fit, folder_root):
     run = fit("--data=FolderDataModule", f"--data.root={folder_root}", "--trainer.max_epochs=1")
     (stamp,) = metrics(run)["stamps"]
     assert "'blast/3 (0).jpg' (blast) and 'normal cell/x.jpg' (normal cell) have the same" in stamp
+
+
+def test_an_unfinished_run_is_not_tested(fit, fails, tmp_path, capsys):
+    run = fit()
+    (run / "metrics.json").unlink()
+    line = fails("test", f"--run={run}")
+    assert line.startswith(f"--run: {run} is unfinished")
+    assert line.endswith(f"python -m cellbench fit --resume {run}")
+    images = tmp_path / "images"
+    write_image(images / "a.png", draw_cell(np.random.default_rng(0), 0, 48)[0])
+    capsys.readouterr()
+    assert main(["predict", f"--run={run}", f"--images={images}"]) == 0
+    assert "NOTE the run is unfinished" in capsys.readouterr().out
+
+
+def test_predict_takes_no_mask_for_an_image(fit, folder_root, tmp_path):
+    run = fit("--data=FolderDataModule", f"--data.root={folder_root}")
+    output = tmp_path / "p.csv"
+    assert main(["predict", f"--run={run}", f"--images={folder_root}", f"--output={output}"]) == 0
+    files = [line.split(",")[0] for line in output.read_text().splitlines()[1:]]
+    assert len(files) == 40
+    assert not any(name.startswith("masks/") for name in files)
+
+
+def test_what_is_seldom_meant_is_noted(fit, capsys):
+    fit("--model.freeze=backbone", "--data.slides=9")
+    out = capsys.readouterr().out
+    assert "NOTE       the frozen backbone has random weights; give model.weights" in out
+    assert re.search(r"NOTE       the test images are of \d groups: too few", out)
+
+
+def test_an_interrupt_before_a_command_begins_is_one_line(monkeypatch, capsys):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cellbench.__main__.import_module", interrupted)
+    assert main(["fit"]) == 130
+    assert capsys.readouterr().err == "cellbench: SIGINT; nothing was begun\n"
+
+
+def test_automatic_masks_serve_training_and_prediction(fit, fails, hpv_root, tmp_path):
+    for mask in (hpv_root / "Dataset 1").glob("*.png"):
+        mask.write_bytes(b"never read")
+    options = ["--data=HPVDataModule", f"--data.root={hpv_root}", "--data.view=masked"]
+    cache = f"--data.cache.folder={tmp_path / 'cache'}"
+    run = fit(*options, cache, "--data.masks=auto")
+    assert len(list((tmp_path / "cache").glob("*.pixels"))) == 1  # kept, however small
+    images = tmp_path / "images"
+    shutil.copytree(hpv_root / "Dataset 1", images, ignore=shutil.ignore_patterns("*.png"))
+    output = tmp_path / "p.csv"
+    assert main(["predict", f"--run={run}", f"--images={images}", f"--output={output}"]) == 0
+    predicted = {row["file"]: row for row in csv.DictReader(output.open())}
+    for row in csv.DictReader((run / "predictions.csv").open()):
+        own = predicted[Path(row["id"]).name]
+        assert float(own["p_neutrophil"]) == pytest.approx(float(row["p_neutrophil"]), abs=1e-3)
+    write_image(hpv_root / "Dataset 1" / "001.bmp", np.full((100, 100, 3), 230, np.uint8))
+    line = fails("fit", *options, cache, "--data.masks=auto", f"--runs={tmp_path / 'r'}")
+    assert line.startswith("'Dataset 1/001.bmp': no white cell's nucleus is in the image")
+    assert "data.exclude" in line
+
+
+def test_tissue_has_no_automatic_masks(fails, chaoyang_root):
+    line = fails(
+        "fit", "--data=ChaoyangDataModule", f"--data.root={chaoyang_root}", "--data.masks=auto"
+    )
+    assert "data.masks: auto, but ChaoyangDataModule shows tissue" in line

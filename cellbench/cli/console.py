@@ -11,7 +11,7 @@ from rich.table import Table
 from cellbench.runs.folder import RunFolder
 
 # Advice that does not hold here (the loaders need no workers, a frozen backbone is in evaluation,
-# a run goes on in its own folder), and Lightning's own use of torch.
+# a run goes on in its own folder, and with the very batch), and Lightning's own use of torch.
 _NOISE = (
     ".*does not have many workers.*",
     ".*sys.argv.*",
@@ -20,6 +20,7 @@ _NOISE = (
     ".*smaller than the logging interval.*",
     ".*in eval mode at the start of training.*",
     ".*exists and is not empty.*",
+    ".*your dataloader is not resumable.*",
     ".*Grad strides do not match bucket view strides.*",
 )
 

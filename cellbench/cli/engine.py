@@ -1,11 +1,13 @@
 """Lightning's command line, made for cellbench: what fit, validate, test and predict share."""
 
+import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import yaml
 from filelock import BaseFileLock, FileLock, Timeout
@@ -17,7 +19,7 @@ from lightning.pytorch.loggers import Logger
 
 from cellbench.cli.console import quieten_lightning, show
 from cellbench.cli.launch import launch
-from cellbench.cli.parsing import LINKED, Parser, refuse_linked
+from cellbench.cli.parsing import LINKED, Parser, data_modules, refuse_linked, take_option
 from cellbench.data.base import CellDataModule
 from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
@@ -64,6 +66,10 @@ NOT_OFFERED: dict[str, tuple[Sequence[Any], str]] = {
 """Trainer options whose meaning here would mislead: what is allowed, and what to do instead."""
 
 
+FEW_GROUPS = 5
+"""Fewer independent groups in a test set say next to nothing, however many images they have."""
+
+
 class CellbenchCLI(LightningCLI):
     """Parses one subcommand, checks all that can be checked, and holds the run's parts.
 
@@ -91,6 +97,9 @@ class CellbenchCLI(LightningCLI):
         self._parent = parent
         self._resume = resume
         quieten_lightning()
+        asked, _ = take_option(args, "--data.help")
+        if asked in data_modules():  # the parser's own help has the first line alone
+            print(inspect.getdoc(data_modules()[asked]), end="\n\n")
         super().__init__(
             CellClassifier,
             CellDataModule,
@@ -101,6 +110,7 @@ class CellbenchCLI(LightningCLI):
             parser_class=Parser,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
+            parser_kwargs={"prog": "python -m cellbench"},
             args=[command, *args],
         )
 
@@ -113,6 +123,16 @@ class CellbenchCLI(LightningCLI):
         parser.add_argument(
             "--name", type=str | None, help="experiment's name (config's file name)"
         )
+        # Taken off the command line before it comes here; shown by --help.
+        if self._command == "fit":
+            parser.add_argument(
+                "--resume",
+                type=str | None,
+                help="a run's folder to go on with, and nothing else; or auto, beside the options "
+                "of a fit: the newest unfinished run of the same configuration, if there is one",
+            )
+        else:
+            parser.add_argument("--run", type=str | None, help="the run's folder")
         parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
         parser.add_argument("--checkpoint", type=CheckpointConfig, default=CheckpointConfig())
         parser.add_argument("--wandb", type=WandbConfig, default=WandbConfig())
@@ -277,6 +297,8 @@ class CellbenchCLI(LightningCLI):
                     if old.unfinished:  # still, now that nobody else has it
                         return old.path, False
                     self._release()
+        if self._resume == "auto":
+            print("--resume auto: no unfinished run of this configuration; a new one begins")
         new = RunFolder.create(parent)
         self._hold(new)
         return new.path, True
@@ -309,7 +331,7 @@ class CellbenchCLI(LightningCLI):
         parser = self._parser(self._command)
         text = parser.dump(self.config[self._command], skip_unset=False, format="yaml")
         config: dict[str, Any] = yaml.safe_load(text)
-        for key in ("config", "ckpt_path", "weights_only"):
+        for key in ("config", "ckpt_path", "weights_only", "resume", "run"):
             config.pop(key, None)
         data = config["data"]
         data["class_path"] = data["class_path"].rsplit(".", 1)[-1]
@@ -337,9 +359,21 @@ class CellbenchCLI(LightningCLI):
             f" precision {chosen} ({reason})",
             f"run        {trainer.default_root_dir}",
         ]
-        lines += [f"NOTE       {data.note}"] if data.note else []
+        lines += [f"NOTE       {note}" for note in self._notes()]
         lines += [f"STAMP      {stamp}" for stamp in self.run.stamps]
         return "\n".join(lines)
+
+    def _notes(self) -> Iterator[str]:
+        """What is allowed and seldom meant."""
+        if self.datamodule.note:
+            yield self.datamodule.note
+        drawn = self.datamodule.drawn
+        groups = len(np.unique(drawn.groups[drawn.parts == "test"]))
+        if groups < FEW_GROUPS:
+            shown = "1 group" if groups == 1 else f"{groups} groups"
+            yield f"the test images are of {shown}: too few for any interval to mean much"
+        if self.model.frozen and self._get(self.config, "model").weights == "none":
+            yield "the frozen backbone has random weights; give model.weights"
 
     def fit(self, **kwargs: Any) -> None:
         """Trains and tests; Lightning's own arguments are not used."""

@@ -22,7 +22,7 @@ def main(args: Sequence[str]) -> int:
     check_yaml(rest)
     if resume is None or resume == "auto":
         return CellbenchCLI("fit", rest, args, resume="auto" if resume else None).exit_code
-    folder = RunFolder.open(Path(resume))
+    folder = RunFolder.open(Path(resume), "--resume")
     if rest:
         raise UserError(f"--resume {resume}: a run goes on as it began; remove {rest[0]}")
     if not folder.unfinished:

@@ -24,8 +24,8 @@ def main(args: Sequence[str]) -> int:
     table = Table(box=SIMPLE_HEAD, caption="value [95 % interval]; baseline: the majority class")
     for column in ("experiment", "seed", "n", "accuracy", "macro F1", "baseline"):
         justify: Literal["left", "right"] = "left" if column == "experiment" else "right"
-        table.add_column(column, justify=justify, no_wrap=True)
-    stamps = []
+        table.add_column(column, justify=justify, no_wrap=column != "experiment")
+    stamps, notes = [], []
     for one in pool(parser.parse_args(list(args)).runs):
         metrics = one.scores["metrics"]
         table.add_row(
@@ -36,10 +36,14 @@ def main(args: Sequence[str]) -> int:
             _shown(metrics["f1_macro"]),
             f"{metrics['accuracy']['baseline']:.3f}",
         )
+        if one.older:
+            notes.append(f"{one.experiment}: {one.older} older runs of the same folds left out")
         stamps += [f"{one.experiment}: {stamp}" for stamp in one.stamps]
     console = Console()
     console.width = max(console.width, 100)  # a cut interval would be worse than a wrapped one
     console.print(table)
+    for note in notes:
+        console.print(f"NOTE {note}", markup=False)
     for stamp in stamps:
         console.print(f"NOT TO BE BELIEVED: {stamp}", style="bold red", markup=False)
     return 0

@@ -9,6 +9,7 @@ import yaml
 from cellbench.cli.engine import CellbenchCLI
 from cellbench.cli.parsing import check_yaml, take_option
 from cellbench.cli.stored import read_config
+from cellbench.errors import UserError
 from cellbench.runs.folder import RunFolder
 
 
@@ -26,6 +27,11 @@ def score(command: Literal["validate", "test"], args: Sequence[str]) -> int:
         return CellbenchCLI(command, rest, args).exit_code
     run = Path(given_run)
     folder = RunFolder.open(run)
+    if folder.unfinished and command == "test":
+        raise UserError(
+            f"--run: {run} is unfinished, and its test set is for the best of all its epochs; go "
+            f"on with: python -m cellbench fit --resume {run}"
+        )
     config = read_config(folder, whole=False)
     config["model"] |= {"weights": "none"}
     given = [f"--config={yaml.safe_dump(config)}", f"--ckpt_path={folder.best}", *rest]

@@ -288,7 +288,13 @@ class CellDataModule(LightningDataModule, ABC):
 
         def read(position: int) -> tuple[Image, Mask | None]:
             sample = samples[position]
-            image, mask = self.read_image(sample), None
+            try:
+                image, mask = self.read_image(sample), None
+            except UserError as error:
+                raise UserError(
+                    f"{error}, or leave it out: --data.exclude \"['{sample.id}']\"; audit lists "
+                    "all that cannot be read"
+                ) from error
             if with_masks and by_expert:
                 mask = self.read_mask(sample, image)
             return preprocessing.prepare(image, mask, sample.id)

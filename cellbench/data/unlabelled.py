@@ -35,7 +35,8 @@ class UnlabelledImages(Dataset[Batch]):
         for option, folder in (("--images", images), ("--masks", masks)):
             if folder is not None and not folder.is_dir():
                 raise UserError(f"{option}: there is no folder {folder}")
-        found = files.images_below(images)
+        inside = images / "masks"  # where a folder of one's own has them
+        found = [path for path in files.images_below(images) if inside not in path.parents]
         paths = dict.fromkeys(found) if masks is None else _with_masks(found, images, masks)
         if not paths:
             raise UserError(f"--images: there is no image file below {images}")

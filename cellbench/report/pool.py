@@ -18,19 +18,21 @@ class Pooled:
         seed: seed_everything.
         scores: What `evaluate` says of the pooled predictions.
         stamps: Why the numbers are not what they may seem.
+        older: How many runs were left out for a later one of the same fold.
     """
 
     experiment: str
     seed: int
     scores: dict[str, Any]
     stamps: tuple[str, ...]
+    older: int
 
 
 def pool(paths: Sequence[Path]) -> list[Pooled]:
     """Scores the finished runs below some folders, all folds of an experiment and seed together.
 
     Raises:
-        UserError: There is no finished run, or runs of one experiment are configured differently.
+        UserError: There is no finished run, or one cannot be read.
     """
     return [
         Pooled(
@@ -44,6 +46,7 @@ def pool(paths: Sequence[Path]) -> list[Pooled]:
                 folds.majority,
             ),
             folds.stamps,
+            folds.older,
         )
         for folds in read_folds(paths)
     ]

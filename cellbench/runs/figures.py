@@ -111,7 +111,7 @@ def learning_curves(
     left.set_title("loss (train's includes class weights and penalties)", fontsize=9)
     right.set_title(f"accuracy (val: n = {n_val})", fontsize=9)
     right.set_ylim(0, 1.02)
-    left.set_ylim(bottom=0)
+    left.set_ylim(0, 1.05 * left.get_ylim()[1])
     for axes in (left, right):
         axes.legend(fontsize=8)
     return figure
@@ -125,4 +125,4 @@ def _curves(axes: Axes, rows: Sequence[dict[str, float]], name: str) -> None:
         axes.plot(epochs, points, color=colour, marker=marker, label=part)
     axes.set_xlabel("epoch")
     axes.set_ylabel(name)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -93,8 +93,12 @@ class RunFolder:
         return self.config.is_file() and not self.metrics.is_file()
 
     @classmethod
-    def open(cls, path: Path) -> "RunFolder":
+    def open(cls, path: Path, option: str = "--run") -> "RunFolder":
         """An existing run.
+
+        Args:
+            path: The folder.
+            option: What gave it, for errors.
 
         Raises:
             UserError: The folder is none.
@@ -105,7 +109,7 @@ class RunFolder:
             if path.is_dir():
                 runs = sorted(inner.parent.name for inner in path.glob("*/config.yaml"))
                 what = f"has no config.yaml; runs in it: {', '.join(runs[-3:]) or 'none'}"
-            raise UserError(f"--run: {path} is not a run's folder: it {what}")
+            raise UserError(f"{option}: {path} is not a run's folder: it {what}")
         return folder
 
     @property

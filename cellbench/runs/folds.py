@@ -33,6 +33,7 @@ class Folds:
         groups: Each sample's group, (n,).
         majority: The largest class of the training split that each sample's model saw, (n,).
         stamps: Why the numbers are not what they may seem.
+        older: How many runs of the same were left out for a later one of the same fold.
     """
 
     experiment: str
@@ -44,6 +45,7 @@ class Folds:
     groups: np.ndarray
     majority: np.ndarray
     stamps: tuple[str, ...]
+    older: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,22 +56,38 @@ class _Run:
 
 
 def read_folds(paths: Sequence[Path]) -> list[Folds]:
-    """Reads the finished runs below some folders, for each experiment and seed.
+    """Reads the finished runs below some folders, for each experiment, configuration and seed.
 
-    Of several runs of one fold the last counts, in the order of the paths and of time.
+    Of several runs of one fold the last counts, in the order of the paths and of time. Runs of one
+    name that are configured differently are told apart by what differs.
 
     Raises:
-        UserError: There is no finished run, or runs of one experiment are configured differently.
+        UserError: There is no finished run, or one cannot be read.
     """
-    runs: dict[tuple[str, int], dict[int | None, _Run]] = defaultdict(dict)
+    of_name: dict[str, list[_Run]] = defaultdict(list)
     for path in paths:
         for run in _finished(path):
-            key = (run.metrics["experiment"], run.metrics["seed"])
-            runs[key][run.metrics["split"]["fold"]] = run  # oldest first
-    if not runs:
+            of_name[run.metrics["experiment"]].append(run)
+    if not of_name:
         shown = ", ".join(map(str, paths))
         raise UserError(f"there is no finished run below {shown}; run fit first")
-    return [_join(name, seed, by_fold) for (name, seed), by_fold in sorted(runs.items())]
+    joined = []
+    for name, runs in sorted(of_name.items()):
+        keys = {key for run in runs for key in run.config if not key.startswith(_FREE)}
+        differ = sorted(key for key in keys if len({str(run.config.get(key)) for run in runs}) > 1)
+        groups: dict[tuple[str, ...], list[_Run]] = defaultdict(list)
+        for run in runs:  # oldest first
+            groups[tuple(str(run.config.get(key)) for key in differ)].append(run)
+        for values, same in sorted(groups.items()):
+            told = [
+                f"{key.rpartition('.')[2]} {value}"
+                for key, value in zip(differ, values, strict=True)
+                if key != "seed_everything"
+            ]
+            by_fold = {run.metrics["split"]["fold"]: run for run in same}
+            label = f"{name} ({', '.join(told)})" if told else name
+            joined.append(_join(label, same[0].metrics["seed"], by_fold, len(same) - len(by_fold)))
+    return joined
 
 
 def _finished(path: Path) -> Iterator[_Run]:
@@ -79,14 +97,14 @@ def _finished(path: Path) -> Iterator[_Run]:
             continue  # not finished, or a later test of a run
         try:
             metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
-            yield _Run(folder, metrics, yaml.safe_load(config.read_text(encoding="utf-8")))
+            plain = yaml.safe_load(config.read_text(encoding="utf-8"))
+            yield _Run(folder, metrics, dict(_flat(plain)))
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise UserError(f"cannot read the run {folder.path}: {error}") from error
 
 
-def _join(experiment: str, seed: int, by_fold: dict[int | None, _Run]) -> Folds:
+def _join(experiment: str, seed: int, by_fold: dict[int | None, _Run], older: int) -> Folds:
     runs = list(by_fold.values())
-    _refuse_difference(runs)
     labels, probabilities, groups, majority = [], [], [], []
     tested: dict[str, Path] = {}
     classes: tuple[str, ...] = ()
@@ -117,19 +135,8 @@ def _join(experiment: str, seed: int, by_fold: dict[int | None, _Run]) -> Folds:
         np.array(groups),
         np.concatenate(majority),
         tuple(sorted(stamps)),
+        older,
     )
-
-
-def _refuse_difference(runs: Sequence[_Run]) -> None:
-    first, *others = [dict(_flat(run.config)) for run in runs]
-    for run, other in zip(runs[1:], others, strict=True):
-        for key in sorted(first.keys() | other.keys()):
-            if not key.startswith(_FREE) and first.get(key) != other.get(key):
-                raise UserError(
-                    f"{runs[0].folder.path} and {run.folder.path} differ in {key} "
-                    f"({first.get(key)}, {other.get(key)}); give experiments that differ a --name "
-                    "each"
-                )
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -90,5 +90,7 @@ def predict(
         rows.writerow([file, predicted, *map(str, values)])
     write_text(output, text.getvalue())
     print(f"{len(dataset)} images, view {described.preprocessing.view}: {output}")
+    if folder.unfinished:
+        print(f"NOTE the run is unfinished: python -m cellbench fit --resume {folder.path}")
     if described.leaky:
         print(f"NOT TO BE BELIEVED: the run was {described.leaky}")

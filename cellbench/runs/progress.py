@@ -200,6 +200,8 @@ class Progress(EndAtSignal):
             )
         trainer.should_stop = saved["ended"]
         self._data.start = (saved["epoch"], saved["batch"])
+        if self._ranks.first:
+            print(f"goes on from epoch {saved['epoch']}, step {saved['batch']}", flush=True)
         counted = saved["metrics"][self._ranks.rank]
         for name, metric in _train_metrics(pl_module):
             for key, value in counted[name]["state"].items():

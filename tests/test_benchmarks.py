@@ -15,6 +15,7 @@ SMALL = {
     "epoch": {"REPETITIONS": 1, "NETWORKS": ["small_cnn"], "WARM_UP": 0, "TIMED": 1},
     "state": {"REPETITIONS": 1},
     "features": {"REPETITIONS": 1, "NETWORK": "squeezenet1_1", "EPOCHS": 1},
+    "datasets": {"REPETITIONS": 1, "IMAGES": 200, "AUDITED": 200, "COPIES": 40},
     "input_path": {"REPETITIONS": 1, "IMAGES": 200, "SIZE": 32, "POLICIES": ["flips"]},
 }
 

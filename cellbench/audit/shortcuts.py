@@ -45,8 +45,9 @@ class Shortcut:
         """Whether the accuracy's or the balanced accuracy's interval lies above the baseline."""
         if self.scores is None:
             return False
-        metrics = self.scores["metrics"].values()
-        return any(metric["low"] > metric["baseline"] for metric in metrics)
+        metrics = self.scores["metrics"]  # the baseline's F1 is so low that anything is above it
+        both = (metrics["accuracy"], metrics["balanced_accuracy"])
+        return any(metric["low"] > metric["baseline"] for metric in both)
 
 
 def look(data: CellDataModule, images: Images, groups: np.ndarray) -> list[Shortcut]:

@@ -145,8 +145,12 @@ def tally(values: Sequence[str] | np.ndarray) -> dict[str, int]:
     return {str(names[i]): int(counts[i]) for i in order}
 
 
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
 def summary(overlap: Overlap, ids: Sequence[str]) -> dict[str, Any]:
-    """Mean with interval, and fifth percentile, of cell and nucleus; the worst images."""
+    """Mean with interval, and fifth percentile, of cell and nucleus; each image's."""
     parts = {"cell": overlap.cell}
     if not np.isnan(overlap.nucleus).all():  # some experts mark the cell alone
         parts["nucleus"] = overlap.nucleus
@@ -161,5 +165,8 @@ def summary(overlap: Overlap, ids: Sequence[str]) -> dict[str, Any]:
             }
             for i, (name, values) in enumerate(parts.items())
         },
-        "worst": [ids[i] for i in np.argsort(overlap.cell)[:10]],
+        "images": {
+            name: {part: _number(values[i]) for part, values in parts.items()}
+            for i, name in enumerate(ids)
+        },
     }

@@ -20,7 +20,7 @@ from tests.benchmarks.measure import apart, spread
 from tests.conftest import SHARED
 
 REPETITIONS = 3
-IMAGES, AUDITED = 100_000, 20_000
+IMAGES, AUDITED = 100_000, 5_000
 COPIES = 1_800
 
 

@@ -44,7 +44,7 @@ def main(args: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:  # before a command could take care of it itself
-        print("cellbench: SIGINT; nothing was begun", file=sys.stderr)
+        print("cellbench: SIGINT", file=sys.stderr)
         return 130
     except Interrupted as interruption:
         print(f"cellbench: {interruption}", file=sys.stderr)

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -16,6 +18,7 @@ from cellbench.data import kept
 from cellbench.data.cache import CacheConfig
 from cellbench.data.folder import FolderDataModule
 from cellbench.data.synthetic import SyntheticDataModule
+from cellbench.errors import UserError
 from cellbench.runs.folds import Folds
 from tests.conftest import SHARED, write_image
 from tests.lookalikes import draw_field
@@ -65,14 +68,14 @@ def planted(tmp_path):
 
 def test_what_is_planted_is_found(audit, planted):
     code, found = audit("--data=FolderDataModule", f"--data.root={planted}")
-    assert found["n"] == 62
+    assert found["n"] == 61
     assert list(found["unreadable"]) == ["b/03.png"]
     assert "cut short" in found["unreadable"]["b/03.png"]
     assert found["identical"] == [["a/00.png", "b/30.png"]]
     assert [{c["first"], c["second"]} for c in found["near_copies"]] == [{"a/01.png", "a/31.jpg"}]
     assert found["conflicts"] == [["a/00.png", "b/30.png"]]
-    assert found["formats"] == {"PNG": 61, "JPEG": 1}
-    assert found["modes"] == {"colour": 60, "grey": 1, "grey, stored as colour": 1}
+    assert found["formats"] == {"PNG": 60, "JPEG": 1}
+    assert found["modes"] == {"colour": 60, "grey": 1}
     assert {"a/07.png", "b/07.png"} <= {each["id"] for each in found["outliers"]["blur"]}
     assert {"a/08.png", "b/08.png"} <= {each["id"] for each in found["outliers"]["brightness"]}
     assert found["classes"]["a"] == {"images": 31, "groups": 30}
@@ -97,7 +100,9 @@ def test_near_copies_that_cross_the_split_give_exit_code_1(audit, planted):
     assert code == 1
     assert found["leaks"]
     assert found["splits"][0]["near"] == 1
-    assert found["verdict"].startswith("The official split leaks: 0 sets of identical images, 1 ")
+    assert found["verdict"].startswith(
+        "The official split leaks: 1 sets of images that show the same (0 of identical ones"
+    )
     code, found = audit(*options, *official, "--data.copies=near", "--data.split.purge=true")
     assert code == 0
     assert not found["leaks"]
@@ -176,7 +181,7 @@ def test_a_background_that_tells_the_class_is_told(audit, tmp_path, tells):
         accuracy = shortcuts[name]["scores"]["metrics"]["accuracy"]
         assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
         assert (accuracy["value"] > 0.95) == tells
-    assert shortcuts["image size"]["reason"] == "it is the same for all images"
+    assert shortcuts["image size"]["note"] == "it is the same for all images"
     assert not shortcuts["silhouette alone"]["tells"]
     assert found["masks"]["n"] == 80
 
@@ -185,7 +190,7 @@ def test_tissue_has_no_cells_to_cut_out(audit, chaoyang_root):
     _, found = audit("--data=ChaoyangDataModule", f"--data.root={chaoyang_root}")
     background = next(e for e in found["shortcuts"] if e["name"] == "background alone")
     assert background["scores"] is None
-    assert "tissue, in which no single cell can be cut out" in background["reason"]
+    assert "tissue, in which no single cell can be cut out" in background["note"]
     assert found["masks"] is None
 
 
@@ -218,7 +223,7 @@ def test_an_interrupted_audit_goes_on(tmp_path, monkeypatch, capsys):
 def test_flipped_labels_are_doubted():
     data = SyntheticDataModule(samples=200, slides=100)
     rng = np.random.default_rng(0)
-    true = data.table.labels
+    true = data.table.labels.copy()
     given = true.copy()
     flipped = rng.choice(200, 12, replace=False)
     given[flipped] = (true[flipped] + 1) % len(data.classes)
@@ -236,6 +241,9 @@ def test_flipped_labels_are_doubted():
         np.zeros(200),
         (),
     )
+    with pytest.raises(UserError, match=r"--runs: runs was trained on another label of 'cell"):
+        labels.find(data, folds)
+    data.table.labels[:] = given
     found = labels.find(data, folds)
     assert found.n == 200
     assert set(found.positions) == set(flipped)
@@ -246,7 +254,7 @@ def test_flipped_labels_are_doubted():
 
 def test_annotators_disagree_more_on_doubtful_labels():
     data = SyntheticDataModule(samples=200, slides=100)
-    true = data.table.labels
+    true = data.table.labels.copy()
     given = true.copy()
     given[:20] = (true[:20] + 1) % len(data.classes)
     data.table.samples[:] = [
@@ -257,6 +265,7 @@ def test_annotators_disagree_more_on_doubtful_labels():
     ids = [sample.id for sample in data.table.samples]
     group = np.arange(200)
     folds = Folds("runs", 0, data.classes, ids, given, probabilities, group, group * 0, ())
+    data.table.labels[:] = given
     found = labels.find(data, folds)
     assert found.doubted.share == 1
     assert found.doubted.n == 20
@@ -324,3 +333,91 @@ def test_a_folder_data_module_groups_near_copies_if_asked(planted, tmp_path):
     assert exact.groups()[a] != exact.groups()[b]
     assert near.groups()[a] == near.groups()[b]
     assert near.groups(known=False)[a] != near.groups(known=False)[b]
+
+
+def test_where_no_cell_is_found_nothing_is_hidden(audit, tmp_path):
+    """Without a mask the whole image is background; else its absence would tell the class."""
+    write_shortcut(tmp_path / "cells", lambda rng, label: rng.uniform(190, 220))
+    shutil.rmtree(tmp_path / "cells" / "masks")
+    for i in range(40):  # cells so pale that no nucleus is found
+        path = tmp_path / "cells" / "b" / f"{i}.png"
+        image = cv2.imread(str(path))
+        cv2.circle(image, (48, 48), 22, image[:20].mean((0, 1)).tolist(), -1)
+        cv2.imwrite(str(path), image)
+    _, found = audit("--data=FolderDataModule", f"--data.root={tmp_path / 'cells'}")
+    background = next(e for e in found["shortcuts"] if e["name"] == "background alone")
+    assert background["note"] == "automatic masks; no cell in 40 of 80 images"
+    assert found["masks"] is None
+
+
+def test_a_split_that_cannot_be_drawn_does_not_hold(audit, tmp_path):
+    rng = np.random.default_rng(0)
+    for name, n in (("a", 30), ("b", 3)):
+        for i in range(n):
+            write_image(tmp_path / "cells" / name / f"{i}.png", draw_field(rng, 0))
+    code, found = audit(
+        "--data=FolderDataModule", f"--data.root={tmp_path / 'cells'}", "--data.split.folds=5"
+    )
+    assert code == 1
+    assert not found["holds"]
+    assert not found["leaks"]
+    assert re.search(r"The grouped split, fold \d, cannot be drawn: class 'b'", found["verdict"])
+
+
+def test_odd_shapes_and_broken_masks_do_not_end_an_audit(audit, tmp_path):
+    rng, root = np.random.default_rng(0), tmp_path / "cells"
+    write_shortcut(root, lambda rng, label: 200)
+    for name, shape in (
+        ("tiny", (4, 4)),
+        ("wide", (1, 2000)),
+        ("tall", (3000, 4)),
+        ("g", (50, 50)),
+    ):
+        image = rng.integers(0, 255, shape if name == "g" else (*shape, 3)).astype(np.uint8)
+        write_image(root / "a" / f"{name}.png", image)
+    cv2.imwrite(str(root / "masks" / "b" / "0.png"), np.zeros((7, 7), np.uint8))
+    _, found = audit("--data=FolderDataModule", f"--data.root={root}")
+    assert found["n"] == 84
+    assert found["masks"]["n"] == 79
+    assert "7x7 but its image is 96x96" in found["masks"]["unreadable"]["b/0.png"]
+    assert found["modes"]["grey"] == 1
+
+
+def test_an_unreadable_image_of_a_set_whose_groups_are_in_the_pixels(
+    audit, fails, drawn_blood_cells, tmp_path
+):
+    root = tmp_path / "set"
+    shutil.copytree(drawn_blood_cells[0], root)
+    broken = next((root / "images" / "TRAIN" / "MONOCYTE").iterdir())
+    broken.write_bytes(broken.read_bytes()[:200])
+    name = broken.relative_to(root).as_posix()
+    options = ("--data=BloodCellsDataModule", f"--data.root={root}")
+    _, found = audit(*options)
+    assert list(found["unreadable"]) == [name]
+    assert found["n"] == len(drawn_blood_cells[1]) - 1
+    assert all(check["holds"] for check in found["checks"][1:])
+    cache = f"--data.cache.folder={tmp_path / 'c'}"
+    assert name in fails("fit", *options, cache, f"--runs={tmp_path / 'r'}")
+
+
+def test_no_readable_image_is_one_line(fails, tmp_path):
+    for name in "ab":
+        write_image(tmp_path / "cells" / name / "1.png", np.zeros((9, 9, 3), np.uint8))
+        (tmp_path / "cells" / name / "1.png").write_bytes(b"no image")
+    cache = f"--data.cache.folder={tmp_path / 'c'}"
+    line = fails("audit", "--data=FolderDataModule", f"--data.root={tmp_path / 'cells'}", cache)
+    assert line == "none of the 2 images can be read"
+
+
+def test_the_stamps_of_runs_are_handed_on(fit, audit, tmp_path):
+    options = ["--data=SyntheticDataModule", "--data.samples=80", "--data.slides=40"]
+    fit(*options, "--data.split.protocol=image")
+    _, found = audit(*options, "--runs", str(tmp_path / "runs"))
+    assert found["doubtful"][0]["stamps"][0].startswith("split by image, ignoring groups")
+
+
+def test_a_name_that_is_no_utf8_is_one_line(folder_root, fails):
+    source = os.fsencode(folder_root / "blast" / "0 (0).jpg")
+    os.rename(source, os.fsencode(folder_root / "blast") + b"/\xe9.jpg")
+    line = fails("fit", "--data=FolderDataModule", f"--data.root={folder_root}")
+    assert "is no UTF-8 name" in line

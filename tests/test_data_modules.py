@@ -1,5 +1,8 @@
 """What every data module must keep; a new dataset inherits the contract."""
 
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from cellbench.data.splits import SplitConfig
 from cellbench.data.synthetic import SyntheticDataModule
 from cellbench.data.views import BACKGROUND
 from cellbench.errors import UserError
-from tests.conftest import SHARED, write_image
+from tests.conftest import SHARED, draw_cell, write_image
 
 FILL = 7
 
@@ -333,3 +336,36 @@ def test_a_table_with_holes_or_wrong_paths_is_refused(folder_root):
         UserError, match=r"there is no table .*u\.csv; its path is below data\.root"
     ):
         _ = FolderDataModule(root=folder_root, csv="u.csv").table
+
+
+def test_an_image_bomb_is_one_line(folder_root, fails):
+    """A PNG of 60,000 x 60,000 pixels in 100 bytes: 10 GB if it were unpacked."""
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")):
+        png += struct.pack(">I", len(data)) + kind + data
+        png += struct.pack(">I", zlib.crc32(kind + data))
+    (folder_root / "blast" / "bomb.png").write_bytes(png)
+    line = fails("fit", "--data=FolderDataModule", f"--data.root={folder_root}")
+    assert line.startswith(f"cannot read {folder_root}/blast/bomb.png: ")
+    assert "--data.exclude \"['blast/bomb.png']\"" in line
+
+
+def test_loops_of_symbolic_links_end(folder_root, fails):
+    (folder_root / "blast" / "again").symlink_to(folder_root, target_is_directory=True)
+    assert len(FolderDataModule(root=folder_root).table) == 40
+    (folder_root / "blast" / "self.jpg").symlink_to("self.jpg")
+    line = fails("fit", "--data=FolderDataModule", f"--data.root={folder_root}")
+    assert line.startswith(f"cannot read {folder_root}/blast/self.jpg: Too many levels")
+
+
+def test_names_in_any_unicode(tmp_path, fit):
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("für", "細胞 🦠")):
+        for i in range(12):
+            path = tmp_path / "cells" / name / f"é{i} [x].png"
+            write_image(path, draw_cell(rng, 2 * label, 48)[0])
+    run = fit("--data=FolderDataModule", f"--data.root={tmp_path / 'cells'}")
+    text = (run / "predictions.csv").read_text(encoding="utf-8")
+    assert "p_für,p_細胞 🦠" in text.splitlines()[0]
+    assert "細胞 🦠/é" in text

@@ -446,7 +446,7 @@ def test_an_interrupt_before_a_command_begins_is_one_line(monkeypatch, capsys):
 
     monkeypatch.setattr("cellbench.__main__.import_module", interrupted)
     assert main(["fit"]) == 130
-    assert capsys.readouterr().err == "cellbench: SIGINT; nothing was begun\n"
+    assert capsys.readouterr().err == "cellbench: SIGINT\n"
 
 
 def test_automatic_masks_serve_training_and_prediction(fit, fails, hpv_root, tmp_path):

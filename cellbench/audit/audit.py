@@ -25,6 +25,7 @@ class Audit:
 
     Attributes:
         data: Its data module.
+        unreadable: Why images cannot be read, by their ids; all else is of the others.
         checks: What is known of it, and whether it holds.
         images: What its files are.
         leaks: What belongs together, and what the splits do to it.
@@ -34,6 +35,7 @@ class Audit:
     """
 
     data: CellDataModule
+    unreadable: dict[str, str]
     checks: list[Check]
     images: Images
     leaks: Leaks
@@ -42,21 +44,26 @@ class Audit:
     doubtful: list[Doubtful]
 
     @property
+    def holds(self) -> bool:
+        """Whether the chosen split can be drawn in all its folds, and leaks in none."""
+        return not any(each.leaks or each.error for each in self.leaks.chosen)
+
+    @property
     def verdict(self) -> str:
         """Whether the chosen split can be believed, in a sentence."""
-        chosen = self.leaks.crossings[0]
-        protocol = f"The {chosen.protocol} split"
+        chosen = self.leaks.chosen
+        protocol = f"The {chosen[0].protocol} split"
         if self.leaks.leaks:
-            worst = max(
-                (each for each in self.leaks.crossings if each.protocol == chosen.protocol),
-                key=lambda each: each.near + each.groups,
-            )
+            worst = max(chosen, key=lambda each: each.near + each.groups)
             return (
-                f"{protocol} leaks: {worst.identical} sets of identical images, {worst.near} of "
-                f"near copies and {worst.groups} groups stand in more than one part."
+                f"{protocol} leaks: {worst.near} sets of images that show the same "
+                f"({worst.identical} of identical ones among them) and {worst.groups} groups stand "
+                "in more than one part."
             )
-        if chosen.error is not None:
-            return f"{protocol} cannot be drawn: {chosen.error}"
+        for each in chosen:
+            if each.error is not None:
+                fold = "" if each.fold is None else f", fold {each.fold},"
+                return f"{protocol}{fold} cannot be drawn: {each.error}"
         return f"{protocol} does not leak: no image, near copy or group stands in two parts."
 
 
@@ -70,15 +77,16 @@ def audit(data: CellDataModule, runs: Sequence[Folds]) -> Audit:
     Raises:
         UserError: The dataset is not there, or what is found cannot be kept.
     """
-    looked = images.look(data)
-    found = leaks.look(data, looked.readable)
+    looked, unreadable = images.look(data)
+    found = leaks.look(data)
     return Audit(
         data,
+        unreadable,
         data.checks(),
         looked,
         found,
         shortcuts.look(data, looked, found.together),
-        masks.compare(data, found.together) if looked.readable.all() else None,
+        masks.compare(data, found.together),
         [labels.find(data, folds) for folds in runs],
     )
 
@@ -93,13 +101,14 @@ def as_plain(found: Audit) -> dict[str, Any]:
         "data": type(data).__name__,
         "n": len(table),
         "leaks": found.leaks.leaks,
+        "holds": found.holds,
         "verdict": found.verdict,
         "classes": {
             name: {"images": int(counts[i]), "groups": found.leaks.groups[i]}
             for i, name in enumerate(table.classes)
         },
         "checks": [asdict(check) for check in found.checks],
-        "unreadable": {ids[i]: str(looked.error[i]) for i in np.flatnonzero(~looked.readable)},
+        "unreadable": found.unreadable,
         "formats": tally(looked.format),
         "modes": tally(looked.mode),
         "sizes": tally([f"{w}x{h}" for h, w in looked.shape]),
@@ -120,6 +129,7 @@ def as_plain(found: Audit) -> dict[str, Any]:
             {
                 "experiment": each.experiment,
                 "n": each.n,
+                "stamps": list(each.stamps),
                 "doubted": None if each.doubted is None else asdict(each.doubted),
                 "others": None if each.others is None else asdict(each.others),
                 "images": [
@@ -156,6 +166,7 @@ def summary(overlap: Overlap, ids: Sequence[str]) -> dict[str, Any]:
         parts["nucleus"] = overlap.nucleus
     return {
         "n": len(overlap.cell),
+        "unreadable": overlap.unreadable,
         **{
             name: {
                 "mean": float(np.nanmean(values)),
@@ -166,7 +177,7 @@ def summary(overlap: Overlap, ids: Sequence[str]) -> dict[str, Any]:
             for i, (name, values) in enumerate(parts.items())
         },
         "images": {
-            name: {part: _number(values[i]) for part, values in parts.items()}
-            for i, name in enumerate(ids)
+            ids[position]: {part: _number(values[i]) for part, values in parts.items()}
+            for i, position in enumerate(overlap.positions)
         },
     }

@@ -12,7 +12,7 @@ from cellbench.data.registration import to_compare
 from cellbench.data.table import Sample
 from cellbench.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 """Part of every kept answer's name: raise it when something is found otherwise."""
 
 THUMBNAIL = 32
@@ -37,7 +37,6 @@ class Images:
     """What was found of the n images of a table, in its order.
 
     Attributes:
-        error: Why an image cannot be read; empty where it can.
         format: The file's format; empty where the pixels are no file's.
         mode: grey, colour, colour with transparency.
         size: Bytes of the file; -1 where there is none.
@@ -50,7 +49,6 @@ class Images:
         thumbnail: The image at 32x32, RGB, uint8, (n, 32, 32, 3).
     """
 
-    error: np.ndarray
     format: np.ndarray
     mode: np.ndarray
     size: np.ndarray
@@ -62,12 +60,6 @@ class Images:
     histogram: np.ndarray
     thumbnail: np.ndarray
 
-    @property
-    def readable(self) -> np.ndarray:
-        """Whether each image can be read, bool, (n,)."""
-        readable: np.ndarray = self.error == ""
-        return readable
-
     def outliers(self, name: str) -> np.ndarray:
         """The positions of images whose blur, brightness or clipped share is out of the ordinary.
 
@@ -75,31 +67,48 @@ class Images:
         """
         values = np.asarray(getattr(self, name), np.float64)
         values = np.log(values + 1) if name == "blur" else values
-        known = values[self.readable]
-        centre = np.median(known)
-        spread = np.median(np.abs(known - centre))
+        distance = np.abs(values - np.median(values))
+        # Half of the values may be equal, as shares of clipped pixels are; then the mean's scale.
+        spread = np.median(distance) / 0.6745 or 1.2533 * distance.mean()
         if spread == 0:
             return np.zeros(0, np.int64)
-        score = np.where(self.readable, 0.6745 * (values - centre) / spread, 0)
-        found = np.flatnonzero(np.abs(score) > OUTLIER)
-        ordered: np.ndarray = found[np.argsort(-np.abs(score[found]), kind="stable")]
+        found = np.flatnonzero(distance / spread > OUTLIER)
+        ordered: np.ndarray = found[np.argsort(-distance[found], kind="stable")]
         return ordered
 
 
-def look(data: CellDataModule) -> Images:
+def look(data: CellDataModule) -> tuple[Images, dict[str, str]]:
     """Reads every image of a data module once, or takes what an earlier audit has found.
 
+    Images that cannot be read are added to the data module's `exclude`, so that its table, which
+    must not have been asked for before, has those that can.
+
+    Returns:
+        What the images of the table are, and why the others cannot be read, by their ids.
+
     Raises:
-        UserError: What is found cannot be kept.
+        UserError: No image can be read, or what is found cannot be kept.
     """
-    samples = data.table.samples
+    samples = data.listed
 
     def find(i: int) -> kept.Found:
         return {name: np.array([value]) for name, value in _describe(data, samples[i]).items()}
 
-    identities = [f"{FORMAT} {content}" for content in data.table.fingerprints]
+    identities = [f"{FORMAT} {content}" for content in data.contents_of(samples)]
     found = kept.for_each("reading the images", identities, lambda: find, data.cache)
-    return Images(**{name: np.concatenate([each[name] for each in found]) for name in found[0]})
+    errors = {
+        sample.id: str(each["error"][0])
+        for sample, each in zip(samples, found, strict=True)
+        if each["error"][0]
+    }
+    readable = [each for each in found if not each["error"][0]]
+    if not readable:
+        raise UserError(f"none of the {len(samples)} images can be read")
+    data.exclude = (*data.exclude, *errors)
+    names = [name for name in readable[0] if name != "error"]
+    return Images(
+        **{name: np.concatenate([each[name] for each in readable]) for name in names}
+    ), errors
 
 
 def _describe(data: CellDataModule, sample: Sample) -> dict[str, Any]:
@@ -107,15 +116,16 @@ def _describe(data: CellDataModule, sample: Sample) -> dict[str, Any]:
     try:
         image = data.read_image(sample)
     except UserError as mistake:
-        error = str(mistake)
-    content = b"" if sample.image is None else sample.image.read_bytes()
+        # Files of equal content share the answer, wherever they lie.
+        error = str(mistake).replace(str(sample.image), "it")
+    content = b"" if sample.image is None or error else sample.image.read_bytes()
     grey = to_compare(image)
     small = cv2.resize(image, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
     pixels = image.reshape(-1, 3)
     return {
         "error": error,
         "format": _MAGIC.get(content[:2], "other") if content else "",
-        "mode": _mode(image if not content or error else _as_stored(content)),
+        "mode": _mode(_as_stored(content) if content else image),
         "size": len(content) if content else -1,
         "shape": image.shape[:2],
         "blur": float(cv2.Laplacian(grey, cv2.CV_64F).var()),

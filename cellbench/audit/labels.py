@@ -1,5 +1,6 @@
 """Which labels are doubtful, as models that have not seen them say."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,7 @@ class Doubtful:
         quality: The probability that they give its label.
         doubted: The annotators' disagreement on these; None where there are no annotators.
         others: Their disagreement on the rest.
+        stamps: Why the runs' predictions are not what they may seem.
     """
 
     experiment: str
@@ -50,13 +52,14 @@ class Doubtful:
     quality: np.ndarray
     doubted: Disagreement | None
     others: Disagreement | None
+    stamps: tuple[str, ...]
 
 
 def find(data: CellDataModule, folds: Folds) -> Doubtful:
     """Lists the doubtful labels of a cross-validation's test predictions.
 
     Raises:
-        UserError: The predictions are of other images or classes.
+        UserError: The predictions are of other images, classes or labels.
     """
     position = {sample.id: i for i, sample in enumerate(data.table.samples)}
     lacking = [name for name in folds.ids if name not in position]
@@ -64,10 +67,18 @@ def find(data: CellDataModule, folds: Folds) -> Doubtful:
         what = f"'{lacking[0]}'" if lacking else f"the classes {', '.join(folds.classes)}"
         raise UserError(f"--runs: {folds.experiment} tested {what}, which this dataset has not")
     where = np.array([position[name] for name in folds.ids])
+    differ = np.flatnonzero(folds.labels != data.table.labels[where])
+    if len(differ):
+        raise UserError(
+            f"--runs: {folds.experiment} was trained on another label of '{folds.ids[differ[0]]}' "
+            f"than this dataset's ({len(differ)} differ)"
+        )
     quality = get_label_quality_scores(folds.labels, folds.probabilities)
-    found = find_label_issues(
-        folds.labels, folds.probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
-    )
+    with warnings.catch_warnings():  # of classes with few images, whose numbers the page has
+        warnings.simplefilter("ignore")
+        found = find_label_issues(
+            folds.labels, folds.probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
+        )
     found = np.asarray(found, dtype=np.int64)
     rest = np.setdiff1d(np.arange(len(where)), found)
     return Doubtful(
@@ -78,6 +89,7 @@ def find(data: CellDataModule, folds: Folds) -> Doubtful:
         quality[found],
         _disagreement(data, where[found]),
         _disagreement(data, where[rest]),
+        folds.stamps,
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from cellbench.data.base import CellDataModule
 from cellbench.data.copies import Copy
-from cellbench.data.splits import SplitConfig, draw
+from cellbench.data.splits import SplitConfig, draw, purge
 from cellbench.data.table import SampleTable, join
 from cellbench.errors import UserError
 
@@ -70,24 +70,23 @@ class Leaks:
     @property
     def leaks(self) -> bool:
         """Whether the chosen split leaks, in any of its folds."""
+        return any(each.leaks for each in self.chosen)
+
+    @property
+    def chosen(self) -> list[Crossing]:
+        """The chosen split, in all its folds."""
         first = self.crossings[0].protocol
-        return any(each.leaks for each in self.crossings if each.protocol == first)
+        return [each for each in self.crossings if each.protocol == first]
 
 
-def look(data: CellDataModule, readable: np.ndarray) -> Leaks:
+def look(data: CellDataModule) -> Leaks:
     """Finds copies, and what the splits do to them.
-
-    Args:
-        data: The data module.
-        readable: Which images of its table can be read, bool, (n,); the others have no copies.
 
     Raises:
         UserError: What is found cannot be kept.
     """
     table = data.table
-    known = np.flatnonzero(readable)
-    found = data.find_copies([table.samples[i] for i in known])
-    near = [replace(c, first=int(known[c.first]), second=int(known[c.second])) for c in found]
+    near = data.find_copies(table.samples)
     pairs = [(copy.first, copy.second) for copy in near]
     of_content: dict[str, list[int]] = defaultdict(list)
     for i, content in enumerate(table.fingerprints):
@@ -132,10 +131,13 @@ def _cross(
     try:
         split = draw(table, config)
     except UserError as error:
-        # An official split that leaks is refused by `fit` as well; here its parts are looked at.
-        if config.protocol != "official":
+        official = [sample.split for sample in table.samples]
+        if config.protocol != "official" or None in official or "test" not in official:
             return Crossing(config.protocol, fold, error=str(error))
-        parts = np.array([sample.split for sample in table.samples])
+        # An official split that leaks is refused by `fit` as well; here its parts are looked at.
+        parts = np.array(official, dtype="<U6")
+        if config.purge:
+            purge(table.groups(), parts)
         crossing = _count(table, config, parts, identical, clusters)
         return replace(crossing, error=str(error))
     crossing = _count(table, config, split.parts, identical, clusters)

@@ -9,7 +9,7 @@ from cellbench.data import kept, segmentation
 from cellbench.data.base import CellDataModule
 from cellbench.data.views import BACKGROUND, NUCLEUS, Mask
 from cellbench.errors import UserError
-from cellbench.runs.metrics import LEVEL, REPLICATES
+from cellbench.runs.metrics import LEVEL, resample
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,16 @@ class Overlap:
     """Intersection over union of the automatic and the experts' masks of n images.
 
     Attributes:
+        positions: The images' positions in the table, (n,).
+        unreadable: Why other experts' masks cannot be read, by the ids.
         cell: Of the whole cell, (n,); 0 where no cell was found.
         nucleus: Of the nucleus, (n,); NaN where the expert marks none.
         low: Lower ends of the means' 95 % intervals, of cell and nucleus.
         high: Upper ends.
     """
 
+    positions: np.ndarray
+    unreadable: dict[str, str]
     cell: np.ndarray
     nucleus: np.ndarray
     low: tuple[float, float]
@@ -30,19 +34,25 @@ class Overlap:
 
 
 def compare(data: CellDataModule, groups: np.ndarray) -> Overlap | None:
-    """Compares the masks of every image; None where the dataset has not all of the experts'.
+    """Compares the masks of every image that has an expert's; None where none has.
 
     Args:
         data: The data module.
         groups: Numbers of what belongs together, (n,): what the intervals resample.
     """
-    samples = data.table.samples
-    if not data.shows_cells or not all(data.has_mask(sample) for sample in samples):
+    samples, unreadable = data.table.samples, {}
+    masked = [i for i, sample in enumerate(samples) if data.has_mask(sample)]
+    if not data.shows_cells or not masked:
         return None
 
-    def find(i: int) -> kept.Found:
-        image = data.read_image(samples[i])
-        expert = data.read_mask(samples[i], image)
+    def find(k: int) -> kept.Found:
+        sample = samples[masked[k]]
+        image = data.read_image(sample)
+        try:
+            expert = data.read_mask(sample, image)
+        except UserError as error:
+            unreadable[sample.id] = str(error)
+            return {"overlap": np.zeros((0, 2))}
         try:
             ours = segmentation.segment(image)
         except UserError:
@@ -51,12 +61,17 @@ def compare(data: CellDataModule, groups: np.ndarray) -> Overlap | None:
 
     identities = [
         f"{FORMAT} {segmentation.FORMAT} {content} {data.mask_fingerprint(sample)}"
-        for sample, content in zip(samples, data.table.fingerprints, strict=True)
+        for sample, content in ((samples[i], data.table.fingerprints[i]) for i in masked)
     ]
     found = kept.for_each("comparing masks", identities, lambda: find, data.cache)
     overlap = np.concatenate([each["overlap"] for each in found])
-    low, high = _interval(overlap, groups)
-    return Overlap(overlap[:, 0], overlap[:, 1], low, high)
+    positions = np.array([i for i, each in zip(masked, found, strict=True) if len(each["overlap"])])
+    if len(positions) == 0:
+        raise UserError(
+            f"no expert's mask can be read; the first: {next(iter(unreadable.values()))}"
+        )
+    low, high = _interval(overlap, groups[positions])
+    return Overlap(positions, unreadable, overlap[:, 0], overlap[:, 1], low, high)
 
 
 def _overlap(ours: Mask, expert: Mask) -> tuple[float, float]:
@@ -74,8 +89,7 @@ def _interval(
     sums = np.zeros((group.max() + 1, 2, 2))  # sum and number, of cell and nucleus
     known = ~np.isnan(overlap)
     np.add.at(sums, group, np.stack([np.where(known, overlap, 0), known], axis=1))
-    rng, n = np.random.default_rng(0), len(sums)
-    drawn = rng.multinomial(n, np.full(n, 1 / n), REPLICATES) @ sums.reshape(n, 4)
-    means = drawn[:, :2] / np.maximum(drawn[:, 2:], 1)
+    drawn = resample(sums)
+    means = drawn[:, 0] / np.maximum(drawn[:, 1], 1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return (float(low[0]), float(low[1])), (float(high[0]), float(high[1]))

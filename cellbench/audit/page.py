@@ -10,17 +10,18 @@ from markupsafe import Markup
 
 import cellbench
 from cellbench.audit import pictures
-from cellbench.audit.audit import OUTLIERS, Audit, as_plain
+from cellbench.audit.audit import OUTLIERS, Audit
 
 PAIRS, EXAMPLES, WORST = 40, 6, 10
 """At most so many pairs, images of a class, and images of a kind are shown; audit.json has all."""
 
 
-def render(found: Audit, name: str) -> str:
+def render(found: Audit, plain: dict[str, Any], name: str) -> str:
     """The page's HTML: it needs no other file and no network, and runs no script.
 
     Args:
         found: The audit.
+        plain: The same as plain values.
         name: What it is the audit of.
     """
     environment = Environment(
@@ -47,31 +48,22 @@ def render(found: Audit, name: str) -> str:
         ]
 
     def some(label: int) -> np.ndarray:
-        own = np.flatnonzero((table.labels == label) & looked.readable)
+        own = np.flatnonzero(table.labels == label)
         return np.sort(rng.permutation(own)[:EXAMPLES])
 
     conflicting = {frozenset(pair) for pair in leaks.conflicts}
     near = sorted(leaks.near, key=lambda copy: copy.agreement)[:PAIRS]
-    outlined = []
-    if data.shows_cells and looked.readable.all():
-        chosen = (
-            np.concatenate([some(label)[:3] for label in range(len(table.classes))])
-            if found.overlap is None
-            else np.argsort(found.overlap.cell)[:WORST]
-        )
-        outlined = [
-            {
-                "id": table.samples[i].id,
-                "image": pictures.outlined(data, int(i)),
-                "overlap": None if found.overlap is None else found.overlap.cell[i],
-            }
-            for i in chosen
-        ]
+    outlined: list[tuple[int, float | None]] = []
+    if found.overlap is not None:
+        worst = np.argsort(found.overlap.cell, kind="stable")[:WORST]
+        outlined = list(zip(found.overlap.positions[worst], found.overlap.cell[worst], strict=True))
+    elif data.shows_cells:
+        outlined = [(i, None) for label in range(len(table.classes)) for i in some(label)[:3]]
     page: str = environment.get_template("page.html").render(
         name=name,
         version=cellbench.__version__,
         audit=found,
-        plain=as_plain(found),
+        plain=plain,
         classes=[
             {
                 "name": class_name,
@@ -98,7 +90,14 @@ def render(found: Audit, name: str) -> str:
             for copy in near
         ],
         outliers={kind: describe(looked.outliers(kind)[:WORST]) for kind in OUTLIERS},
-        outlined=outlined,
+        outlined=[
+            {
+                "id": table.samples[i].id,
+                "image": pictures.outlined(data, int(i)),
+                "overlap": overlap,
+            }
+            for i, overlap in outlined
+        ],
         doubtful=[
             [
                 image | {"predicted": table.classes[label], "quality": quality}

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import cv2
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from cellbench.audit.images import BINS, Images
@@ -40,7 +41,8 @@ def outlined(data: CellDataModule, position: int) -> str:
     image = data.read_image(sample)
     masks: list[tuple[Mask, tuple[int, int, int]]] = []
     if data.has_mask(sample):
-        masks.append((data.read_mask(sample, image), EXPERTS))
+        with suppress(UserError):  # an unreadable mask is told elsewhere
+            masks.append((data.read_mask(sample, image), EXPERTS))
     with suppress(UserError):  # no cell, no outline
         masks.append((segmentation.segment(image), OURS))
     large = _sized(image, 2 * HEIGHT)
@@ -54,10 +56,7 @@ def outlined(data: CellDataModule, position: int) -> str:
 
 def mean_images(images: Images, labels: np.ndarray, classes: Sequence[str]) -> list[str]:
     """Each class' mean image, as data URLs."""
-    means = [
-        images.thumbnail[(labels == label) & images.readable].mean(axis=0)
-        for label in range(len(classes))
-    ]
+    means = [images.thumbnail[labels == label].mean(axis=0) for label in range(len(classes))]
     return [inline(_sized(mean.round().astype(np.uint8))) for mean in means]
 
 
@@ -67,7 +66,7 @@ def histograms(images: Images, labels: np.ndarray, classes: Sequence[str]) -> st
     centres = (np.arange(BINS) + 0.5) * 256 / BINS
     for channel, axes in enumerate(figure.subplots(1, 3, sharey=True)):
         for label, name in enumerate(classes):
-            own = images.histogram[(labels == label) & images.readable]
+            own = images.histogram[labels == label]
             mean = own[:, channel * BINS : (channel + 1) * BINS].mean(axis=0)
             axes.plot(centres, mean, label=name, linewidth=1.2)
         axes.set_title(("red", "green", "blue")[channel], fontsize=9)
@@ -77,12 +76,13 @@ def histograms(images: Images, labels: np.ndarray, classes: Sequence[str]) -> st
     figure.axes[0].set_ylabel("share of the pixels", fontsize=8)
     figure.axes[0].legend(fontsize=7, frameon=False)
     text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
+    with rc_context({"svg.hashsalt": "cellbench"}):  # the same page from the same data
+        figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
 
 
 def _sized(image: Image, height: int = HEIGHT) -> Image:
-    width = max(1, round(image.shape[1] * height / image.shape[0]))
+    width = min(max(1, round(image.shape[1] * height / image.shape[0])), 4 * height)
     smaller = height < image.shape[0]
     interpolation = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
     resized: Image = np.asarray(

@@ -1,4 +1,4 @@
-"""How well the class is told by what is not the cell: file size, image size, colour, background."""
+"""How well the class is told without a look into the cell: size, colour, surroundings, outline."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from cellbench.audit.images import FORMAT, Images, histogram
 from cellbench.data import kept, segmentation
 from cellbench.data.base import CellDataModule
 from cellbench.data.preprocessing import Preprocessing
+from cellbench.data.segmentation import segment
 from cellbench.data.views import View, apply_view
 from cellbench.errors import UserError
 from cellbench.runs.metrics import evaluate
@@ -33,12 +34,12 @@ class Shortcut:
         name: What it is predicted from.
         scores: What `evaluate` says of the cross-validated predictions; None where they cannot be
             made.
-        reason: Why they cannot.
+        note: Why they cannot, or what to know of them.
     """
 
     name: str
     scores: dict[str, Any] | None
-    reason: str = ""
+    note: str = ""
 
     @property
     def tells(self) -> bool:
@@ -61,20 +62,20 @@ def look(data: CellDataModule, images: Images, groups: np.ndarray) -> list[Short
     Raises:
         UserError: What is found cannot be kept.
     """
-    chosen = _draw(data.table.labels, np.flatnonzero(images.readable))
+    chosen = _draw(data.table.labels)
     files = images.size[chosen, None] / 1024
     height, width = images.shape[chosen].T.astype(float)
-    sources: dict[str, np.ndarray | Callable[[], np.ndarray]] = {
-        "file size": files,
-        "image size": np.stack([height, width, height / width], axis=1),
-        "mean colour": images.colour[chosen],
+    sources: dict[str, Callable[[], tuple[np.ndarray, str]]] = {
+        "file size": lambda: (files, ""),
+        "image size": lambda: (np.stack([height, width, height / width], axis=1), ""),
+        "mean colour": lambda: (images.colour[chosen], "of the whole image"),
         "background alone": lambda: _view(data, "background", chosen),
         "silhouette alone": lambda: _view(data, "silhouette", chosen),
     }
     found = []
     for name, source in sources.items():
         try:
-            features = source() if callable(source) else source
+            features, note = source()
         except UserError as error:
             found.append(Shortcut(name, None, str(error)))
             continue
@@ -83,12 +84,17 @@ def look(data: CellDataModule, images: Images, groups: np.ndarray) -> list[Short
         elif (features == features[0]).all():
             found.append(Shortcut(name, None, "it is the same for all images"))
         else:
-            found.append(_predict(name, data, features, chosen, groups[chosen]))
+            found.append(_predict(name, note, data, features, chosen, groups[chosen]))
     return found
 
 
-def _view(data: CellDataModule, view: View, chosen: np.ndarray) -> np.ndarray:
+def _view(data: CellDataModule, view: View, chosen: np.ndarray) -> tuple[np.ndarray, str]:
     """What a view shows of some images, coarsely, (k, 480): 12x12 pixels and the histogram.
+
+    Where no cell is found, or the expert's mask cannot be read, nothing is hidden.
+
+    Returns:
+        The features, and whose masks they rest on.
 
     Raises:
         UserError: There is no mask to cut the cells out by.
@@ -97,38 +103,44 @@ def _view(data: CellDataModule, view: View, chosen: np.ndarray) -> np.ndarray:
     by_expert = all(data.has_mask(sample) for sample in samples)
     if not by_expert and not data.shows_cells:
         raise UserError("the images show tissue, in which no single cell can be cut out")
-    preprocessing = Preprocessing((SIDE, SIDE), view, 0, "expert" if by_expert else "auto")
+    preprocessing = Preprocessing((SIDE, SIDE), view, 0)
 
     def find(i: int) -> kept.Found:
         image = data.read_image(samples[i])
-        mask = data.read_mask(samples[i], image) if by_expert else None
         try:
-            image, mask = preprocessing.prepare(image, mask, samples[i].id)
-        except UserError:  # no cell was found: all is background
-            image, mask = np.zeros((SIDE, SIDE, 3), np.uint8), np.zeros((SIDE, SIDE), np.uint8)
-        shown = apply_view(image, mask, view, 0)
+            mask = data.read_mask(samples[i], image) if by_expert else segment(image)
+        except UserError:
+            mask = np.zeros(image.shape[:2], np.uint8)
+        shown = apply_view(*preprocessing.prepare(image, mask, samples[i].id), view, 0)
         coarse = cv2.resize(shown, (COARSE, COARSE), interpolation=cv2.INTER_AREA)
-        return {"row": np.concatenate([coarse.ravel() / 255, histogram(shown)])[None]}
+        row = np.concatenate([coarse.ravel() / 255, histogram(shown)])
+        return {"row": row[None], "cell": np.array([mask.any()])}
 
     identities = [
-        f"{FORMAT} {segmentation.FORMAT} {preprocessing} {data.fingerprint(sample)} "
+        f"{FORMAT} {segmentation.FORMAT} {preprocessing} {data.table.fingerprints[i]} "
         f"{data.mask_fingerprint(sample) if by_expert else ''}"
-        for sample in samples
+        for i, sample in zip(chosen, samples, strict=True)
     ]
     found = kept.for_each(f"looking at the {view}", identities, lambda: find, data.cache)
-    return np.concatenate([each["row"] for each in found])
+    without = sum(not each["cell"][0] for each in found)
+    lacking = f"; no cell in {without} of {len(found)} images" if without else ""
+    note = f"{'experts' if by_expert else 'automatic'} masks{lacking}".replace(
+        "experts ", "experts' "
+    )
+    return np.concatenate([each["row"] for each in found]), note
 
 
-def _draw(labels: np.ndarray, readable: np.ndarray) -> np.ndarray:
-    if len(readable) <= MOST:
-        return readable
-    order = np.random.default_rng(0).permutation(readable)
+def _draw(labels: np.ndarray) -> np.ndarray:
+    if len(labels) <= MOST:
+        return np.arange(len(labels))
+    order = np.random.default_rng(0).permutation(len(labels))
     ranked = order[np.argsort(labels[order], kind="stable")]  # by class, at random within
     return np.sort(ranked[np.linspace(0, len(ranked) - 1, MOST).round().astype(int)])
 
 
 def _predict(
     name: str,
+    note: str,
     data: CellDataModule,
     features: np.ndarray,
     chosen: np.ndarray,
@@ -147,4 +159,4 @@ def _predict(
         )
         predicted[test] = forest.fit(features[train], labels[train]).predict(features[test])
         majority[test] = np.bincount(labels[train]).argmax()
-    return Shortcut(name, evaluate(labels, predicted, groups, classes, majority))
+    return Shortcut(name, evaluate(labels, predicted, groups, classes, majority), note)

@@ -25,6 +25,8 @@ def main(args: Sequence[str]) -> int:
     """Runs the command; the exit code is 1 where the chosen split leaks."""
     check_yaml(args)
     config, rest = take_option(args, "--config")
+    if take_option(rest, "--config")[0] is not None:
+        raise UserError("--config: one experiment at a time")
     given = _parser().parse_args([*_data_of(config), *rest])
     data: CellDataModule = _parser().instantiate(given).data
     runs = read_folds(given.runs) if given.runs else []
@@ -32,22 +34,24 @@ def main(args: Sequence[str]) -> int:
     output = given.output or Path("audits", name)
     try:
         found = audit(data, runs)
+        plain = as_plain(found)
+        page = render(found, plain, name)
     except KeyboardInterrupt:
         raise Interrupted(
             signal.SIGINT, "SIGINT; what was found is kept: give the same command to go on"
         ) from None
-    write_text(output / "audit.json", json.dumps(as_plain(found), indent=1, allow_nan=False))
-    write_text(output / "audit.html", render(found, name))
-    _show(found)
+    write_text(output / "audit.json", json.dumps(plain, indent=1, allow_nan=False))
+    write_text(output / "audit.html", page)
+    _show(found, plain)
     print(f"audit.html and audit.json are in {output}")
-    return 1 if found.leaks.leaks else 0
+    return 0 if found.holds else 1
 
 
 def _parser() -> Parser:
     parser = Parser(
         prog="python -m cellbench audit",
         description="Looks for copies, leaks, conflicting labels and shortcuts in a dataset, and "
-        "writes audit.html and audit.json. Exit code 1: the chosen split leaks.",
+        "writes audit.html and audit.json. Exit code 1: the split leaks, or cannot be drawn.",
     )
     parser.add_argument("--config", type=Path | None, help="an experiment, for its data")
     parser.add_lightning_class_args(CellDataModule, "data", subclass_mode=True, required=True)
@@ -73,10 +77,9 @@ def _data_of(config: str | None) -> list[str]:
     return [f"--data={data if isinstance(data, str) else json.dumps(data)}"]
 
 
-def _show(found: Audit) -> None:
+def _show(found: Audit, plain: dict[str, Any]) -> None:
     console = Console()
     console.width = max(console.width, 120)  # a cut interval would be worse than a wrapped one
-    plain = as_plain(found)
     for name, what in (
         ("unreadable", "unreadable files"),
         ("identical", "sets of identical images"),
@@ -84,12 +87,12 @@ def _show(found: Audit) -> None:
         ("conflicts", "pairs that show the same and have different labels"),
     ):
         console.print(f"{len(plain[name]):6,} {what}")
-    table = Table(box=SIMPLE_HEAD, title="the class, predicted from what is not the cell")
+    table = Table(box=SIMPLE_HEAD, title="the class, predicted without a look into the cell")
     for column in ("from", "n", "accuracy", "majority class", "balanced accuracy", "chance"):
         table.add_column(column, justify="left" if column == "from" else "right")
     for each in found.shortcuts:
         if each.scores is None:
-            table.add_row(each.name, escape(each.reason))
+            table.add_row(each.name, escape(each.note))
             continue
         metrics = each.scores["metrics"]
         table.add_row(
@@ -104,7 +107,7 @@ def _show(found: Audit) -> None:
     for check in found.checks:
         if not check.holds:
             console.print(f"NOTE expected {check.expected}; found {check.found}", markup=False)
-    console.print(found.verdict, style="bold red" if found.leaks.leaks else "bold", markup=False)
+    console.print(found.verdict, style="bold" if found.holds else "bold red", markup=False)
 
 
 def _interval(entry: dict[str, Any]) -> str:

@@ -145,6 +145,9 @@ class CellbenchCLI(LightningCLI):
         """Parses, and refuses what would be ignored."""
         super().parse_arguments(parser, args)
         refuse_linked(self.config[self._command])
+        for option in ("resume", "run"):
+            if self.config[self._command].get(option) is not None:
+                raise UserError(f"{option}: give it on the command line, as --{option}")
         config = self.config[self._command]
         if not 0 <= int(config.seed_everything) < 2**32:
             raise UserError(f"seed_everything: {config.seed_everything} is not in 0 to 2**32 - 1")

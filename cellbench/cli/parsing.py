@@ -189,6 +189,6 @@ def take_option(args: Sequence[str], name: str) -> tuple[str | None, list[str]]:
             return argument.removeprefix(f"{name}="), rest[:i] + rest[i + 1 :]
         if argument == name:
             if i + 1 == len(rest):
-                raise UserError(f"{name}: expected a run's folder")
+                raise UserError(f"{name}: expected a value")
             return rest[i + 1], rest[:i] + rest[i + 2 :]
     return None, rest

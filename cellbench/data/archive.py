@@ -101,11 +101,15 @@ class _Member:
 def _checked(archive: Path, file: zipfile.ZipFile | tarfile.TarFile, free: int) -> list[_Member]:
     """What an archive holds, all of which can be written without harm."""
     members, size, most = [], 0, _RATIO * archive.stat().st_size
+    files: set[str] = set()
     for member in _members(file):
         if member.path.anchor or ".." in member.path.parts:
             raise UserError(f"{archive} reaches out of its folder: {member.name!r}; do not use it")
         if member.kind == "link or device":
             raise UserError(f"{archive} holds a {member.kind}: {member.name!r}; do not use it")
+        if member.kind == "file" and (str(member.path) in files or not member.path.parts):
+            raise UserError(f"{archive} has {member.name!r} twice; download it again")
+        files.add(str(member.path))
         members.append(member)
         size += member.size
         if size > most:

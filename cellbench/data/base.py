@@ -155,11 +155,15 @@ class CellDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def list_samples(self) -> list[Sample]:
-        """Lists the labelled samples, in any order.
+        """Lists the labelled samples, in any order, without a look at the pixels.
 
         Raises:
             UserError: The files are not there, or not as they should be.
         """
+
+    def group_samples(self, samples: list[Sample]) -> list[Sample]:
+        """Gives samples the groups that take a look at the pixels; none are sought by default."""
+        return samples
 
     def read_image(self, sample: Sample) -> Image:
         """The sample's image: RGB, uint8, (H, W, 3), at its native size."""
@@ -198,16 +202,22 @@ class CellDataModule(LightningDataModule, ABC):
         """What is done to the pixels before the model."""
         return Preprocessing(self.input_size, self.view, self.fill, self.masks)
 
-    @cached_property
-    def table(self) -> SampleTable:
-        """All labelled samples; the files have been read once, for their contents' digests."""
+    @property
+    def listed(self) -> list[Sample]:
+        """The labelled samples that are not excluded, sorted by their ids; no pixel is read."""
         listed = self.list_samples()
         ids = {sample.id for sample in listed}
         for name in self.exclude:
             if name not in ids:
                 raise UserError(f"data.exclude: there is no sample '{name}'{suggest(name, ids)}")
-        samples = [sample for sample in listed if sample.id not in self.exclude]
-        contents = self._contents_of(samples)
+        left = [sample for sample in listed if sample.id not in set(self.exclude)]
+        return sorted(left, key=lambda sample: sample.id)
+
+    @cached_property
+    def table(self) -> SampleTable:
+        """All labelled samples; the files have been read once, for their contents' digests."""
+        samples = self.group_samples(self.listed)
+        contents = self.contents_of(samples)
         near = self.find_copies(samples) if self.copies == "near" else []
         return SampleTable(
             samples, self.classes, contents, [(copy.first, copy.second) for copy in near]
@@ -215,13 +225,14 @@ class CellDataModule(LightningDataModule, ABC):
 
     def find_copies(self, samples: Sequence[Sample]) -> list[Copy]:
         """Finds near copies among samples, or takes what an earlier run has found."""
-        return find_copies(self._contents_of(samples), self._reader(samples), self.cache)
+        return find_copies(self.contents_of(samples), self._reader(samples), self.cache)
 
     def _reader(self, samples: Sequence[Sample]) -> Callable[[int], Image]:
         """What reads the image of the sample at a position."""
         return lambda position: self.read_image(samples[position])
 
-    def _contents_of(self, samples: Sequence[Sample]) -> list[str]:
+    def contents_of(self, samples: Sequence[Sample]) -> list[str]:
+        """A digest of each sample's content."""
         with ThreadPoolExecutor() as pool:
             return list(pool.map(self.fingerprint, samples))
 
@@ -546,4 +557,11 @@ class FileDataModule(CellDataModule):
         ]
 
     def _id(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix()
+        name = path.relative_to(self.root).as_posix()
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{name!r} in {self.root} is no UTF-8 name, and no table could hold it; rename it"
+            ) from error
+        return name

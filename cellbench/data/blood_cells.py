@@ -76,7 +76,7 @@ class BloodCellsDataModule(FileDataModule):
     def note(self) -> str | None:
         """How the numbers differ from the published ones, and how many copies have no original."""
         notes = [super().note]
-        if self.kind == "copies" and self.split.protocol != "image":
+        if self.kind == "copies" and self._has_originals:
             lost = [sample.id for sample in self.table.samples if sample.group is None]
             if lost:
                 notes.append(f"{len(lost)} match no original, the first '{lost[0]}'")
@@ -88,21 +88,53 @@ class BloodCellsDataModule(FileDataModule):
         return CLASSES
 
     def list_samples(self) -> list[Sample]:
-        """The copies, each with its original as the group, or the originals.
+        """The copies of both parts, or the originals.
 
         Raises:
-            UserError: A folder or the label file is missing; or the groups matter, and the
-                originals are not there to be recognised.
+            UserError: A folder or the label file is missing.
         """
         if self.kind == "originals":
             return self._originals()
         parts: dict[Part, str] = {"train": "TRAIN", "test": self.official_test}
-        samples = [
+        return [
             sample
             for part, folder in parts.items()
             for sample in self._in_folders(self._images / folder, _UPPER, split=part)
         ]
-        return self._with_sources(samples)
+
+    def group_samples(self, samples: list[Sample]) -> list[Sample]:
+        """Gives every original its field as the group, and every copy that of its original.
+
+        Raises:
+            UserError: The groups matter, and the originals are not there to be recognised.
+        """
+        if self.kind == "originals":
+            return self._with_fields(samples)
+        if not self._has_originals:
+            if self.split.protocol == "image" or self.copies == "near":
+                return samples
+            raise UserError(
+                f"data.root: {self.root} has no {ORIGINALS[0]}, by which copies of one original "
+                "are kept together; add them, or use data.copies: near, which finds what shows "
+                "one field without them"
+            )
+        group = {sample.id: sample.group for sample in self._with_fields(self._originals())}
+        return [
+            replace(sample, group=None if original is None else group[original.id])
+            for sample, original in self._matched(samples)
+        ]
+
+    @property
+    def _has_originals(self) -> bool:
+        return any((self.root / name).is_dir() for name in ORIGINALS)
+
+    def _with_fields(self, originals: list[Sample]) -> list[Sample]:
+        """Groups the originals that show one field."""
+        pairs = [(copy.first, copy.second) for copy in self.find_copies(originals)]
+        return [
+            replace(sample, group=originals[first].id)
+            for sample, first in zip(originals, join(len(originals), pairs), strict=True)
+        ]
 
     def _originals(self) -> list[Sample]:
         """The originals that show one cell of the four classes."""
@@ -116,28 +148,7 @@ class BloodCellsDataModule(FileDataModule):
                 samples.append(Sample(self._id(image), CLASSES.index(name), image))
         if not samples:
             raise UserError(f"{table} names no image in {folder} of {', '.join(CLASSES)}")
-        fields = join(
-            len(samples), [(copy.first, copy.second) for copy in self.find_copies(samples)]
-        )
-        return [
-            replace(sample, group=samples[first].id)
-            for sample, first in zip(samples, fields, strict=True)
-        ]
-
-    def _with_sources(self, copies: list[Sample]) -> list[Sample]:
-        """Gives every copy the group of its original."""
-        if not any((self.root / name).is_dir() for name in ORIGINALS):
-            if self.split.protocol == "image" or self.copies == "near":
-                return copies
-            raise UserError(
-                f"data.root: {self.root} has no {ORIGINALS[0]}, by which copies of one original "
-                "are kept together; add them, or use data.copies: near, which finds what shows "
-                "one field without them"
-            )
-        return [
-            replace(sample, group=None if original is None else original.group)
-            for sample, original in self._matched(copies)
-        ]
+        return samples
 
     def _matched(self, copies: list[Sample]) -> Iterator[tuple[Sample, Sample | None]]:
         """Each copy with its original, None where none fits; a copy has its original's class."""
@@ -148,9 +159,9 @@ class BloodCellsDataModule(FileDataModule):
             if not own:
                 raise UserError(f"data.root: there is no original of class '{name}'")
             found = find_sources(
-                self._contents_of(of_class),
+                self.contents_of(of_class),
                 self._reader(of_class),
-                self._contents_of(own),
+                self.contents_of(own),
                 self._reader(own),
                 self.cache,
             )
@@ -164,12 +175,14 @@ class BloodCellsDataModule(FileDataModule):
         many copies as the others of its class, in one part alone, and TEST_SIMPLE shows those of
         TEST. (In the published TEST_SIMPLE two of 71 images stand twice in the place of others.)
         """
-        if self.kind == "originals" or not any((self.root / name).is_dir() for name in ORIGINALS):
+        if self.kind == "originals" or not self._has_originals:
             return super().checks()
         of_part: dict[str, dict[str, Counter[str]]] = {}
         lost = 0
         for part in FOLDERS:
-            copies = self._in_folders(self._images / part, _UPPER)
+            there = (self._images / part).is_dir()  # a run needs no TEST_SIMPLE
+            copies = self._in_folders(self._images / part, _UPPER) if there else []
+            copies = [sample for sample in copies if sample.id not in self.exclude]
             of_part[part] = {name: Counter() for name in CLASSES}
             for sample, original in self._matched(copies):
                 lost += original is None
@@ -209,6 +222,6 @@ class BloodCellsDataModule(FileDataModule):
 
 def _evenness(name: str, copies: Counter[str]) -> tuple[str, bool]:
     """How the copies of a class are spread over its originals; no less evenly than by chance."""
-    counts = list(copies.values())
-    text = f"{name} {min(counts)} to {max(counts)} of {len(counts)} originals"
-    return text, float(chisquare(counts).pvalue) > 0.001
+    counts = list(copies.values()) or [0]
+    text = f"{name} {min(counts)} to {max(counts)} of {len(copies)} originals"
+    return text, sum(counts) > 0 and float(chisquare(counts).pvalue) > 0.001

@@ -66,12 +66,14 @@ def find_copies(
         of one original, 99.
 
     Raises:
-        UserError: An image cannot be read, or the answer cannot be kept.
+        UserError: An image cannot be read, or the answer cannot be kept. What is interrupted goes
+            on where it was, but for the confirmations, which build on one another.
     """
     first: dict[str, int] = {}
     for position, content in enumerate(contents):
         first.setdefault(content, position)
-    positions, distinct = list(first.values()), list(first)
+    distinct = sorted(first)  # so that the answer does not depend on the images' order
+    positions = [first[content] for content in distinct]
     text = json.dumps([registration.FORMAT, STRONGEST, CANDIDATES, MIN_INLIERS, distinct])
     of_all = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
@@ -121,10 +123,9 @@ def _candidates(
         votes = np.stack([index.votes(view.descriptors) for view in views])
         votes[:, i] = 0
         rows = []
-        for best in np.argsort(-votes, axis=None, kind="stable")[:CANDIDATES]:
-            mirrored, other = divmod(int(best), len(known))
-            if not votes[mirrored, other]:
-                break
+        some = np.flatnonzero(votes)
+        best = some[np.argsort(-votes.ravel()[some], kind="stable")[:CANDIDATES]]
+        for mirrored, other in (divmod(int(each), len(known)) for each in best):
             fitted = fit(views[mirrored], known[other])
             if fitted.inliers >= MIN_INLIERS and fitted.transform is not None:
                 rows.append([other, mirrored, fitted.inliers, *fitted.transform.flatten()])

@@ -9,7 +9,7 @@ import numpy as np
 
 from cellbench.data.views import Image
 
-FORMAT = 4
+FORMAT = 5
 """Part of the name of every answer that is kept: raise it when images are compared otherwise."""
 
 FEATURES = 200
@@ -17,6 +17,7 @@ LONGEST, SHORTEST = 320, 128
 """Images are compared with so many pixels along their longer side, at most and at least."""
 RATIO, REPROJECTION = 0.8, 3.0  # Lowe's test (2004); the fit's tolerance in pixels
 
+_MARGIN = 15  # pixels at the border that have no keypoints
 # Descriptors are looked up by some of their bits, in several tables. Few of a copy's differ from
 # its original's, and by chance 22 bits are rarely equal.
 _TABLES, _BITS = 12, 22
@@ -61,15 +62,18 @@ def to_compare(image: Image) -> np.ndarray:
     scale = min(max(longer, SHORTEST), LONGEST) / longer
     if scale == 1:
         return grey
+    height, width = (max(1, round(side * scale)) for side in grey.shape)
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return cv2.resize(grey, None, fx=scale, fy=scale, interpolation=interpolation)
+    return cv2.resize(grey, (width, height), interpolation=interpolation)
 
 
 def find_keypoints(grey: np.ndarray) -> Keypoints:
     """ORB keypoints (Rublee et al. 2011) of what `to_compare` gives."""
+    if min(grey.shape) <= 2 * _MARGIN:
+        return Keypoints(np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8))
     if not hasattr(_own, "orb"):  # a detector is not to be shared by threads
         # ORB's own margin of 31 pixels would leave nothing of a cell at the border.
-        _own.orb = cv2.ORB.create(nfeatures=FEATURES, fastThreshold=7, edgeThreshold=15)
+        _own.orb = cv2.ORB.create(nfeatures=FEATURES, fastThreshold=7, edgeThreshold=_MARGIN)
     points, descriptors = _own.orb.detectAndCompute(grey, None)
     if descriptors is None:
         return Keypoints(np.zeros((0, 2), np.float32), np.zeros((0, 32), np.uint8))
@@ -105,7 +109,7 @@ def agreement(image: np.ndarray, other: np.ndarray, transform: np.ndarray) -> fl
 
     Args:
         image: Grey, as `to_compare` gives it.
-        other: The same of the other image.
+        other: The same of the other image. Black (8 or less of 255) counts for nothing.
         transform: From the first image's pixels to the other's, (2, 3).
     """
     size = other.shape[1::-1]

@@ -36,7 +36,7 @@ MIN_CELL, MIN_CUT_CELL = 0.2, 0.5
 it, so that a cut-out shows its own cell and not the corner of the next."""
 NUCLEUS_OPENING = 0.12  # thinner than a lobe's bridge; granules and a cell's dark rim are thinner
 
-NO_CELL = "no white cell's nucleus is in the image; give it a mask or leave it out"
+NO_CELL = "no white cell's nucleus is in the image"
 
 _Light = NDArray[np.float32]
 _Region = NDArray[np.bool_]
@@ -75,7 +75,7 @@ def segment(image: Image) -> Mask:
 
 
 def _shrink(image: Image, scale: float) -> Image:
-    size = (round(scale * image.shape[1]), round(scale * image.shape[0]))
+    size = (max(1, round(scale * image.shape[1])), max(1, round(scale * image.shape[0])))
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
@@ -87,7 +87,7 @@ def _transmittance(image: Image, sigma: float) -> _Light:
     blurred = cv2.GaussianBlur(image, (0, 0), sigma)
     green = blurred[..., 1]  # which every stain absorbs, and haemoglobin too
     level, _ = cv2.threshold(green[slide][None], 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    empty = np.median(blurred[slide & (green >= level)], axis=0)
+    empty = np.maximum(np.median(blurred[slide & (green >= level)], axis=0), 1)
     light = np.asarray(np.clip(blurred / empty, 0.01, 1), np.float32)
     light[~slide] = 1
     return light

@@ -106,7 +106,7 @@ def draw(table: SampleTable, config: SplitConfig) -> Split:
             )
         parts = np.array(official, dtype="<U6")
         if config.purge:  # no other protocol divides a group that it knows
-            _purge(groups, parts)
+            purge(groups, parts)
     elif config.folds is None:
         share = DEFAULT_TEST_SHARE if config.test is None else config.test
         parts[_partition(table, groups, [1 - share, share], config.seed) == 1] = "test"
@@ -164,7 +164,7 @@ def _partition(
     return result
 
 
-def _purge(groups: np.ndarray, parts: np.ndarray) -> None:
+def purge(groups: np.ndarray, parts: np.ndarray) -> None:
     """Marks what shares a group with a part that it is to be scored on."""
     for scored, others in (("test", ("train", "val")), ("val", ("train",))):
         known = np.isin(groups, groups[parts == scored]) & np.isin(parts, others)

@@ -231,7 +231,8 @@ class CellClassifier(LightningModule):
         weights = one
         if self.loss_weight is not None:  # of a class, or of the shares of several
             soft = target.is_floating_point()
-            weights = target @ self.loss_weight if soft else self.loss_weight[target]
+            shares = (target * self.loss_weight).sum(dim=1) if soft else None  # not in bfloat16
+            weights = self.loss_weight[target] if shares is None else shares
         both = torch.stack([one.sum(), weights.sum()])
         devices = self.trainer.world_size
         if devices > 1:

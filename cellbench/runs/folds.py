@@ -73,7 +73,7 @@ def read_folds(paths: Sequence[Path]) -> list[Folds]:
         raise UserError(f"there is no finished run below {shown}; run fit first")
     joined = []
     for name, runs in sorted(of_name.items()):
-        keys = {key for run in runs for key in run.config if not key.startswith(_FREE)}
+        keys = {key for run in runs for key in run.config if not _is_free(key)}
         differ = sorted(key for key in keys if len({str(run.config.get(key)) for run in runs}) > 1)
         groups: dict[tuple[str, ...], list[_Run]] = defaultdict(list)
         for run in runs:  # oldest first
@@ -88,6 +88,10 @@ def read_folds(paths: Sequence[Path]) -> list[Folds]:
             label = f"{name} ({', '.join(told)})" if told else name
             joined.append(_join(label, same[0].metrics["seed"], by_fold, len(same) - len(by_fold)))
     return joined
+
+
+def _is_free(key: str) -> bool:
+    return key in _FREE or key.startswith(tuple(f"{free}." for free in _FREE))
 
 
 def _finished(path: Path) -> Iterator[_Run]:

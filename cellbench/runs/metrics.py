@@ -87,7 +87,7 @@ def evaluate(
     _, group = np.unique(groups, return_inverse=True)
     by_group = np.zeros((int(group.max()) + 1, *confusion.shape))
     np.add.at(by_group, (group, labels, predicted), 1)
-    resampled = _resample(by_group)
+    resampled = resample(by_group)
     of_class = (by_group.sum(axis=2) > 0).sum(axis=0)  # groups
 
     found, baseline, replicates = values(confusion), values(always), values(resampled)
@@ -171,14 +171,14 @@ def _mean_interval(replicates: np.ndarray, of_class: np.ndarray, ends: np.ndarra
     return np.array([min(low, mean - below), max(high, mean + above)]).clip(0, 1)
 
 
-def _resample(by_group: np.ndarray) -> np.ndarray:
-    """Confusion matrices of REPLICATES draws of as many groups, with replacement.
+def resample(by_group: np.ndarray) -> np.ndarray:
+    """Sums over REPLICATES draws of as many groups, with replacement.
 
     Args:
-        by_group: A confusion matrix for each group, (groups, classes, classes).
+        by_group: What is to be summed of each group, as its confusion matrix, (groups, ...).
 
     Returns:
-        (REPLICATES, classes, classes); the same for the same input.
+        (REPLICATES, ...); the same for the same input.
     """
     n_groups, rng = len(by_group), np.random.default_rng(0)
     flat, shares = by_group.reshape(n_groups, -1), np.full(n_groups, 1 / n_groups)

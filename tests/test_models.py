@@ -331,3 +331,24 @@ def test_imagenet_weights_without_a_network_say_what_to_do(tmp_path, monkeypatch
 def test_wrong_values_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
         model(**arguments)
+
+
+def counted(network):
+    """Parameters as Keras counts them: batch norm's statistics too."""
+    statistics = sum(b.numel() for name, b in network.named_buffers() if "running" in name)
+    return sum(p.numel() for p in network.parameters()) + statistics
+
+
+def test_the_published_separable_network_has_its_parameters():
+    head = HeadConfig(pool="flatten", hidden=(512, 128, 64), dropout=(0, 0.7, 0.5, 0.3))
+    network = CellClassifier(("a", "b", "c", "d"), (150, 150), backbone="separable_cnn", head=head)
+    assert counted(network) == 2_314_532
+    drops = [layer.p for layer in network.head if isinstance(layer, nn.Dropout)]
+    assert drops == [0.7, 0.5, 0.3]
+
+
+def test_a_dropout_for_each_dense_layer_is_checked():
+    with pytest.raises(UserError, match=r"2 values for 3 dense layers"):
+        HeadConfig(hidden=(8, 8), dropout=(0.1, 0.2))
+    with pytest.raises(UserError, match=r"model\.head\.dropout: .* is not between 0 and 1"):
+        HeadConfig(hidden=(8,), dropout=(0.1, 1.0))

@@ -22,7 +22,7 @@ from cellbench.data.views import View
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs.metrics import evaluate
 from cellbench.runs.predictions import read_predictions
-from tests.conftest import draw_cell, write_image
+from tests.conftest import TINY, draw_cell, write_image
 
 FILES = {
     "checkpoints/best.ckpt",
@@ -475,3 +475,37 @@ def test_tissue_has_no_automatic_masks(fails, chaoyang_root):
         "fit", "--data=ChaoyangDataModule", f"--data.root={chaoyang_root}", "--data.masks=auto"
     )
     assert "data.masks: auto, but ChaoyangDataModule shows tissue" in line
+
+
+def test_a_run_begins_with_another_runs_backbone(fit, fails, folder_root, tmp_path):
+    first = fit("--data.samples=100", name="first")
+    trained = torch.load(first / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    other = ("--data=FolderDataModule", f"--data.root={folder_root}", f"--model.weights={first}")
+    run = fit(*other, "--model.freeze=backbone", name="second")
+    tuned = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    own = [key for key in trained if key.startswith("backbone.")]
+    assert len(own) > 20
+    assert all(torch.equal(trained[key], tuned[key]) for key in own)
+    assert tuned["head.0.weight"].shape == (2, 192)
+    assert main(["test", f"--run={run}"]) == 0  # the weights are its own checkpoint's
+    options = ["fit", *TINY, f"--runs={tmp_path / 'r'}"]
+    line = fails(*options, *other, "--model.backbone=squeezenet1_1")
+    assert line.endswith("trained small_cnn; give model.backbone: small_cnn")
+    line = fails(*options, f"--model.weights={tmp_path}")
+    assert "is no run's folder: it has no checkpoints/best.ckpt" in line
+
+
+def test_weights_that_have_seen_the_test_images_are_refused(fit, fails, tmp_path):
+    first = fit("--data.split.seed=0", name="first")
+    again = [
+        "fit",
+        *TINY,
+        "--name=again",
+        "--data.samples=80",
+        "--data.slides=40",
+        f"--model.weights={first}",
+    ]
+    line = fails(*again, "--data.split.seed=1", f"--runs={tmp_path / 'r'}")
+    assert re.match(r"'cell\d+' is in the \w+ split, but the run .* was trained or selected", line)
+    assert not list((tmp_path / "r").glob("*/*"))
+    assert main([*again, "--data.split.seed=0", f"--runs={tmp_path / 'r'}"]) == 0

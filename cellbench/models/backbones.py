@@ -32,6 +32,10 @@ _HALF_NORMALISED = ("googlenet", "inception_v3", "efficientnet_v2_l")
 CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.", "aux1.", "aux2.", "AuxLogits.")
 """How the names of torchvision's classifiers begin in a state dict."""
 
+DESCRIPTION = "cellbench"
+"""Where a checkpoint of ours says what it is of."""
+_OWN = "backbone."  # how the backbone's names begin in it
+
 # Published DenseNets have "norm.1" where torchvision's own has "norm1".
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
@@ -71,7 +75,8 @@ def build(name: str, weights: str, image_size: tuple[int, int]) -> Backbone:
     Args:
         name: One of `names()`.
         weights: "none" for random ones, "imagenet" for torchvision's best, downloaded once to
-            torch's hub folder, or the path of a state-dict file.
+            torch's hub folder, the path of a state-dict file, or the folder of a run of ours, whose
+            best checkpoint is taken.
         image_size: Height and width of the images it will see, in pixels.
 
     Raises:
@@ -86,6 +91,8 @@ def build(name: str, weights: str, image_size: tuple[int, int]) -> Backbone:
         if own:
             raise UserError(f"model.weights: there are no ImageNet weights of {name}; use none")
         state, source = _imagenet(name), f"{name}'s ImageNet weights"
+    elif Path(weights).is_dir():
+        state, source = _from_run(Path(weights), name), f"the run {weights}"
     elif weights != "none":
         state = _from_file(Path(weights))
     try:
@@ -93,9 +100,11 @@ def build(name: str, weights: str, image_size: tuple[int, int]) -> Backbone:
             network = _own(name) if own else _torchvision(name, image_size)
     except ValueError as error:  # networks of a fixed input size say what they can take
         raise UserError(f"model.backbone: {name} at {image_size}: {error}") from error
-    if state is not None:
-        _load(network, state, source, unused=() if own else CLASSIFIERS)
     trunk = network if own else _trunk(name, network)
+    if state is not None and Path(weights).is_dir():  # its names are those of the trunk
+        _load(trunk, state, source, unused=())
+    elif state is not None:
+        _load(network, state, source, unused=() if own else CLASSIFIERS)
     return Backbone(trunk, _feature_shape(name, trunk, image_size), *normalisation(name))
 
 
@@ -200,6 +209,25 @@ def _from_file(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"model.weights: {path} is not a state dict (names and tensors)")
     return state
+
+
+def _from_run(run: Path, name: str) -> dict[str, Tensor]:
+    """The backbone's weights of a run's best checkpoint."""
+    path = run / "checkpoints" / "best.ckpt"
+    if not path.is_file():
+        raise UserError(f"model.weights: {run} is no run's folder: it has no checkpoints/best.ckpt")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        trained = checkpoint[DESCRIPTION]["model"]["backbone"]
+        state = checkpoint["state_dict"].items()
+        own = {key.removeprefix(_OWN): value for key, value in state if key.startswith(_OWN)}
+    except Exception as error:  # whatever a file of another kind provokes in torch's reader
+        raise UserError(f"model.weights: {path} is not a checkpoint of cellbench's") from error
+    if trained != name:
+        raise UserError(
+            f"model.weights: the run {run} trained {trained}; give model.backbone: {trained}"
+        )
+    return own
 
 
 def _load(

@@ -24,7 +24,7 @@ from cellbench.models.optimisation import (
 )
 from cellbench.models.regularisation import penalised_parameters, penalty
 
-DESCRIPTION = "cellbench"
+DESCRIPTION = backbones.DESCRIPTION
 """The entry of a checkpoint that says all that predict needs."""
 
 
@@ -60,7 +60,8 @@ class CellClassifier(LightningModule):
         classes: The class names; linked from the data, never typed.
         image_size: Height and width of the images in pixels; linked from the data.
         backbone: A torchvision classifier's name, or one of our own networks' (small_cnn).
-        weights: none, imagenet, or the path of a state-dict file.
+        weights: none, imagenet, the path of a state-dict file, or the folder of a run whose
+            backbone is taken.
         freeze: backbone trains the head alone, and keeps the backbone's batch norm as it is.
         head: The layers behind the backbone.
         optimizer: adam, adamw, sgd (momentum 0.9) or rmsprop.
@@ -128,7 +129,7 @@ class CellClassifier(LightningModule):
             "classes": list(classes),
             "image_size": list(image_size),
             "backbone": backbone,
-            "head": asdict(head) | {"hidden": list(head.hidden)},
+            "head": asdict(head) | {"hidden": list(head.hidden), "dropout": list(head.dropouts)},
         }
         self.description: dict[str, Any] = {}
         n = len(classes)

@@ -16,19 +16,32 @@ class HeadConfig:
     Attributes:
         pool: How feature maps become a vector: average, maximum, or all their values.
         hidden: Widths of the dense layers before the last, each with a ReLU.
-        dropout: Probability of dropping a value, before every dense layer.
+        dropout: Probability of dropping a value before every dense layer, the last one included;
+            or one for each of them.
     """
 
     pool: Literal["avg", "max", "flatten"] = "avg"
     hidden: tuple[int, ...] = ()
-    dropout: float = 0.0
+    dropout: float | tuple[float, ...] = 0.0
 
     def __post_init__(self) -> None:
         """Raises UserError where a value is out of its range."""
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"model.head.dropout: {self.dropout} is not between 0 and 1")
         if any(width < 1 for width in self.hidden):
             raise UserError(f"model.head.hidden: {list(self.hidden)} has a width below 1")
+        if len(self.dropouts) != len(self.hidden) + 1:
+            raise UserError(
+                f"model.head.dropout: {len(self.dropouts)} values for {len(self.hidden) + 1} dense "
+                "layers (the hidden ones, and the last); give one for all, or one for each"
+            )
+        if not all(0 <= share < 1 for share in self.dropouts):
+            raise UserError(f"model.head.dropout: {self.dropout} is not between 0 and 1")
+
+    @property
+    def dropouts(self) -> tuple[float, ...]:
+        """The probability before each dense layer."""
+        if isinstance(self.dropout, int | float):
+            return (self.dropout,) * (len(self.hidden) + 1)
+        return tuple(self.dropout)
 
 
 def build_pool(config: HeadConfig, shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
@@ -59,9 +72,9 @@ def build_head(config: HeadConfig, width: int, classes: int) -> nn.Sequential:
         A network from the features, (B, width), to logits, (B, classes).
     """
     layers: list[nn.Module] = []
-    for outputs in (*config.hidden, classes):
-        if config.dropout:
-            layers.append(nn.Dropout(config.dropout))
+    for outputs, dropout in zip((*config.hidden, classes), config.dropouts, strict=True):
+        if dropout:
+            layers.append(nn.Dropout(dropout))
         layers += [nn.Linear(width, outputs), nn.ReLU()]
         width = outputs
     return nn.Sequential(*layers[:-1])

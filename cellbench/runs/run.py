@@ -114,6 +114,11 @@ class Run:
         Returns:
             What metrics.json holds; None on any rank but the first.
         """
+        try:
+            self._check_weights()
+        except UserError:
+            self._discard()
+            raise
         begun = self.ranks.agree(self.folder.last if self.folder.last.is_file() else None)
         with self.callbacks.progress.watching(), self._written(begun):
             kept = features.keep(self.model, self.data, self.trainer)
@@ -158,12 +163,16 @@ class Run:
         try:
             self._check(part, ckpt_path)
         except UserError:
-            if self.ranks.first:
-                loggers.finish(self.loggers, failed=True)
-                self.folder.discard()
+            self._discard()
             raise
         with self.callbacks.progress.watching(), self._written():
             return self._score((part,))
+
+    def _discard(self) -> None:
+        """Ends a run that must not begin."""
+        if self.ranks.first:
+            loggers.finish(self.loggers, failed=True)
+            self.folder.discard()
 
     def _check_begun(self, begun: Path) -> None:
         """Loads what a training goes on from, and makes sure that its data are still the same.
@@ -186,21 +195,36 @@ class Run:
         """Loads a checkpoint, and notes how what it will be scored on differs from its training."""
         trained = self._load(ckpt_path)
         if trained.split != self.data.drawn.digest:
-            self._refuse_trained(part, ckpt_path.parent.parent)
+            self._refuse_trained(part, ckpt_path.parent.parent, ("id", "group", "content"))
             self.stamps.append("another split than the run's, without its training's images")
         for name, ours in asdict(self.description.preprocessing).items():
             theirs = getattr(trained.preprocessing, name)
             if ours != theirs:
                 self.stamps.append(f"{name} is {ours} here, and was {theirs} in training")
 
-    def _refuse_trained(self, part: Part, run: Path) -> None:
-        """Refuses a split that shares an id, a group or a content with a run's training."""
-        keys = ("id", "group", "content")
+    def _check_weights(self) -> None:
+        """Refuses weights of a run that has seen what is to be scored."""
+        run = Path(self.config["model"]["weights"])
+        if run.is_dir():
+            # Of another dataset the names may be the same by chance.
+            same = read_checkpoint(RunFolder(run).best)[0].data == self.description.data
+            keys = ("id", "group", "content") if same else ("content",)
+            self._refuse_trained("val", run, keys, seen=("train",))
+            self._refuse_trained("test", run, keys)
+
+    def _refuse_trained(
+        self,
+        part: Part,
+        run: Path,
+        keys: Sequence[str],
+        seen: Sequence[str] = ("train", "val"),
+    ) -> None:
+        """Refuses a split that shares what the keys name with what a run has seen."""
         rows = read_split(RunFolder(run).split)
-        trained = [row for row in rows if row["split"] in ("train", "val")]
-        seen = {key: {row[key] for row in trained} for key in keys}
+        trained = [row for row in rows if row["split"] in seen]
+        known = {key: {row[key] for row in trained} for key in keys}
         for row in csv.DictReader(io.StringIO(self.data.drawn.csv)):
-            same = [key for key in keys if row["split"] == part and row[key] in seen[key]]
+            same = [key for key in keys if row["split"] == part and row[key] in known[key]]
             if same:
                 raise UserError(
                     f"'{row['id']}' is in the {part} split, but the run {run} was trained or "

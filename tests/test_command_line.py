@@ -59,7 +59,7 @@ def test_print_config_gives_a_config_that_runs(tmp_path, capsys, fit):
         (["--data=HPVDataModul"], "unknown data module 'HPVDataModul'; closest: HPVDataModule"),
         (["--model.backbone=resnet19"], "unknown network 'resnet19'; closest: resnet1"),
         (["--model.classes=[a,b]"], "model.classes: it is taken from data.classes; remove it"),
-        (["--data=HPVDataModule", "--data.root=nowhere"], "zxaoyou/segmentation_WBC"),
+        (["--data=HPVDataModule", "--data.root=nowhere"], "run python -m cellbench fetch hpv"),
         (["--trainer.precision=16-true"], "16-true gives NaN"),
         (["--trainer.precision=bf16-true"], "bf16-true' is not offered; allowed: 32-true"),
         (["--seed_everything=-1"], "seed_everything: -1 is not in 0 to"),
@@ -120,7 +120,7 @@ def test_a_mistake_in_a_file_names_the_file_or_the_key(text, message, tmp_path, 
     [
         (["fitt"], "unknown command 'fitt'; closest: fit"),
         (["test"], "which run? give its folder as --run"),
-        (["test", "--run"], "expected a run's folder"),
+        (["test", "--run"], "--run: expected a value"),
         (["test", "--run=nowhere"], "nowhere is not a run's folder: it does not exist"),
         (["predict", "--run=nowhere", "--images=x"], "nowhere is not a run's folder"),
         (["predict", "--images=x"], "missing --run"),
@@ -146,7 +146,7 @@ def test_bad_files_are_named(hpv_root, fails, tmp_path):
         path.write_bytes(whole)
 
     small = cv2.imencode(".png", np.zeros((8, 8), np.uint8))[1].tobytes()
-    damaged(csv, None, f"the label file {csv} is missing; get the GitHub repository")
+    damaged(csv, None, f"the label file {csv} is missing; run python -m cellbench fetch hpv")
     damaged(csv, csv.read_bytes().replace(b"\n7,1", b"\n7,9"), "image 7 has the label '9'")
     damaged(csv, csv.read_bytes().replace(b"7,1\r\n", b""), "007.bmp has no label in")
     damaged(images / "007.bmp", None, "labels image 007, but")

@@ -301,14 +301,14 @@ class CellDataModule(LightningDataModule, ABC):
             sample = samples[position]
             try:
                 image, mask = self.read_image(sample), None
+                if with_masks and by_expert:
+                    mask = self.read_mask(sample, image)
+                return preprocessing.prepare(image, mask, sample.id)
             except UserError as error:
                 raise UserError(
-                    f"{error}, or leave it out: --data.exclude \"['{sample.id}']\"; audit lists "
+                    f"{error}; to leave it out: --data.exclude \"['{sample.id}']\"; audit lists "
                     "all that cannot be read"
                 ) from error
-            if with_masks and by_expert:
-                mask = self.read_mask(sample, image)
-            return preprocessing.prepare(image, mask, sample.id)
 
         # What takes longer than decoding is kept, however small.
         cache = self.cache if by_expert or not with_masks else replace(self.cache, memory=0)

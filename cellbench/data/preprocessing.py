@@ -49,7 +49,7 @@ class Preprocessing:
             try:
                 mask = segment(image)
             except UserError as error:
-                raise UserError(f"'{name}': {error}; leave it out") from error
+                raise UserError(f"'{name}': {error}") from error
         if mask is None:
             raise UserError(f"data.view: {self.view} needs a mask, and '{name}' has none")
         if self.view == "nucleus" and not (mask == NUCLEUS).any():

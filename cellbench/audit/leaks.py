@@ -86,7 +86,7 @@ def look(data: CellDataModule) -> Leaks:
         UserError: What is found cannot be kept.
     """
     table = data.table
-    near = data.find_copies(table.samples)
+    near = data.find_copies(table.samples, table.fingerprints)
     pairs = [(copy.first, copy.second) for copy in near]
     of_content: dict[str, list[int]] = defaultdict(list)
     for i, content in enumerate(table.fingerprints):

@@ -210,7 +210,8 @@ class CellDataModule(LightningDataModule, ABC):
         for name in self.exclude:
             if name not in ids:
                 raise UserError(f"data.exclude: there is no sample '{name}'{suggest(name, ids)}")
-        left = [sample for sample in listed if sample.id not in set(self.exclude)]
+        excluded = set(self.exclude)
+        left = [sample for sample in listed if sample.id not in excluded]
         return sorted(left, key=lambda sample: sample.id)
 
     @cached_property
@@ -218,14 +219,22 @@ class CellDataModule(LightningDataModule, ABC):
         """All labelled samples; the files have been read once, for their contents' digests."""
         samples = self.group_samples(self.listed)
         contents = self.contents_of(samples)
-        near = self.find_copies(samples) if self.copies == "near" else []
+        near = self.find_copies(samples, contents) if self.copies == "near" else []
         return SampleTable(
             samples, self.classes, contents, [(copy.first, copy.second) for copy in near]
         )
 
-    def find_copies(self, samples: Sequence[Sample]) -> list[Copy]:
-        """Finds near copies among samples, or takes what an earlier run has found."""
-        return find_copies(self.contents_of(samples), self._reader(samples), self.cache)
+    def find_copies(
+        self, samples: Sequence[Sample], contents: Sequence[str] | None = None
+    ) -> list[Copy]:
+        """Finds near copies among samples, or takes what an earlier run has found.
+
+        Args:
+            samples: The samples.
+            contents: A digest of each one's content, where it is known already.
+        """
+        known = self.contents_of(samples) if contents is None else contents
+        return find_copies(known, self._reader(samples), self.cache)
 
     def _reader(self, samples: Sequence[Sample]) -> Callable[[int], Image]:
         """What reads the image of the sample at a position."""

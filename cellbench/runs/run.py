@@ -114,12 +114,13 @@ class Run:
         Returns:
             What metrics.json holds; None on any rank but the first.
         """
-        try:
-            self._check_weights()
-        except UserError:
-            self._discard()
-            raise
         begun = self.ranks.agree(self.folder.last if self.folder.last.is_file() else None)
+        if begun is None:
+            try:
+                self._check_weights()
+            except UserError:
+                self._discard()
+                raise
         with self.callbacks.progress.watching(), self._written(begun):
             kept = features.keep(self.model, self.data, self.trainer)
             if kept and self.ranks.first:

@@ -101,7 +101,8 @@ def test_near_copies_that_cross_the_split_give_exit_code_1(audit, planted):
     assert found["leaks"]
     assert found["splits"][0]["near"] == 1
     assert found["verdict"].startswith(
-        "The official split leaks: 1 sets of images that show the same (0 of identical ones"
+        "The official split leaks: in more than one part stand sets of images that show the same "
+        "(1, of which 0 of identical ones) and groups (0). data.copies: near makes groups"
     )
     code, found = audit(*options, *official, "--data.copies=near", "--data.split.purge=true")
     assert code == 0
@@ -421,3 +422,9 @@ def test_a_name_that_is_no_utf8_is_one_line(folder_root, fails):
     os.rename(source, os.fsencode(folder_root / "blast") + b"/\xe9.jpg")
     line = fails("fit", "--data=FolderDataModule", f"--data.root={folder_root}")
     assert "is no UTF-8 name" in line
+
+
+def test_an_output_that_cannot_be_made_is_told_before_the_work(tmp_path, fails):
+    (tmp_path / "file").write_text("")
+    line = fails("audit", "--data=SyntheticDataModule", f"--output={tmp_path / 'file' / 'x'}")
+    assert line == f"--output: cannot make {tmp_path / 'file' / 'x'}: Not a directory"

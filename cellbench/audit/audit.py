@@ -55,10 +55,12 @@ class Audit:
         protocol = f"The {chosen[0].protocol} split"
         if self.leaks.leaks:
             worst = max(chosen, key=lambda each: each.near + each.groups)
+            near = worst.protocol != "image" and self.data.copies == "exact"
+            mend = " data.copies: near makes groups of what shows the same." if near else ""
             return (
-                f"{protocol} leaks: {worst.near} sets of images that show the same "
-                f"({worst.identical} of identical ones among them) and {worst.groups} groups stand "
-                "in more than one part."
+                f"{protocol} leaks: in more than one part stand sets of images that show the same "
+                f"({worst.near}, of which {worst.identical} of identical ones) and groups "
+                f"({worst.groups}).{mend}"
             )
         for each in chosen:
             if each.error is not None:

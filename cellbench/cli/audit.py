@@ -33,6 +33,10 @@ def main(args: Sequence[str]) -> int:
     name = Path(config).stem if config else type(data).__name__
     output = given.output or Path("audits", name)
     try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output: cannot make {output}: {error.strerror}") from error
+    try:
         found = audit(data, runs)
         plain = as_plain(found)
         page = render(found, plain, name)
@@ -86,7 +90,9 @@ def _show(found: Audit, plain: dict[str, Any]) -> None:
         ("near_copies", "pairs of near copies, confirmed by registration"),
         ("conflicts", "pairs that show the same and have different labels"),
     ):
-        console.print(f"{len(plain[name]):6,} {what}")
+        first = f": {', '.join(map(_named, list(plain[name])[:3]))}" if plain[name] else ""
+        more = ", ..." if len(plain[name]) > 3 else ""
+        console.print(f"{len(plain[name]):6,} {what}{first}{more}", markup=False)
     table = Table(box=SIMPLE_HEAD, title="the class, predicted without a look into the cell")
     for column in ("from", "n", "accuracy", "majority class", "balanced accuracy", "chance"):
         table.add_column(column, justify="left" if column == "from" else "right")
@@ -108,6 +114,13 @@ def _show(found: Audit, plain: dict[str, Any]) -> None:
         if not check.holds:
             console.print(f"NOTE expected {check.expected}; found {check.found}", markup=False)
     console.print(found.verdict, style="bold" if found.holds else "bold red", markup=False)
+
+
+def _named(what: Any) -> str:
+    """An image's id, or the first two of several."""
+    if isinstance(what, dict):
+        what = [what["first"], what["second"]]
+    return what if isinstance(what, str) else " and ".join(what[:2])
 
 
 def _interval(entry: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from http.client import HTTPException
 from pathlib import Path
+from tempfile import TemporaryFile
 from textwrap import shorten
 from threading import Event
 from urllib.error import HTTPError
@@ -182,6 +183,8 @@ def writing(root: Path) -> Iterator[None]:
     """
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=root.parent):  # the lock would take this error for another's lock
+            pass
         with FileLock(root.with_name(f".{root.name}.lock"), timeout=0):
             yield
     except Timeout as error:

@@ -381,6 +381,7 @@ def test_odd_shapes_and_broken_masks_do_not_end_an_audit(audit, tmp_path):
     assert found["n"] == 84
     assert found["masks"]["n"] == 79
     assert "7x7 but its image is 96x96" in found["masks"]["unreadable"]["b/0.png"]
+    assert audit("--data=FolderDataModule", f"--data.root={root}")[1] == found  # what was kept
     assert found["modes"]["grey"] == 1
 
 

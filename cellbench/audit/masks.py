@@ -40,7 +40,7 @@ def compare(data: CellDataModule, groups: np.ndarray) -> Overlap | None:
         data: The data module.
         groups: Numbers of what belongs together, (n,): what the intervals resample.
     """
-    samples, unreadable = data.table.samples, {}
+    samples = data.table.samples
     masked = [i for i, sample in enumerate(samples) if data.has_mask(sample)]
     if not data.shows_cells or not masked:
         return None
@@ -51,13 +51,14 @@ def compare(data: CellDataModule, groups: np.ndarray) -> Overlap | None:
         try:
             expert = data.read_mask(sample, image)
         except UserError as error:
-            unreadable[sample.id] = str(error)
-            return {"overlap": np.zeros((0, 2))}
+            # Kept with the rest: else a second audit would not know of it.
+            reason = str(error).replace(f"mask {sample.mask}", "it").replace(str(sample.mask), "it")
+            return {"overlap": np.zeros((0, 2)), "error": np.array([reason])}
         try:
             ours = segmentation.segment(image)
         except UserError:
             ours = np.zeros_like(expert)
-        return {"overlap": np.array([_overlap(ours, expert)])}
+        return {"overlap": np.array([_overlap(ours, expert)]), "error": np.array([""])}
 
     identities = [
         f"{FORMAT} {segmentation.FORMAT} {content} {data.mask_fingerprint(sample)}"
@@ -65,7 +66,9 @@ def compare(data: CellDataModule, groups: np.ndarray) -> Overlap | None:
     ]
     found = kept.for_each("comparing masks", identities, lambda: find, data.cache)
     overlap = np.concatenate([each["overlap"] for each in found])
-    positions = np.array([i for i, each in zip(masked, found, strict=True) if len(each["overlap"])])
+    errors = {i: str(each["error"][0]) for i, each in zip(masked, found, strict=True)}
+    unreadable = {samples[i].id: error for i, error in errors.items() if error}
+    positions = np.array([i for i, error in errors.items() if not error])
     if len(positions) == 0:
         raise UserError(
             f"no expert's mask can be read; the first: {next(iter(unreadable.values()))}"

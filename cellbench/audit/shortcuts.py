@@ -122,11 +122,10 @@ def _view(data: CellDataModule, view: View, chosen: np.ndarray) -> tuple[np.ndar
         for i, sample in zip(chosen, samples, strict=True)
     ]
     found = kept.for_each(f"looking at the {view}", identities, lambda: find, data.cache)
+    whose = "experts'" if by_expert else "automatic"
     without = sum(not each["cell"][0] for each in found)
     lacking = f"; no cell in {without} of {len(found)} images" if without else ""
-    note = f"{'experts' if by_expert else 'automatic'} masks{lacking}".replace(
-        "experts ", "experts' "
-    )
+    note = f"{whose} masks{lacking}"
     return np.concatenate([each["row"] for each in found]), note
 
 

@@ -22,7 +22,7 @@ def main(args: Sequence[str]) -> int:
     )
     parser.add_argument("runs", type=Path, nargs="+", help="folders that hold runs")
     table = Table(box=SIMPLE_HEAD, caption="value [95 % interval]; baseline: the majority class")
-    for column in ("experiment", "seed", "n", "accuracy", "macro F1", "baseline"):
+    for column in ("experiment", "seeds", "n", "accuracy", "macro F1", "baseline"):
         justify: Literal["left", "right"] = "left" if column == "experiment" else "right"
         table.add_column(column, justify=justify, no_wrap=column != "experiment")
     stamps, notes = [], []
@@ -30,12 +30,14 @@ def main(args: Sequence[str]) -> int:
         metrics = one.scores["metrics"]
         table.add_row(
             escape(one.experiment),
-            str(one.seed),
-            str(one.scores["n"]),
+            ", ".join(map(str, one.seeds)),
+            str(one.n),
             _shown(metrics["accuracy"]),
             _shown(metrics["f1_macro"]),
             f"{metrics['accuracy']['baseline']:.3f}",
         )
+        if len(one.seeds) > 1:  # said of each seed above
+            continue
         if one.older:
             notes.append(f"{one.experiment}: {one.older} older runs of the same folds left out")
         stamps += [f"{one.experiment}: {stamp}" for stamp in one.stamps]

@@ -18,11 +18,13 @@ class HeadConfig:
         hidden: Widths of the dense layers before the last, each with a ReLU.
         dropout: Probability of dropping a value before every dense layer, the last one included;
             or one for each of them.
+        batch_norm: Whether a hidden layer has batch norm before its ReLU.
     """
 
     pool: Literal["avg", "max", "flatten"] = "avg"
     hidden: tuple[int, ...] = ()
     dropout: float | tuple[float, ...] = 0.0
+    batch_norm: bool = False
 
     def __post_init__(self) -> None:
         """Raises UserError where a value is out of its range."""
@@ -72,9 +74,12 @@ def build_head(config: HeadConfig, width: int, classes: int) -> nn.Sequential:
         A network from the features, (B, width), to logits, (B, classes).
     """
     layers: list[nn.Module] = []
-    for outputs, dropout in zip((*config.hidden, classes), config.dropouts, strict=True):
-        if dropout:
-            layers.append(nn.Dropout(dropout))
-        layers += [nn.Linear(width, outputs), nn.ReLU()]
+    *before, last = config.dropouts
+    for outputs, dropout in zip(config.hidden, before, strict=True):
+        layers += [nn.Dropout(dropout)] if dropout else []
+        layers.append(nn.Linear(width, outputs))
+        layers += [nn.BatchNorm1d(outputs)] if config.batch_norm else []
+        layers.append(nn.ReLU())
         width = outputs
-    return nn.Sequential(*layers[:-1])
+    layers += [nn.Dropout(last)] if last else []
+    return nn.Sequential(*layers, nn.Linear(width, classes))

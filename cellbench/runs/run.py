@@ -319,6 +319,7 @@ class Run:
             "view": self.data.view,
             "seed": self.data.seed,
             "majority_class": classes[majority],
+            "parameters": sum(p.numel() for p in self.model.parameters()),
         }
         group = {row["id"]: row["group"] for row in read_split(self.folder.split)}
         for part, given in parts.items():

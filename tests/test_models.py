@@ -14,10 +14,12 @@ from torch import nn
 
 from cellbench.data.dataset import Batch
 from cellbench.errors import UserError
-from cellbench.models import backbones
+from cellbench.models import backbones, torchvision_networks
 from cellbench.models.classifier import CellClassifier, WeightedMean
 from cellbench.models.heads import HeadConfig
-from cellbench.models.optimisation import build_optimizer, build_schedule
+from cellbench.models.losses import LOSSES, LossConfig, as_shares, losses
+from cellbench.models.optimisation import build_optimizer, parameter_groups
+from cellbench.models.phases import Phase, make_plan
 from cellbench.models.regularisation import penalised_parameters, penalty
 
 CLASSES = ("a", "b", "c")
@@ -94,7 +96,7 @@ def test_images_are_normalised_as_the_weights_expect():
     assert found == pytest.approx(expected, abs=1e-5)
     for name in torchvision.models.list_models(module=torchvision.models):
         transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-        mean, std = backbones.normalisation(name)
+        mean, std = torchvision_networks.normalisation(name)
         if name not in ("googlenet", "inception_v3"):  # these re-normalise inside
             assert (list(mean), list(std)) == (list(transforms.mean), list(transforms.std)), name
 
@@ -170,9 +172,8 @@ def test_the_penalty_acts_on_the_part_asked_for(penalise, prefix):
 def test_weight_decay_acts_on_weights_alone():
     network = model()
     decayed = penalised_parameters(network)
-    kept = {id(p) for p in decayed.values()}
-    rest = [p for p in network.parameters() if id(p) not in kept]
-    optimizer = build_optimizer("adamw", decayed.values(), rest, lr=0.1, weight_decay=0.5)
+    groups = parameter_groups([([network], 1.0)], weight_decay=0.5)
+    optimizer = build_optimizer("adamw", groups, lr=0.1)
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -184,38 +185,37 @@ def test_weight_decay_acts_on_weights_alone():
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop"])
 def test_every_optimizer_lowers_a_loss(name):
-    weight = nn.Parameter(torch.ones(2, 2))
-    optimizer = build_optimizer(name, [weight], [], lr=0.05, weight_decay=0.0)
+    layer = nn.Linear(2, 2)
+    optimizer = build_optimizer(name, parameter_groups([([layer], 1.0)], 0.0), lr=0.05)
     for _ in range(30):
         optimizer.zero_grad()
-        weight.square().sum().backward()
+        layer.weight.square().sum().backward()
         optimizer.step()
-    assert float(weight.detach().square().sum()) < 1
+    assert float(layer.weight.detach().square().sum()) < 0.1
+
+
+def plan(schedule, phases=(), epochs=3, freeze="none"):
+    return make_plan(phases, freeze, 1.0, schedule, epochs, stages=5, backbone="resnet18")
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("cosine", [1.0, 0.75, 0.25, 0.0]), ("linear", [1.0, 2 / 3, 1 / 3, 0.0])],
+    [
+        ("none", [1, 1, 1, 1]),
+        ("cosine", [1.0, 0.75, 0.25, 0.0]),
+        ("linear", [1.0, 2 / 3, 1 / 3, 0.0]),
+    ],
 )
 def test_schedules_fall_to_zero(name, expected):
-    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
-    schedule = build_schedule(name, optimizer, 3)
-    rates = []
-    for _ in range(4):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    assert rates == pytest.approx(expected, abs=1e-6)
+    assert [plan(name).rate(epoch) for epoch in range(4)] == pytest.approx(expected, abs=1e-6)
 
 
-def test_plateau_lowers_the_rate_after_three_epochs_without_a_gain():
-    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
-    schedule = build_schedule("plateau", optimizer, 10)
-    rates = []
-    for loss in (1.0, 1.0, 1.0, 1.0, 1.0):
-        schedule.step(loss)
-        rates.append(optimizer.param_groups[0]["lr"])
-    assert rates == pytest.approx([1, 1, 1, 0.3, 0.3])
+def test_each_phase_has_its_own_rate_and_schedule():
+    phases = [Phase(2, "backbone"), Phase(2, "stage4", 0.1), Phase(1, lr=0.01)]
+    found = plan("linear", phases)
+    assert [found.phase(epoch) for epoch in range(5)] == [0, 0, 1, 1, 2]
+    assert [found.rate(epoch) for epoch in range(5)] == pytest.approx([1, 0.5, 0.1, 0.05, 0.01])
+    assert found.frozen == (5, 4, 0)
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,13 @@ class CellbenchCLI(LightningCLI):
         for name, (allowed, reason) in NOT_OFFERED.items():
             if config.trainer[name] not in allowed:
                 raise UserError(f"trainer.{name}: {config.trainer[name]} is not offered; {reason}")
+        phases = config.model.phases
+        epochs = sum(phase["epochs"] for phase in phases) if phases else None
+        if self._command == "fit" and epochs not in (None, config.trainer.max_epochs):
+            raise UserError(
+                f"model.phases: they last {epochs} epochs, and trainer.max_epochs is "
+                f"{config.trainer.max_epochs}; make them equal"
+            )
         if self._command == "fit" and config.ckpt_path is not None:
             raise UserError("--ckpt_path: fit starts afresh; to go on with a run use --resume RUN")
         if self._command != "fit" and config.ckpt_path is None:
@@ -347,7 +354,6 @@ class CellbenchCLI(LightningCLI):
         """What is about to run, in a few lines."""
         data, model = self.datamodule, self.model
         n = {part: len(data.drawn.indices(part)) for part in ("train", "val", "test")}
-        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         total = sum(p.numel() for p in model.parameters())
         fold = "" if data.split.folds is None else f", fold {data.split.fold or 0}"
         purged = int((data.drawn.parts == "purged").sum())
@@ -357,7 +363,9 @@ class CellbenchCLI(LightningCLI):
             f"{n['train']} train, {n['val']} val, {n['test']} test images",
             f"split      {data.split.protocol}{fold}, digest {data.drawn.digest[:12]}{out}",
             f"images     {data.where}, {loading}",
-            f"model      {model.arguments['backbone']}, {total:,} parameters, {trained:,} trained",
+            f"model      {model.arguments['backbone']}, {total:,} parameters, "
+            f"{model.trained:,} trained",
+            *([f"weights    {model.loaded}"] if model.loaded else []),
             f"device     {trainer.strategy.root_device.type} x {trainer.world_size}, channels_last,"
             f" precision {chosen} ({reason})",
             f"run        {trainer.default_root_dir}",

@@ -1,43 +1,26 @@
-"""Backbones by name: torchvision's classifiers without their classifier, and our own networks."""
+"""Backbones by name: our own networks, torchvision's classifiers without theirs, and timm's."""
 
+import math
 import pkgutil
-import re
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
-from urllib.error import URLError
-from zipfile import is_zipfile
+from typing import Any, Literal
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from cellbench.errors import UserError, suggest
-from cellbench.models import networks
+from cellbench.models import networks, timm_networks, torchvision_networks
+from cellbench.models.weights import Undrawn, from_file, from_run, load
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-HALF = (0.5, 0.5, 0.5)
+Norm = Literal["batch", "group"]
 
-# torchvision re-normalises inside the first two when they are pretrained; their trunk here does
-# not. The third is the one network whose weights want it from outside.
-_HALF_NORMALISED = ("googlenet", "inception_v3", "efficientnet_v2_l")
-
-CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.", "aux1.", "aux2.", "AuxLogits.")
-"""How the names of torchvision's classifiers begin in a state dict."""
-
-DESCRIPTION = "cellbench"
-"""Where a checkpoint of ours says what it is of."""
-_OWN = "backbone."  # how the backbone's names begin in it
-
-# Published DenseNets have "norm.1" where torchvision's own has "norm1".
-_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+GROUPS = 32
+"""The number of groups of a group norm (Wu and He, ECCV 2018), or the nearest divisor below."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +32,22 @@ class Backbone:
         shape: The features' shape without the batch, (C, h, w) or (C,).
         mean: Mean of each channel that the network expects, in RGB and 0 to 1.
         std: Standard deviation of each channel that the network expects, likewise.
+        stages: The trunk's layers, first to last, parted where the maps get smaller.
+        loaded: What was loaded, skipped and begun anew, in a line; None where nothing was loaded.
     """
 
     trunk: nn.Module
     shape: tuple[int, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    stages: tuple[tuple[nn.Module, ...], ...]
+    loaded: str | None
 
 
 @cache
 def names() -> tuple[str, ...]:
-    """All backbones, sorted."""
-    shipped = torchvision.models.list_models(module=torchvision.models)
-    return tuple(sorted([*shipped, *_own_names()]))
+    """All backbones but timm's, sorted."""
+    return tuple(sorted([*torchvision_networks.names(), *_own_names()]))
 
 
 @cache
@@ -69,107 +55,111 @@ def _own_names() -> tuple[str, ...]:
     return tuple(module.name for module in pkgutil.iter_modules(networks.__path__))
 
 
-def build(name: str, weights: str, image_size: tuple[int, int]) -> Backbone:
+def build(
+    name: str,
+    weights: str,
+    image_size: tuple[int, int],
+    norm: Norm = "batch",
+    *,
+    partial: bool = False,
+) -> Backbone:
     """Makes a backbone.
 
     Args:
-        name: One of `names()`.
-        weights: "none" for random ones, "imagenet" for torchvision's best, downloaded once to
-            torch's hub folder, the path of a state-dict file, or the folder of a run of ours, whose
-            best checkpoint is taken.
+        name: One of `names()`, or timm/ and a name of timm's.
+        weights: "none" for random ones, "imagenet" for the published ones, downloaded once, the
+            path of a state-dict file, or the folder of a run of ours, whose best checkpoint is
+            taken.
         image_size: Height and width of the images it will see, in pixels.
+        norm: group puts a group norm, with the scales it finds, in the place of each batch norm.
+        partial: Whether weights that fit in part are taken.
 
     Raises:
         UserError: The name is not known, the weights cannot be had or do not fit, or the images
             are too small for the network.
     """
-    if name not in names():
-        raise UserError(f"model.backbone: unknown network '{name}'{suggest(name, names())}")
-    state, source = None, weights
+    of_timm = name.startswith(timm_networks.PREFIX)
+    if not of_timm and name not in names():
+        raise UserError(
+            f"model.backbone: unknown network '{name}'{suggest(name, names())}; a name of timm's "
+            "begins with timm/"
+        )
     own = name in _own_names()
-    if weights == "imagenet":
-        if own:
-            raise UserError(f"model.weights: there are no ImageNet weights of {name}; use none")
-        state, source = _imagenet(name), f"{name}'s ImageNet weights"
-    elif Path(weights).is_dir():
-        state, source = _from_run(Path(weights), name), f"the run {weights}"
+    run = Path(weights)
+    is_run = weights not in ("none", "imagenet") and run.is_dir()
+    state, source, trained = None, weights, "batch"
+    if weights == "imagenet" and own:
+        raise UserError(f"model.weights: there are no ImageNet weights of {name}; use none")
+    if is_run:
+        (state, trained), source = from_run(run, name, partial=partial), f"the run {weights}"
+        if trained == "group" != norm:
+            raise UserError(f"model.norm: the run {run} trained with group; give norm: group")
+    elif weights == "imagenet":
+        of = timm_networks.imagenet if of_timm else torchvision_networks.imagenet
+        state, source = of(name), f"{name}'s ImageNet weights"
     elif weights != "none":
-        state = _from_file(Path(weights))
+        state = from_file(Path(weights))
     try:
-        with nullcontext() if state is None else Undrawn():
-            network = _own(name) if own else _torchvision(name, image_size)
+        with nullcontext() if state is None or partial else Undrawn():
+            network = _make(name, image_size)
     except ValueError as error:  # networks of a fixed input size say what they can take
         raise UserError(f"model.backbone: {name} at {image_size}: {error}") from error
-    trunk = network if own else _trunk(name, network)
-    if state is not None and Path(weights).is_dir():  # its names are those of the trunk
-        _load(trunk, state, source, unused=())
-    elif state is not None:
-        _load(network, state, source, unused=() if own else CLASSIFIERS)
-    return Backbone(trunk, _feature_shape(name, trunk, image_size), *normalisation(name))
+    whole = not own and not of_timm
+    trunk = torchvision_networks.cut(name, network) if whole else network
+    if trained == "group":
+        use_group_norm(trunk)
+    loaded = None
+    if state is not None:
+        classifiers: tuple[str, ...] = ()
+        if not is_run and not own:
+            known = timm_networks if of_timm else torchvision_networks
+            classifiers = known.CLASSIFIERS
+        target = trunk if is_run else network  # a run's names are those of the trunk
+        loaded = load(target, state, source, classifiers, partial=partial)
+    if norm == "group" and trained != "group":
+        use_group_norm(trunk)
+    shape, stages = _look(name, trunk, image_size)
+    if of_timm:
+        mean, std = timm_networks.normalisation(network)
+    else:
+        mean, std = torchvision_networks.normalisation(name)
+    return Backbone(trunk, shape, mean, std, stages, loaded)
 
 
-class Undrawn(TorchFunctionMode):
-    """Leaves the drawing of initial weights out where others are loaded; VGG16's take two seconds.
-
-    As a context, for what is made in it.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        # Not Tensor.normal_ itself: torch's truncated normal calls it until it likes the values.
-        if getattr(func, "__module__", None) == nn.init.__name__:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
+def _make(name: str, image_size: tuple[int, int]) -> nn.Module:
+    if name.startswith(timm_networks.PREFIX):
+        return timm_networks.make(name, image_size)
+    if name in _own_names():
+        network: nn.Module = import_module(f"{networks.__name__}.{name}").build()
+        return network
+    return torchvision_networks.make(name, image_size)
 
 
-def normalisation(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation that a network expects of its channels, RGB, 0 to 1."""
-    return (HALF, HALF) if name in _HALF_NORMALISED else (IMAGENET_MEAN, IMAGENET_STD)
+def use_group_norm(network: nn.Module) -> None:
+    """Puts a group norm in the place of each batch norm; it needs no statistics of a laboratory."""
+    for parent in list(network.modules()):
+        for key, layer in parent.named_children():
+            if isinstance(layer, nn.BatchNorm2d):
+                channels = layer.num_features
+                new = nn.GroupNorm(math.gcd(GROUPS, channels), channels, eps=layer.eps)
+                if layer.affine:
+                    new.load_state_dict({"weight": layer.weight, "bias": layer.bias})
+                setattr(parent, key, new)
 
 
-def _own(name: str) -> nn.Module:
-    network: nn.Module = import_module(f"{networks.__name__}.{name}").build()
-    return network
+def _look(
+    name: str, trunk: nn.Module, image_size: tuple[int, int]
+) -> tuple[tuple[int, ...], tuple[tuple[nn.Module, ...], ...]]:
+    """The shape of the features, and the stages, seen as a blank image passes through."""
+    sizes: dict[nn.Module, int] = {}
+    last = "swin" in name  # whose maps have their channels last
 
+    def note(layer: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4:
+            sizes[layer] = output.shape[1] * output.shape[2] if last else output[0, 0].numel()
 
-def _torchvision(name: str, image_size: tuple[int, int]) -> nn.Module:
-    builder: Callable[..., nn.Module] = torchvision.models.get_model_builder(name)
-    arguments: dict[str, object] = {}
-    if name in ("googlenet", "inception_v3"):
-        arguments["init_weights"] = True
-    if "vit" in name and "maxvit" not in name:
-        if image_size[0] != image_size[1]:
-            raise ValueError("a vision transformer needs square images")
-        arguments["image_size"] = image_size[0]
-    if "maxvit" in name:
-        arguments["input_size"] = image_size
-    return builder(weights=None, **arguments)
-
-
-def _trunk(name: str, network: Any) -> nn.Module:
-    """Cuts a torchvision classifier behind its last feature map, its state-dict names kept."""
-    if name.startswith("vit"):
-        network.heads = nn.Identity()  # gives the class token
-        return nn.Sequential(network)
-    if name.startswith("maxvit"):
-        return nn.Sequential(OrderedDict(stem=network.stem, blocks=nn.Sequential(*network.blocks)))
-    if name.startswith("densenet"):
-        return nn.Sequential(OrderedDict(features=network.features, relu=nn.ReLU(inplace=True)))
-    if name.startswith("swin"):
-        kept = ("features", "norm", "permute")
-        return nn.Sequential(OrderedDict((key, getattr(network, key)) for key in kept))
-    for key in ("features", "layers"):  # layers: MNASNet
-        if isinstance(getattr(network, key, None), nn.Module):
-            return nn.Sequential(OrderedDict([(key, getattr(network, key))]))
-    # The rest run their children in order up to the pooling.
-    dropped = ("avgpool", "dropout", "fc", "aux1", "aux2", "AuxLogits")
-    children = [(key, child) for key, child in network.named_children() if key not in dropped]
-    return nn.Sequential(OrderedDict(children))
-
-
-def _feature_shape(name: str, trunk: nn.Module, image_size: tuple[int, int]) -> tuple[int, ...]:
+    layers = list(_layers(trunk))
+    handles = [layer.register_forward_hook(note) for layer in layers]
     training = trunk.training
     trunk.eval()
     try:
@@ -178,77 +168,33 @@ def _feature_shape(name: str, trunk: nn.Module, image_size: tuple[int, int]) -> 
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"data.image_size: {image_size} does not suit {name}: {reason}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
     trunk.train(training)
-    return tuple(features.shape[1:])
+    stages: list[list[nn.Module]] = [[]]
+    size = image_size[0] * image_size[1]
+    for layer in layers:
+        # A valid convolution takes off a margin; only what halves a side begins a stage.
+        if sizes.get(layer, size) < 0.4 * size:
+            size = sizes[layer]
+            if _learns(stages[-1]):
+                stages.append([])
+        stages[-1].append(layer)
+    if len(stages) > 1 and not _learns(stages[-1]):
+        last_layers = stages.pop()
+        stages[-1] += last_layers
+    return tuple(features.shape[1:]), tuple(map(tuple, stages))
 
 
-def _imagenet(name: str) -> dict[str, Tensor]:
-    weights = torchvision.models.get_model_weights(name).DEFAULT
-    try:
-        state: dict[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
-    except (URLError, OSError, RuntimeError) as error:
-        file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
-        raise UserError(
-            f"model.weights: cannot download {name}'s ImageNet weights ({error}); where there is "
-            f"no network, put {Path(weights.url).name} from another machine at {file}, or give "
-            "model.weights a state-dict file, or none"
-        ) from error
-    return state
+def _layers(module: nn.Module) -> Iterator[nn.Module]:
+    """A network's layers and blocks in order: what its sequences, whole or inside, are made of."""
+    for child in module.children():
+        if isinstance(child, nn.Sequential) and len(child):
+            yield from _layers(child)
+        else:
+            yield child
 
 
-def _from_file(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UserError(
-            f"model.weights: there is no file {path}; allowed: none, imagenet, or a state-dict file"
-        )
-    try:
-        # Mapped: the classifier, most of some networks' file, is not even read.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
-    except Exception as error:  # whatever a file of another kind provokes in torch's reader
-        raise UserError(f"model.weights: {path} is not a state-dict file") from error
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"model.weights: {path} is not a state dict (names and tensors)")
-    return state
-
-
-def _from_run(run: Path, name: str) -> dict[str, Tensor]:
-    """The backbone's weights of a run's best checkpoint."""
-    path = run / "checkpoints" / "best.ckpt"
-    if not path.is_file():
-        raise UserError(f"model.weights: {run} is no run's folder: it has no checkpoints/best.ckpt")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        trained = checkpoint[DESCRIPTION]["model"]["backbone"]
-        state = checkpoint["state_dict"].items()
-        own = {key.removeprefix(_OWN): value for key, value in state if key.startswith(_OWN)}
-    except Exception as error:  # whatever a file of another kind provokes in torch's reader
-        raise UserError(f"model.weights: {path} is not a checkpoint of cellbench's") from error
-    if trained != name:
-        raise UserError(
-            f"model.weights: the run {run} trained {trained}; give model.backbone: {trained}"
-        )
-    return own
-
-
-def _load(
-    network: nn.Module, state: dict[str, Tensor], source: str, unused: tuple[str, ...]
-) -> None:
-    """Loads all but the classifier, which the head replaces; anything else must fit."""
-    kept = OrderedDict(
-        (_OLD_DENSENET.sub(r"\1\2", key), value)
-        for key, value in state.items()
-        if not key.startswith(unused)
-    )
-    # The modules' versions, which MNASNet asks for.
-    kept._metadata = getattr(state, "_metadata", {})  # type: ignore[attr-defined]
-    try:  # a module renames old keys of its own (ViT) as it loads
-        missing, unknown = network.load_state_dict(kept, strict=False)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"model.weights: {source} does not fit the network: {reason}") from error
-    wrong = [*(key for key in missing if not key.startswith(unused)), *unknown]
-    if wrong:
-        raise UserError(
-            f"model.weights: {source} does not fit the network: {len(wrong)} of {len(kept)} "
-            f"entries are missing or unknown, the first '{wrong[0]}'"
-        )
+def _learns(layers: list[nn.Module]) -> bool:
+    return any(True for layer in layers for _ in layer.parameters())

@@ -8,24 +8,29 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchvision.transforms.v2 import CutMix, MixUp
 
 from cellbench.data.dataset import Batch, FeatureBatch
 from cellbench.errors import UserError
 from cellbench.models import backbones
+from cellbench.models.backbones import Norm
+from cellbench.models.co_teaching import CoTeacher, CoTeachingConfig
 from cellbench.models.heads import HeadConfig, build_head, build_pool
+from cellbench.models.losses import LossConfig, as_shares, losses
 from cellbench.models.optimisation import (
+    PLATEAU_FACTOR,
+    PLATEAU_PATIENCE,
     OptimizerName,
-    ScheduleName,
     build_optimizer,
-    build_schedule,
+    parameter_groups,
+    set_rate,
 )
-from cellbench.models.regularisation import penalised_parameters, penalty
-
-DESCRIPTION = backbones.DESCRIPTION
-"""The entry of a checkpoint that says all that predict needs."""
+from cellbench.models.phases import Phase, Plan, ScheduleName, make_plan
+from cellbench.models.regularisation import penalised_parameters, penalty, sparsity
+from cellbench.models.weights import DESCRIPTION
 
 
 class WeightedMean(Metric):
@@ -59,13 +64,24 @@ class CellClassifier(LightningModule):
     Args:
         classes: The class names; linked from the data, never typed.
         image_size: Height and width of the images in pixels; linked from the data.
-        backbone: A torchvision classifier's name, or one of our own networks' (small_cnn).
+        backbone: A torchvision classifier's name, one of our own networks' (se_resnet8), or timm/
+            and one of timm's.
         weights: none, imagenet, the path of a state-dict file, or the folder of a run whose
             backbone is taken.
-        freeze: backbone trains the head alone, and keeps the backbone's batch norm as it is.
+        partial_weights: Whether weights that fit in part are taken; else they are an error.
+        norm: group puts a group norm in the place of each batch norm.
+        freeze: What keeps its weights and its batch norm's statistics: none, the backbone (the
+            head alone trains), or its stages up to the one named, as stage3.
+        phases: Parts of the training, each with its epochs, freeze and lr; null for one.
         head: The layers behind the backbone.
+        loss: What training minimises, beside the penalties.
+        mixup: Blends images and their targets, by a share from Beta(mixup, mixup) (Zhang et al.,
+            ICLR 2018); 0 for never. With cutmix too, each step takes one of the two.
+        cutmix: Pastes a box of another image, likewise (Yun et al., ICCV 2019).
+        co_teaching: For labels that may be wrong: leaves out what a momentum teacher doubts.
         optimizer: adam, adamw, sgd (momentum 0.9) or rmsprop.
         lr: Learning rate.
+        layer_decay: What a stage's learning rate is of the next stage's; 1 for the same.
         schedule: cosine or linear to zero, plateau (factor 0.3 after 2 epochs), or none.
         l1: Factor of the penalty Σ|w|.
         l2: Factor of the penalty Σw².
@@ -83,10 +99,18 @@ class CellClassifier(LightningModule):
         image_size: tuple[int, int],
         backbone: str = "resnet18",
         weights: str = "none",
-        freeze: Literal["none", "backbone"] = "none",
+        partial_weights: bool = False,
+        norm: Norm = "batch",
+        freeze: str = "none",
+        phases: list[Phase] | None = None,
         head: HeadConfig = HeadConfig(),  # noqa: B008  # frozen
+        loss: LossConfig = LossConfig(),  # noqa: B008  # frozen
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        co_teaching: CoTeachingConfig | None = None,
         optimizer: OptimizerName = "adam",
         lr: float = 1e-3,
+        layer_decay: float = 1.0,
         schedule: ScheduleName = "none",
         l1: float = 0.0,
         l2: float = 0.0,
@@ -95,19 +119,25 @@ class CellClassifier(LightningModule):
         class_weights: Literal["none", "balanced"] = "none",
     ) -> None:
         super().__init__()
-        for name, value in (("l1", l1), ("l2", l2), ("weight_decay", weight_decay)):
+        limits = {"l1": l1, "l2": l2, "weight_decay": weight_decay, "mixup": mixup}
+        for name, value in (limits | {"cutmix": cutmix}).items():
             if not value >= 0:
                 raise UserError(f"model.{name}: {value} is less than 0")
         if not lr > 0:
             raise UserError(f"model.lr: {lr} is not greater than 0")
+        if not 0 < layer_decay <= 1:
+            raise UserError(f"model.layer_decay: {layer_decay} is not above 0 and at most 1")
         if weight_decay and optimizer != "adamw":
             raise UserError(
                 f"model.weight_decay: decoupled decay needs model.optimizer: adamw, not "
                 f"{optimizer}; for a penalty in the loss use model.l2"
             )
+        if phases and freeze != "none":
+            raise UserError(f"model.freeze: {freeze}, beside model.phases; give it in each phase")
         self.classes = tuple(classes)
-        built = backbones.build(backbone, weights, (image_size[0], image_size[1]))
-        self.backbone = built.trunk
+        size = (image_size[0], image_size[1])
+        built = backbones.build(backbone, weights, size, norm, partial=partial_weights)
+        self.backbone, self.loaded = built.trunk, built.loaded
         self.pool, width = build_pool(head, built.shape)
         self.head = build_head(head, width, len(classes))
         self.register_buffer("mean", torch.tensor(built.mean).view(1, 3, 1, 1), persistent=False)
@@ -116,19 +146,29 @@ class CellClassifier(LightningModule):
         self.mean: Tensor
         self.std: Tensor
         self.loss_weight: Tensor | None
-        self.frozen = freeze == "backbone"
-        if self.frozen:
-            self.backbone.requires_grad_(False)
+        self._stages = built.stages
+        self._phases, self._freeze, self._schedule = phases or [], freeze, schedule
+        self._lr, self._layer_decay = lr, layer_decay
+        self._backbone_name = backbone
+        self._plan = self._make_plan(epochs=1)
+        self._phase = -1
+        self._loss = loss
+        mixes = ((MixUp, mixup), (CutMix, cutmix))
+        self._mixes = [mix(alpha=alpha) for mix, alpha in mixes if alpha]
+        self._co_teaching = co_teaching
+        self._co_teacher: CoTeacher | None = None
+        self._taught: dict[str, Any] | None = None  # by an interrupted training
         self._l1, self._l2 = l1, l2
         self._penalise = penalise
         self._optimizer: OptimizerName = optimizer
-        self._lr, self._schedule, self._weight_decay = lr, schedule, weight_decay
+        self._weight_decay = weight_decay
         self._balanced = class_weights == "balanced"
         # What a checkpoint needs to make this model again; the weights come from its state dict.
         self.arguments: dict[str, Any] = {
             "classes": list(classes),
             "image_size": list(image_size),
             "backbone": backbone,
+            "norm": norm,
             "head": asdict(head) | {"hidden": list(head.hidden), "dropout": list(head.dropouts)},
         }
         self.description: dict[str, Any] = {}
@@ -149,6 +189,28 @@ class CellClassifier(LightningModule):
         self.test_metrics = metrics.clone(prefix="test/")
         self.to(memory_format=torch.channels_last)
         self.train()  # Lightning trains in the mode it finds, and does not call this itself
+        self._enter(0)
+
+    def _make_plan(self, epochs: int) -> Plan:
+        return make_plan(
+            self._phases,
+            self._freeze,
+            self._lr,
+            self._schedule,
+            epochs,
+            len(self._stages),
+            self._backbone_name,
+        )
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the whole backbone stays as it is, throughout the training."""
+        return min(self._plan.frozen) == len(self._stages)
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether training needs the images themselves, however little of the network learns."""
+        return not self.frozen or bool(self._mixes) or self._co_teaching is not None
 
     @property
     def grouped(self) -> bool:
@@ -177,34 +239,119 @@ class CellClassifier(LightningModule):
         return logits.float()
 
     def train(self, mode: bool = True) -> "CellClassifier":
-        """Sets the mode; a frozen backbone stays in evaluation, its batch norm untouched."""
+        """Sets the mode; what is frozen stays in evaluation, its batch norm untouched."""
         super().train(mode)
-        if self.frozen:
-            self.backbone.eval()
+        for module in self._frozen_modules():
+            module.eval()
         return self
 
-    def setup(self, stage: str) -> None:
-        """Checks what is trainable, and takes the class weights from the training split."""
-        if stage != "fit":
-            return
-        if self._balanced:
-            counts = torch.as_tensor(self.trainer.datamodule.class_counts("train"))  # type: ignore[attr-defined]
-            self.loss_weight = (counts.sum() / (len(counts) * counts)).float().to(self.device)
-        frozen = sum(p.numel() for p in self.backbone.parameters() if not p.requires_grad)
-        assert (frozen == sum(p.numel() for p in self.backbone.parameters())) == self.frozen
+    def _frozen_modules(self) -> Iterator[nn.Module]:
+        """What the phase freezes; the whole backbone rather than all of its stages."""
+        n = self._plan.frozen[max(self._phase, 0)]
+        if n == len(self._stages):
+            yield self.backbone
+        else:
+            for stage in self._stages[:n]:
+                yield from stage
 
-    def on_train_start(self) -> None:
-        """Finds the penalised weights once, where they lie during the training."""
+    def _enter(self, phase: int) -> None:
+        """Freezes what a phase freezes, and makes sure that it is so."""
+        self._phase = phase
+        self.requires_grad_(True)
+        frozen = {id(p): p for module in self._frozen_modules() for p in module.parameters()}
+        for parameter in frozen.values():
+            parameter.requires_grad_(False)
+        self.train(self.training)
+        count = sum(p.numel() for p in frozen.values())
+        assert self.trained == sum(p.numel() for p in self.parameters()) - count
         module = self.head if self._penalise == "head" else self
         self._penalised = list(penalised_parameters(module).values())
 
+    @property
+    def trained(self) -> int:
+        """The number of parameters that learn in this phase."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def setup(self, stage: str) -> None:
+        """Plans the training, and takes the class weights from the training split."""
+        if stage != "fit":
+            return
+        self._plan = self._make_plan(self.trainer.max_epochs or 1)
+        self._enter(0)
+        if self._balanced:
+            counts = torch.as_tensor(self.trainer.datamodule.class_counts("train"))  # type: ignore[attr-defined]
+            self.loss_weight = (counts.sum() / (len(counts) * counts)).float().to(self.device)
+
+    def on_fit_start(self) -> None:
+        """Makes the teacher, on the device that the model is on by now."""
+        if self._co_teaching is not None:
+            parts = {"backbone": self.backbone, "pool": self.pool, "head": self.head}
+            samples = len(self.trainer.datamodule.table)  # type: ignore[attr-defined]
+            self._co_teacher = CoTeacher(
+                nn.ModuleDict(parts), self._through, self._co_teaching, samples
+            )
+            if self._taught is not None:
+                self._co_teacher.restore(self._taught)
+
+    def _through(self, network: nn.ModuleDict, batch: Batch) -> Tensor:
+        """Logits of a batch by a copy of this model's network."""
+        maps = network["backbone"](self.normalise(batch.images))
+        logits: Tensor = network["head"](network["pool"](maps))
+        return logits
+
+    def on_train_start(self) -> None:
+        """Finds the penalised weights where they lie by now, and the phase of a resumed run."""
+        self._begin_phase(self.current_epoch)
+
+    def on_train_epoch_start(self) -> None:
+        """Begins the epoch's phase."""
+        self._begin_phase(self.current_epoch)
+
+    def _begin_phase(self, epoch: int) -> None:
+        before, phase = self._phase, self._plan.phase(epoch)
+        self._enter(phase)
+        if phase != before and self.trainer.world_size > 1:
+            # DDP knows the parameters that learnt when it was made, and no others.
+            strategy: Any = self.trainer.strategy
+            strategy.model = strategy._setup_model(self)
+        if len(self._plan.starts) > 1 and self.trainer.is_global_zero and phase != before:
+            print(
+                f"phase {phase + 1} of {len(self._plan.starts)}: epoch {epoch}, "
+                f"{self.trained:,} parameters trained, lr {self._plan.rates[phase]:g}",
+                flush=True,
+            )
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Begins a phase with the optimiser as new, and tells the teacher of a new epoch."""
+        if batch_idx:
+            return
+        if self.current_epoch in self._plan.starts[1:]:
+            optimizer = self.optimizers(use_pl_optimizer=False)
+            optimizer.state.clear()  # type: ignore[union-attr]
+            set_rate(optimizer, self._plan.rate(self.current_epoch))  # type: ignore[arg-type]
+            schedule = self.lr_schedulers()
+            if isinstance(schedule, ReduceLROnPlateau):
+                schedule._reset()
+        if self._co_teacher is not None:
+            self._co_teacher.begin_epoch(self.current_epoch, self._sum)
+
     def training_step(self, batch: Batch | FeatureBatch) -> Tensor:
         """One step: `train/loss` is what is minimised; the penalty is logged apart as well."""
-        logits = self._logits(batch)
         target = batch.labels if batch.targets is None else batch.targets
-        losses = cross_entropy(logits, target, weight=self.loss_weight, reduction="none")
-        n, weight = self._of_the_step(target)
-        loss = losses.sum() / weight
+        shares = as_shares(target, len(self.classes), self._loss.label_smoothing)
+        if self._mixes and isinstance(batch, Batch):
+            mix = self._mixes[int(torch.randint(len(self._mixes), ()))]
+            images, shares = mix(self.normalise(batch.images), shares)
+            logits = self.head(self.pool(self.backbone(images))).float()
+        else:
+            logits = self._logits(batch)
+        weighted = shares if self.loss_weight is None else shares * self.loss_weight
+        of_sample, counted = losses(logits, weighted, self._loss), weighted.sum(dim=1)
+        if self._co_teacher is not None:
+            kept, factor = self._co_teacher.weigh(batch, logits, shares)
+            of_sample, counted = of_sample * kept * factor, counted * kept
+        n, weight = self._of_the_step(counted)
+        loss = of_sample.sum() / weight
         if self._l1 or self._l2:
             extra = penalty(self._penalised, self._l1, self._l2)
             loss = loss + extra
@@ -213,32 +360,42 @@ class CellClassifier(LightningModule):
         self.train_metrics.update(logits, batch.labels)
         return loss
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Steps, and lets the teacher follow."""
+        super().optimizer_step(*args, **kwargs)
+        if self._co_teacher is not None:
+            self._co_teacher.follow()
+
     def on_train_batch_end(self, outputs: Any, batch: Batch | FeatureBatch, batch_idx: int) -> None:
         """Logs the epoch's losses and metrics, once: with every step it would take time."""
         if not (self.trainer.is_last_batch or self.trainer.should_stop):
             return
+        logged: dict[str, Any] = {"train/loss": self.train_loss}
         if self._l1 or self._l2:
-            self.log("train/penalty", self.train_penalty, on_step=False, on_epoch=True)
-        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
+            logged["train/penalty"] = self.train_penalty
+        if self._l1:
+            logged["train/sparsity"] = sparsity(self._penalised)
+        if len(self._plan.starts) > 1:
+            logged["train/parameters"] = float(self.trained)
+        self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1)
         self.log_dict(self.train_metrics, on_step=False, on_epoch=True)
 
-    def _of_the_step(self, target: Tensor) -> tuple[Tensor, Tensor]:
+    def _of_the_step(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """The number of samples of a step and the sum of their weights, a device's part of each.
 
         Lightning averages gradients over the devices, whose shares of a batch may differ in size.
         With these, the average is the gradient of one loss over the whole batch.
         """
-        one = torch.ones(len(target), device=target.device)
-        weights = one
-        if self.loss_weight is not None:  # of a class, or of the shares of several
-            soft = target.is_floating_point()
-            shares = (target * self.loss_weight).sum(dim=1) if soft else None  # not in bfloat16
-            weights = self.loss_weight[target] if shares is None else shares
-        both = torch.stack([one.sum(), weights.sum()])
-        devices = self.trainer.world_size
-        if devices > 1:
-            both = self.trainer.strategy.reduce(both, reduce_op="sum") / devices
-        return both[0], both[1]
+        both = torch.stack([torch.ones_like(weights).sum(), weights.sum()])
+        both = self._sum(both) / self.trainer.world_size
+        return both[0], both[1].clamp(min=torch.finfo(both.dtype).tiny)
+
+    def _sum(self, tensor: Tensor) -> Tensor:
+        """Its sum over all devices."""
+        if self.trainer.world_size == 1:
+            return tensor
+        total: Tensor = self.trainer.strategy.reduce(tensor, reduce_op="sum")
+        return total
 
     def validation_step(self, batch: Batch | FeatureBatch) -> Tensor:
         """Counts the bare criterion and the metrics; returns the probabilities."""
@@ -274,26 +431,45 @@ class CellClassifier(LightningModule):
         return probabilities
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the run's description of the model."""
+        """Adds the run's description of the model, and what a training needs to go on."""
         checkpoint[DESCRIPTION] = self.description
+        if self._co_teacher is not None and "optimizer_states" in checkpoint:
+            checkpoint["co_teacher"] = self._co_teacher.state(self._sum)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what the teacher knew until there is one."""
+        self._taught = checkpoint.get("co_teacher")
 
     def configure_optimizers(self) -> Any:
-        """The optimiser over the trainable parameters, and its schedule."""
-        decayed = penalised_parameters(self)
-        kept = {id(parameter) for parameter in decayed.values()}
-        optimizer = build_optimizer(
-            self._optimizer,
-            decayed.values(),
-            (p for p in self._trainable() if id(p) not in kept),
-            self._lr,
-            self._weight_decay,
-            fused=not self.trainer.gradient_clip_val,
-        )
-        schedule = build_schedule(self._schedule, optimizer, self.trainer.max_epochs or 1)
-        if schedule is None:
+        """The optimiser over all that learns in any phase, and its schedule."""
+        least = min(self._plan.frozen)
+        frozen = {id(p) for stage in self._stages[:least] for m in stage for p in m.parameters()}
+        if least == len(self._stages):
+            frozen = {id(p) for p in self.backbone.parameters()}
+        now = [p.requires_grad for p in self.parameters()]
+        for parameter in self.parameters():
+            parameter.requires_grad_(id(parameter) not in frozen)
+        n = len(self._stages)
+        parts = [
+            ([self.head], 1.0),
+            *((self._stages[i], self._layer_decay ** (n - i)) for i in reversed(range(n))),
+            ([self.backbone], self._layer_decay**n),
+        ]
+        if self._layer_decay == 1:
+            parts = [([self], 1.0)]
+        groups = parameter_groups(parts, self._weight_decay)
+        for parameter, requires in zip(self.parameters(), now, strict=True):
+            parameter.requires_grad_(requires)
+        fused = not self.trainer.gradient_clip_val
+        lr = self._plan.rates[0]
+        optimizer = build_optimizer(self._optimizer, groups, lr, fused=fused)
+        if self._schedule == "plateau":
+            schedule: Any = ReduceLROnPlateau(
+                optimizer, patience=PLATEAU_PATIENCE, factor=PLATEAU_FACTOR
+            )
+            described = {"scheduler": schedule, "monitor": "val/loss"}
+        elif self._schedule == "none" and len(self._plan.starts) == 1:
             return optimizer
-        monitor = {"monitor": "val/loss"} if isinstance(schedule, ReduceLROnPlateau) else {}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, **monitor}}
-
-    def _trainable(self) -> Iterator[nn.Parameter]:
-        return (p for p in self.parameters() if p.requires_grad)
+        else:
+            described = {"scheduler": LambdaLR(optimizer, lambda e: self._plan.rate(e) / lr)}
+        return {"optimizer": optimizer, "lr_scheduler": described}

@@ -9,9 +9,7 @@ def convolution(
     inputs: int, outputs: int, size: int, *, stride: int = 1, groups: int = 1, bias: bool = True
 ) -> nn.Conv2d:
     """A padded convolution, its weights drawn uniformly after Glorot and Bengio (2010)."""
-    layer = nn.Conv2d(
-        inputs, outputs, size, stride, padding=size // 2, groups=groups, bias=bias
-    )
+    layer = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, groups=groups, bias=bias)
     nn.init.xavier_uniform_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

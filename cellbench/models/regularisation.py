@@ -4,6 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+SMALL = 1e-3
+"""What counts as zero: a gradient's steps go around it, and never stay there."""
+
 _NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 
 
@@ -37,3 +40,9 @@ def penalty(parameters: list[nn.Parameter], l1: float, l2: float) -> Tensor:
         if l2:
             total = total + l2 * parameter.square().sum()
     return total
+
+
+def sparsity(parameters: list[nn.Parameter]) -> Tensor:
+    """The share of the weights, 0 to 1, whose absolute value is below SMALL."""
+    small = torch.stack([(p.detach().abs() < SMALL).sum() for p in parameters]).sum()
+    return small / sum(p.numel() for p in parameters)

@@ -14,7 +14,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from cellbench.data.preprocessing import Masks, Preprocessing
 from cellbench.data.views import View
 from cellbench.errors import UserError
-from cellbench.models.classifier import DESCRIPTION
+from cellbench.models.weights import DESCRIPTION
+from cellbench.runs.averaging import Average, Averaging
 from cellbench.runs.folder import whole_file
 from cellbench.runs.ranks import Ranks
 from cellbench.runs.recorder import History
@@ -28,6 +29,11 @@ class CheckpointConfig:
         monitor: What is compared after every epoch: the lowest loss, or the highest of the others.
             last takes the last epoch: right where a schedule ends at zero and the validation
             split is too small to choose by.
+        patience: Epochs without a better one after which a training ends early; null for never.
+        average: Which weights are validated, scored and kept: none for each epoch's own; ema for
+            their moving average over the steps (Polyak and Juditsky 1992); swa for the mean of the
+            last quarter's epochs (Izmailov et al., UAI 2018).
+        ema_decay: How slowly the moving average follows; it begins faster.
         every: Seconds between two saves of last.ckpt, from which an interrupted run goes on, and
             of best.ckpt, where there is a better epoch.
     """
@@ -35,7 +41,19 @@ class CheckpointConfig:
     monitor: Literal[
         "val/loss", "val/accuracy", "val/balanced_accuracy", "val/f1_macro", "last"
     ] = "val/loss"
+    patience: int | None = None
+    average: Average = "none"
+    ema_decay: float = 0.99
     every: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a value is out of its range."""
+        if self.patience is not None and self.patience < 1:
+            raise UserError(f"checkpoint.patience: {self.patience} is less than 1")
+        if self.patience is not None and self.monitor == "last":
+            raise UserError("checkpoint.patience: the last epoch is never better; choose a monitor")
+        if not 0 < self.ema_decay < 1:
+            raise UserError(f"checkpoint.ema_decay: {self.ema_decay} is not between 0 and 1")
 
     def best(self, values: Sequence[float]) -> int:
         """The epoch that is scored, of those with the given values of `monitor`.
@@ -85,7 +103,7 @@ class Description:
             TypeError: There is an unknown one.
             ValueError: A value is not one that `as_plain` gives.
         """
-        if plain["model"].keys() != {"classes", "image_size", "backbone", "head"}:
+        if plain["model"].keys() != {"classes", "image_size", "backbone", "norm", "head"}:
             raise ValueError("not what CellClassifier.arguments gives")
         if plain["preprocessing"]["view"] not in get_args(View):
             raise ValueError("unknown view")
@@ -124,15 +142,22 @@ class BestEpoch(Callback):
         path: The file.
         config: Which epoch is the best.
         history: The epochs before.
+        averaging: What the weights are averaged by, if they are.
         ranks: The first of them writes.
     """
 
     def __init__(
-        self, path: Path, config: CheckpointConfig, history: History, ranks: Ranks
+        self,
+        path: Path,
+        config: CheckpointConfig,
+        history: History,
+        averaging: Averaging | None,
+        ranks: Ranks,
     ) -> None:
         self._path = path
         self._config = config
         self._history = history
+        self._averaging = averaging
         self._ranks = ranks
         self._unwritten: dict[str, Any] | None = None
 
@@ -145,10 +170,18 @@ class BestEpoch(Callback):
         values.append(float(trainer.callback_metrics[monitor]))
         if self._ranks.first and self._config.best(values) == len(values) - 1:
             frozen = {name for name, p in pl_module.named_parameters() if not p.requires_grad}
-            weights = pl_module.state_dict().items()
+            scored = pl_module if self._averaging is None else self._averaging.scored(pl_module)
+            weights = scored.state_dict().items()
             kept = {k: v if k in frozen else v.to("cpu", copy=True) for k, v in weights}
             self._unwritten = {"state_dict": kept, "epoch": trainer.current_epoch}
             pl_module.on_save_checkpoint(self._unwritten)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ends a training that has not got better for too long."""
+        values = [row[self._config.monitor] for row in self._history.rows]
+        best, patience = self._config.best(values), self._config.patience
+        if patience is not None and len(values) - 1 - best >= patience:
+            trainer.should_stop = True
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

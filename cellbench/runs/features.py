@@ -38,7 +38,7 @@ def keep(model: CellClassifier, data: CellDataModule, trainer: Trainer) -> str |
         UserError: The features cannot be kept.
     """
     if not suffice(model, data):
-        if not (model.frozen and data.cache.features):
+        if model.sees_images or not data.cache.features:
             return None
         return (
             "features   not kept: data.augment draws anew in every epoch; with a number of "
@@ -69,7 +69,7 @@ def keep(model: CellClassifier, data: CellDataModule, trainer: Trainer) -> str |
 
 def suffice(model: CellClassifier, data: CellDataModule) -> bool:
     """Whether the training sees features in the place of images."""
-    return model.frozen and data.cache.features and data.variants is not None
+    return not model.sees_images and data.cache.features and data.variants is not None
 
 
 def _features(
@@ -112,6 +112,7 @@ def _identify(model: CellClassifier, trainer: Trainer) -> list[Any]:
         chip = str(torch.cpu.get_capabilities())
     return [
         model.arguments["backbone"],
+        model.arguments["norm"],
         model.arguments["head"]["pool"],
         digest.hexdigest(),
         model.mean.flatten().tolist(),

@@ -11,9 +11,9 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from cellbench.data.unlabelled import UnlabelledImages
 from cellbench.errors import UserError
-from cellbench.models.backbones import Undrawn
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.heads import HeadConfig
+from cellbench.models.weights import Undrawn
 from cellbench.runs.checkpoint import Description, read_checkpoint
 from cellbench.runs.folder import RunFolder, write_text
 from cellbench.runs.predictions import PREFIX

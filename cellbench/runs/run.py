@@ -19,6 +19,7 @@ from cellbench.data.table import Part
 from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs import environment, features, figures, loggers, metrics
+from cellbench.runs.averaging import Averaging
 from cellbench.runs.checkpoint import BestEpoch, CheckpointConfig, Description, read_checkpoint
 from cellbench.runs.folder import RunFolder, as_yaml, write_text
 from cellbench.runs.predictions import Predictions, read_predictions, write_predictions
@@ -33,12 +34,14 @@ class RunCallbacks(NamedTuple):
     Attributes:
         history: The losses and metrics by epoch.
         collector: The probabilities of the last evaluation.
+        averaging: Averages the weights, where that is asked for.
         best: Keeps the best epoch's weights; none where that is the last.
         progress: Saves the training's state, and handles signals.
     """
 
     history: History
     collector: Collector
+    averaging: list[Averaging]
     best: list[BestEpoch]
     progress: Progress
 
@@ -53,17 +56,20 @@ class RunCallbacks(NamedTuple):
     ) -> "RunCallbacks":
         """Makes them for a run; the hint says what to do after a signal."""
         history = History(folder.history)
-        best = [BestEpoch(folder.best, config, history, ranks)]
+        averaged = config.average != "none"
+        averaging = Averaging(config.average, config.ema_decay) if averaged else None
+        best = [BestEpoch(folder.best, config, history, averaging, ranks)]
         return cls(
             history,
             Collector(ranks),
+            [averaging] if averaging else [],
             [] if config.monitor == "last" else best,
             Progress(folder, data, config.every, ranks, hint),
         )
 
     def in_order(self) -> list[Callback]:
         """As Lightning is to call them."""
-        return [self.history, self.collector, *self.best, self.progress]
+        return [self.history, self.collector, *self.averaging, *self.best, self.progress]
 
 
 @dataclass

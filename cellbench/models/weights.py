@@ -1,0 +1,144 @@
+"""Where a backbone's weights come from, and what of them fits."""
+
+import re
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+from zipfile import is_zipfile
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from cellbench.errors import UserError
+
+DESCRIPTION = "cellbench"
+"""Where a checkpoint of ours says what it is of."""
+_OWN = "backbone."  # how the backbone's names begin in it
+
+# Published DenseNets have "norm.1" where torchvision's own has "norm1".
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+
+
+class Undrawn(TorchFunctionMode):
+    """Leaves the drawing of initial weights out where others are loaded; VGG16's take two seconds.
+
+    As a context, for what is made in it.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        # Not Tensor.normal_ itself: torch's truncated normal calls it until it likes the values.
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def from_file(path: Path) -> dict[str, Tensor]:
+    """Reads a state-dict file; no code in it is run.
+
+    Raises:
+        UserError: It is missing, or none.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"model.weights: there is no file {path}; allowed: none, imagenet, a state-dict file, "
+            "or the folder of a run"
+        )
+    try:
+        # Mapped: the classifier, most of some networks' file, is not even read.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    except Exception as error:  # whatever a file of another kind provokes in torch's reader
+        raise UserError(f"model.weights: {path} is not a state-dict file") from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"model.weights: {path} is not a state dict (names and tensors)")
+    return state
+
+
+def from_run(run: Path, name: str, *, partial: bool) -> tuple[dict[str, Tensor], str]:
+    """The backbone's weights of a run's best checkpoint, and the norm that it was trained with.
+
+    Raises:
+        UserError: It is no run's folder, or the run trained another network and `partial` is not
+            asked for.
+    """
+    path = run / "checkpoints" / "best.ckpt"
+    if not path.is_file():
+        raise UserError(f"model.weights: {run} is no run's folder: it has no checkpoints/best.ckpt")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        model = checkpoint[DESCRIPTION]["model"]
+        trained, norm = model["backbone"], model["norm"]
+        state = checkpoint["state_dict"].items()
+        own = {key.removeprefix(_OWN): value for key, value in state if key.startswith(_OWN)}
+    except Exception as error:  # whatever a file of another kind provokes in torch's reader
+        raise UserError(f"model.weights: {path} is not a checkpoint of cellbench's") from error
+    if trained != name and not partial:
+        raise UserError(
+            f"model.weights: the run {run} trained {trained}; give model.backbone: {trained}, or "
+            "model.partial_weights: true to take what fits"
+        )
+    return own, norm
+
+
+def load(
+    network: nn.Module,
+    state: dict[str, Tensor],
+    source: str,
+    classifiers: tuple[str, ...],
+    *,
+    partial: bool,
+) -> str:
+    """Loads all but the classifier, which the head replaces.
+
+    Args:
+        network: What to load into.
+        state: Names and values.
+        source: Where they are from, in words.
+        classifiers: How the names of classifiers begin.
+        partial: Whether what does not fit is left out; else it is an error.
+
+    Returns:
+        What was loaded, skipped and begun anew, in a line.
+
+    Raises:
+        UserError: A value is missing, unknown or of another shape, or nothing at all fits.
+    """
+    given = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
+    skipped = [key for key in given if key.startswith(classifiers)] if classifiers else []
+    kept = OrderedDict((key, value) for key, value in given.items() if key not in set(skipped))
+    own = network.state_dict()
+    shapeless = [key for key, value in kept.items() if key in own and own[key].shape != value.shape]
+    if partial:
+        for key in shapeless:
+            del kept[key]
+    # The modules' versions, which MNASNet asks for.
+    kept._metadata = getattr(state, "_metadata", {})  # type: ignore[attr-defined]
+    try:  # a module renames old keys of its own (ViT) as it loads
+        missing, unknown = network.load_state_dict(kept, strict=False)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"model.weights: {source} does not fit the network: {reason}") from error
+    new = [key for key in missing if not (classifiers and key.startswith(classifiers))]
+    loaded = len(kept) - len(unknown)
+    if (new or unknown) and not partial:
+        raise UserError(
+            f"model.weights: {source} does not fit the network: {len(new)} of its {len(own)} "
+            f"entries are missing and {len(unknown)} unknown, the first '{[*new, *unknown][0]}'; "
+            "model.partial_weights: true takes what fits"
+        )
+    if not any(value.is_floating_point() for key, value in kept.items() if key not in unknown):
+        raise UserError(f"model.weights: nothing in {source} fits the network")
+    parts = [f"{loaded} entries of {source} loaded"]
+    left = [*skipped, *unknown, *(shapeless if partial else [])]
+    if left:
+        parts.append(f"{len(left)} skipped ({_shown(left)})")
+    if new:
+        parts.append(f"{len(new)} of the backbone begun anew ({_shown(new)})")
+    return ", ".join([*parts, "the head is new"])
+
+
+def _shown(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")

@@ -164,7 +164,7 @@ def test_the_penalty_acts_on_the_part_asked_for(penalise, prefix):
         for n, p in network.named_parameters()
         if n.startswith(prefix) and p.ndim > 1
     ]
-    assert network.training_step(batch).item() == pytest.approx(
+    assert network.training_step(batch)["loss"].item() == pytest.approx(
         (bare + 0.5 * sum(squares)).item(), rel=1e-5
     )
 

@@ -137,6 +137,12 @@ class CellbenchCLI(LightningCLI):
         parser.add_argument("--checkpoint", type=CheckpointConfig, default=CheckpointConfig())
         parser.add_argument("--wandb", type=WandbConfig, default=WandbConfig())
         parser.add_argument("--tensorboard", type=bool, default=False, help="write event files")
+        parser.add_argument(
+            "--label_history",
+            type=bool,
+            default=False,
+            help="write label_history.csv: how probable each training label was, epoch by epoch",
+        )
         for target, source in LINKED.items():
             parser.link_arguments(source, target, apply_on="instantiate")
         parser.set_defaults({"data": {"class_path": "SyntheticDataModule"}})
@@ -246,7 +252,14 @@ class CellbenchCLI(LightningCLI):
             hint = f"go on with: python -m cellbench fit --resume {path}"
             if asked.get("callbacks") or asked.get("logger"):  # their code is not taken from a run
                 hint = "go on with the same command and --resume auto"
-        ours = RunCallbacks.make(folder, self.datamodule, checkpoint_config, self.ranks, hint)
+        ours = RunCallbacks.make(
+            folder,
+            self.datamodule,
+            checkpoint_config,
+            self.ranks,
+            hint,
+            label_history=self._get(self.config_init, "label_history"),
+        )
         callbacks = _as_list(asked.get("callbacks"))
         own: list[Logger] = []
         told = environment()
@@ -378,6 +391,8 @@ class CellbenchCLI(LightningCLI):
         """What is allowed and seldom meant."""
         if self.datamodule.note:
             yield self.datamodule.note
+        if self.datamodule.label_noise:
+            yield f"{self.datamodule.label_noise:.0%} of the training labels replaced by others"
         drawn = self.datamodule.drawn
         groups = len(np.unique(drawn.groups[drawn.parts == "test"]))
         if groups < FEW_GROUPS:

@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what cannot be read is said once, by us
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else albumentations asks the network
 
 import cv2
 

@@ -1,23 +1,21 @@
 """Augmentation policies, on albumentations."""
 
-import os
 import random
 import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network
-
 import albumentations as A
 import cv2
 import numpy as np
 
+from cellbench.data.stain import StainJitter
 from cellbench.data.views import Image, Mask
 from cellbench.errors import UserError, suggest
 
-Policy = Literal["none", "flips", "geometric", "colour", "strong"]
+Policy = Literal["none", "flips", "geometric", "colour", "strong", "stain_he", "stain_giemsa"]
 Transforms = list[str | dict[str, dict[str, Any]]]
-"""Names of albumentations transforms, or one-entry mappings of a name to its arguments."""
+"""Names of policies or albumentations transforms, or mappings of one name to its arguments."""
 
 
 def _flips(square: bool) -> list[A.BasicTransform]:
@@ -58,6 +56,8 @@ POLICIES: dict[Policy, Callable[[bool], list[A.BasicTransform]]] = {
     "geometric": _geometric,
     "colour": _colour,
     "strong": _strong,
+    "stain_he": lambda square: [StainJitter("haematoxylin_eosin")],
+    "stain_giemsa": lambda square: [StainJitter("giemsa")],
 }
 """Each policy's transforms; the argument says whether the image is square.
 
@@ -66,6 +66,7 @@ flips: both flips, and quarter turns of square images.
 geometric: flips, then rotation to 45 degrees, shift to 5 %, zoom to 10 %, shear to 6 degrees.
 colour: brightness, contrast and saturation to 20 %, hue to 4 %.
 strong: geometric, colour, and now and then blur or noise.
+stain_he, stain_giemsa: how strong each of two stains is, to 20 %, and 0.05 of optical density.
 """
 
 
@@ -85,10 +86,11 @@ class Augmentation:
     """
 
     def __init__(self, policy: Policy | Transforms, image_size: tuple[int, int]) -> None:
+        square = image_size[0] == image_size[1]
         if isinstance(policy, list):
-            transforms = [_from_entry(entry) for entry in policy]
+            transforms = [each for entry in policy for each in _from_entry(entry, square)]
         else:
-            transforms = POLICIES[policy](image_size[0] == image_size[1])
+            transforms = POLICIES[policy](square)
         self.compose = A.Compose(transforms) if transforms else None
         self._check(image_size)
 
@@ -136,8 +138,10 @@ class Augmentation:
                 )
 
 
-def _from_entry(entry: str | dict[str, dict[str, Any]]) -> A.BasicTransform:
-    """Makes one transform of its name, or of a one-entry mapping of its name to its arguments."""
+def _from_entry(entry: str | dict[str, dict[str, Any]], square: bool) -> list[A.BasicTransform]:
+    """A policy's transforms, or one of its name, or of a mapping of its name to its arguments."""
+    if isinstance(entry, str) and entry in POLICIES:
+        return POLICIES[entry](square)
     if isinstance(entry, dict) and len(entry) != 1:
         raise UserError(f"data.augment: one transform an entry; got {', '.join(entry) or 'none'}")
     name, arguments = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
@@ -148,11 +152,12 @@ def _from_entry(entry: str | dict[str, dict[str, Any]]) -> A.BasicTransform:
         if isinstance(value, type) and issubclass(value, A.BasicTransform)
     }
     if name not in known:
-        raise UserError(f"data.augment: unknown transform '{name}'{suggest(name, known)}")
+        allowed = [*POLICIES, *known]
+        raise UserError(f"data.augment: unknown transform '{name}'{suggest(name, allowed)}")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # it only warns of an argument that it does not know
         try:
-            return known[name](**(arguments or {}))
+            return [known[name](**(arguments or {}))]
         except (UserWarning, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"data.augment: {name}: {reason}") from error

@@ -31,9 +31,13 @@ from cellbench.data.dataset import (
     finish,
 )
 from cellbench.data.download import Source
+from cellbench.data.labels import check_classes, flip, read_labels
 from cellbench.data.preprocessing import Masks, Preprocessing
-from cellbench.data.sampling import Balance, BatchSampler, Key
+from cellbench.data.sampling import Balance, BatchSampler, Key, quotas
+from cellbench.data.smote import Smote, SmoteConfig
 from cellbench.data.splits import Split, SplitConfig, draw
+from cellbench.data.stain import FORMAT as STAIN_FORMAT
+from cellbench.data.stain import Normalisation
 from cellbench.data.table import Part, Sample, SampleTable
 from cellbench.data.views import Image, Mask, View, needs_mask
 from cellbench.errors import UserError, suggest
@@ -69,14 +73,22 @@ class CellDataModule(LightningDataModule, ABC):
         fill: The value, 0 to 255, of what the view hides.
         masks: Who outlines the cells that a view cuts out: the dataset's expert, or cellbench
             itself (segmentation.py).
-        augment: A policy's name, or a list of albumentations transforms; training only.
+        stain: With what the images were stained, where their stains are to be brought to one
+            reference (Macenko et al., ISBI 2009), in training and test alike.
+        augment: A policy's name, or a list of policies and albumentations transforms; training
+            only.
         augment_variants: How many augmentations an image has: a number draws from that many fixed
             ones, whose features a frozen backbone computes once; null draws a new one each time.
         augment_on: cpu augments image by image; device in batches, where the model runs; auto takes
             device where that is a GPU and the transforms have a batched form.
         image_size: Height and width of the network's input in pixels; one number for a square.
         batch_size: The largest number of images in a step, on all devices together.
-        balance: How often each class is drawn; training only.
+        balance: How often each class is drawn, or a number: how many images of each class an epoch
+            has at least, the smaller classes' drawn again; training only.
+        smote: Fills the smaller classes up with blends of neighbours instead; training only.
+        label_noise: Share of the training labels that are replaced by another class, for trials of
+            what is made for wrong labels; validation and test keep theirs.
+        train_labels: A table of other labels for the training split, as `relabel` writes it.
         num_workers: Loader processes for each device; null starts them where they pay.
         split: Which samples train, validate and test.
         exclude: Ids of samples to leave out, as an unreadable file's.
@@ -88,12 +100,16 @@ class CellDataModule(LightningDataModule, ABC):
     view: View = "raw"
     fill: int = 0
     masks: Masks = "expert"
+    stain: Normalisation = "none"
     augment: Policy | Transforms = "none"
     augment_variants: int | None = None
     augment_on: Literal["auto", "cpu", "device"] = "auto"
     image_size: int | tuple[int, int] = 128
     batch_size: int = 16
-    balance: Balance = "none"
+    balance: Balance | int = "none"
+    smote: SmoteConfig | None = None
+    label_noise: float = 0.0
+    train_labels: Path | None = None
     num_workers: int | None = None
     split: SplitConfig = field(default_factory=SplitConfig)
     exclude: tuple[str, ...] = ()
@@ -122,6 +138,12 @@ class CellDataModule(LightningDataModule, ABC):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"data.{name}: {value} is less than {least}")
+        if isinstance(self.balance, int) and self.balance < 1:
+            raise UserError(f"data.balance: {self.balance} is less than 1")
+        if self.smote is not None and self.balance != "none":
+            raise UserError(f"data.smote: beside data.balance {self.balance}; choose one of them")
+        if not 0 <= self.label_noise < 1:
+            raise UserError(f"data.label_noise: {self.label_noise} is not in 0 to 1, without 1")
         if not 0 <= self.fill <= 255:
             raise UserError(f"data.fill: {self.fill} is not between 0 and 255")
         if min(self.input_size) < 8:
@@ -200,7 +222,7 @@ class CellDataModule(LightningDataModule, ABC):
     @property
     def preprocessing(self) -> Preprocessing:
         """What is done to the pixels before the model."""
-        return Preprocessing(self.input_size, self.view, self.fill, self.masks)
+        return Preprocessing(self.input_size, self.view, self.fill, self.masks, self.stain)
 
     @property
     def listed(self) -> list[Sample]:
@@ -280,9 +302,50 @@ class CellDataModule(LightningDataModule, ABC):
         return draw(self.table, self.split)
 
     @cached_property
+    def training(self) -> tuple[np.ndarray, np.ndarray]:
+        """The positions that train, ascending, and all labels as training has them, (n,)."""
+        positions, labels = self.drawn.indices("train"), self.table.labels.copy()
+        if self.label_noise:
+            own = labels[positions]
+            labels[positions] = flip(own, len(self.classes), self.label_noise, self.seed)
+        if self.train_labels is not None:
+            positions, given = read_labels(self.train_labels, self.table, positions)
+            labels[positions] = given
+            check_classes(given, self.classes, "data.train_labels")
+        return positions, labels
+
+    @cached_property
+    def _smote(self) -> Smote | None:
+        if self.smote is None:
+            return None
+        positions, labels = self.training
+        quotas = self._quotas
+        assert quotas is not None
+        return Smote(
+            self._pixels,
+            positions,
+            labels[positions],
+            quotas,
+            self.smote,
+            self.classes,
+            self.view,
+            self.fill,
+        )
+
+    @property
+    def _quotas(self) -> list[int] | None:
+        """How many images of each class an epoch has; None where each image is shown once."""
+        sizes = self.class_counts("train").tolist()
+        if self.smote is not None:
+            return quotas(sizes, self.smote.count or max(sizes))
+        return quotas(sizes, self.balance)
+
+    @cached_property
     def _contents(self) -> list[str]:
         """For each sample a text that is equal only where what is read of its files is equal."""
         contents = self.table.fingerprints
+        if self.stain != "none":
+            contents = [f"{self.stain} {STAIN_FORMAT} {content}" for content in contents]
         if not needs_mask(self.view):
             return contents
         if self.masks == "auto":
@@ -342,6 +405,8 @@ class CellDataModule(LightningDataModule, ABC):
                     f"trainer.devices: {devices}, but {part} has {n} images; use fewer devices"
                 )
         _ = self._pixels
+        if stage == "fit":
+            _ = self.training, self._smote
 
     @property
     def where(self) -> str:
@@ -377,7 +442,7 @@ class CellDataModule(LightningDataModule, ABC):
             self._workers, why = 0, "the network needs the cores"
         else:
             positions = self.drawn.indices("train")
-            batch = [(0, int(position)) for position in positions[: self.batch_size]]
+            batch = [Key(0, int(position)) for position in positions[: self.batch_size]]
             begun = time.perf_counter()
             _ = self._dataset(self._batched or self._augmentation)[batch]
             seconds = (time.perf_counter() - begun) * epochs * len(positions) / len(batch)
@@ -398,6 +463,8 @@ class CellDataModule(LightningDataModule, ABC):
     @property
     def variants(self) -> int | None:
         """How many augmented variants of each image training shows; None where it has no end."""
+        if self.smote is not None:
+            return None
         return self.augment_variants if self._augmentation else 0
 
     def every_image(self, variant: int | None) -> DataLoader[Batch]:
@@ -405,7 +472,7 @@ class CellDataModule(LightningDataModule, ABC):
         augmentation = None if variant is None else self._batched or self._augmentation
         n = len(self.table)
         batches = np.array_split(np.arange(n), -(-n // _TOGETHER))
-        keys = [[(variant or 0, int(position)) for position in batch] for batch in batches]
+        keys = [[Key(variant or 0, int(position)) for position in batch] for batch in batches]
         return self._load(self._dataset(augmentation), keys, self._workers)
 
     def identify(self, variant: int | None) -> list[Any]:
@@ -419,23 +486,26 @@ class CellDataModule(LightningDataModule, ABC):
 
     def class_counts(self, part: Part) -> np.ndarray:
         """The number of samples of each class in a part of the split, shape (classes,)."""
-        labels = self.table.labels[self.drawn.indices(part)]
+        positions, labels = self.drawn.indices(part), self.table.labels
+        if part == "train":
+            positions, labels = self.training
+        labels = labels[positions]
         return np.bincount(labels, minlength=len(self.classes))
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Augmented, in an order drawn anew every epoch."""
-        loader = self._loader("train", augment=True)
+        loader = self._loader("train", train=True)
         assert isinstance(loader.sampler, BatchSampler)
         loader.sampler.start_at(*self.start)
         return loader
 
     def val_dataloader(self) -> DataLoader[Any]:
         """As they are, in the table's order."""
-        return self._loader("val", augment=False)
+        return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
         """As they are, in the table's order."""
-        return self._loader("test", augment=False)
+        return self._loader("test")
 
     def examples(self, part: Part, n: int = 8) -> Batch:
         """At most n samples of a part as the network sees them, the classes in turn."""
@@ -444,42 +514,44 @@ class CellDataModule(LightningDataModule, ABC):
         turns = (position for turn in zip_longest(*of_class) for position in turn)
         chosen = [int(position) for position in turns if position is not None][:n]
         augmentation = self._augmentation if part == "train" else None
-        return self._dataset(augmentation)[[(0, position) for position in chosen]]
+        return self._dataset(augmentation)[[Key(0, position) for position in chosen]]
 
     def _dataset(
-        self,
-        augmentation: Augmentation | BatchAugmentation | None,
-        targets: np.ndarray | None = None,
+        self, augmentation: Augmentation | BatchAugmentation | None, *, train: bool = False
     ) -> CellDataset:
         table = self.table
         return CellDataset(
             self._pixels,
-            table.labels,
+            self.training[1] if train else table.labels,
             table.keys,
             self.view,
             self.fill,
             augmentation,
             self.seed,
             self.augment_variants,
-            targets,
+            self.targets if train else None,
+            self._smote if train else None,
         )
 
-    def _loader(self, part: Part, *, augment: bool) -> DataLoader[Any]:
+    def _loader(self, part: Part, *, train: bool = False) -> DataLoader[Any]:
         positions, labels = self.drawn.indices(part), self.table.labels
+        if train:
+            positions, labels = self.training
         sampler = BatchSampler(
             positions,
             self.batch_size,
             self.shard,
-            seed=self.seed if augment else None,
-            labels=labels[positions],
-            balance=self.balance if augment else "none",
+            self.seed if train else None,
+            labels[positions],
+            self._quotas if train else None,
+            synthetic=self.smote is not None,
         )
-        targets = self.targets if augment else None
         if self.features is not None:
-            features = FeatureDataset(self.features, labels, augmented=augment, targets=targets)
+            targets = self.targets if train else None
+            features = FeatureDataset(self.features, labels, augmented=train, targets=targets)
             return self._load(features, sampler, 0)
-        augmentation = (self._batched or self._augmentation) if augment else None
-        return self._load(self._dataset(augmentation, targets), sampler, self._workers)
+        augmentation = (self._batched or self._augmentation) if train else None
+        return self._load(self._dataset(augmentation, train=train), sampler, self._workers)
 
     def _load(
         self, dataset: Dataset[Any], sampler: Iterable[list[Key]], workers: int

@@ -1,5 +1,6 @@
 """From the pixel cache to a batch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +13,8 @@ from cellbench.data.augment import Augmentation
 from cellbench.data.augment_batch import BatchAugmentation
 from cellbench.data.cache import Pixels
 from cellbench.data.sampling import Key
-from cellbench.data.views import BACKGROUND, NUCLEUS, View, apply_view
+from cellbench.data.smote import Smote
+from cellbench.data.views import BACKGROUND, NUCLEUS, Image, Mask, View, apply_view
 
 
 class Batch(NamedTuple):
@@ -92,10 +94,10 @@ class FeatureDataset(Dataset[FeatureBatch]):
         self._targets = targets
 
     def __getitem__(self, keys: list[Key]) -> FeatureBatch:
-        """Makes a batch of the samples at the given (turn, position) keys."""
-        positions = np.array([position for _, position in keys], dtype=np.int64)
+        """Makes a batch of what the keys ask for."""
+        positions = np.array([key.position for key in keys], dtype=np.int64)
         variants = self._variants
-        rows = np.stack([variants[turn % len(variants)][position] for turn, position in keys])
+        rows = np.stack([variants[key.turn % len(variants)][key.position] for key in keys])
         return FeatureBatch(
             torch.from_numpy(rows).view(self._dtype),
             torch.from_numpy(self._labels[positions]),
@@ -118,6 +120,7 @@ class CellDataset(Dataset[Batch]):
         seed: With the turn and the sample's key, decides the augmentation.
         variants: The number of different augmentations of a sample; None for one each turn.
         targets: Each class' share in what training aims at, (n, classes), or None.
+        smote: What makes the synthetic images, where there are any.
     """
 
     def __init__(
@@ -131,6 +134,7 @@ class CellDataset(Dataset[Batch]):
         seed: int,
         variants: int | None,
         targets: np.ndarray | None = None,
+        smote: Smote | None = None,
     ) -> None:
         self._pixels = pixels
         self._labels = labels
@@ -141,27 +145,47 @@ class CellDataset(Dataset[Batch]):
         self._seed = seed
         self._variants = variants
         self._targets = targets
+        self._smote = smote
 
     def __getitem__(self, keys: list[Key]) -> Batch:
-        """Makes a batch of the samples at the given (turn, position) keys."""
-        positions = np.array([position for _, position in keys], dtype=np.int64)
+        """Makes a batch of what the keys ask for."""
+        positions = np.array([key.position for key in keys], dtype=np.int64)
         labels, where = torch.from_numpy(self._labels[positions]), torch.from_numpy(positions)
         targets = _rows(self._targets, positions)
         if self._variants is not None:
-            keys = [(turn % self._variants, position) for turn, position in keys]
-        seeds = [(self._seed, turn, int(self._keys[position])) for turn, position in keys]
+            keys = [key._replace(turn=key.turn % self._variants) for key in keys]
+        seeds = [(self._seed, key.turn, int(self._keys[key.position])) for key in keys]
         if isinstance(self._augmentation, BatchAugmentation):
-            pixels, drawn = self._pixels, [self._augmentation.draw(seed) for seed in seeds]
-            masks = None if pixels.masks is None else torch.from_numpy(pixels.masks[positions])
-            images = _channels_first(pixels.images[positions])
-            return Batch(images, labels, where, masks, np.stack(drawn), targets)
+            drawn = np.stack([self._augmentation.draw(seed) for seed in seeds])
+            images, masks = self._read_all(keys, positions, seeds)
+            return Batch(_channels_first(images), labels, where, masks, drawn, targets)
         shown = np.empty((len(keys), *self._pixels.images.shape[1:]), dtype=np.uint8)
-        for i, (position, seed) in enumerate(zip(positions, seeds, strict=True)):
-            image, mask = self._pixels.read(int(position))
+        for i, (key, seed) in enumerate(zip(keys, seeds, strict=True)):
+            image, mask = self._read(key, seed)
             if self._augmentation is not None:
                 image, mask = self._augmentation(image, mask, seed)
             shown[i] = apply_view(image, mask, self._view, self._fill)
         return Batch(_channels_first(shown), labels, where, targets=targets)
+
+    def _read(self, key: Key, seed: tuple[int, ...]) -> tuple[Image, Mask | None]:
+        if key.synthetic:
+            assert self._smote is not None
+            return self._smote.blend(key.position, seed)
+        return self._pixels.read(key.position)
+
+    def _read_all(
+        self, keys: list[Key], positions: np.ndarray, seeds: Sequence[tuple[int, ...]]
+    ) -> tuple[np.ndarray, Tensor | None]:
+        if not any(key.synthetic for key in keys):
+            masks = None if self._pixels.masks is None else self._pixels.masks[positions]
+            return self._pixels.images[positions], _tensor(masks)
+        pairs = [self._read(key, seed) for key, seed in zip(keys, seeds, strict=True)]
+        read = [mask for _, mask in pairs if mask is not None]
+        return np.stack([image for image, _ in pairs]), _tensor(np.stack(read) if read else None)
+
+
+def _tensor(masks: np.ndarray | None) -> Tensor | None:
+    return None if masks is None else torch.from_numpy(masks)
 
 
 def _rows(targets: np.ndarray | None, positions: np.ndarray) -> Tensor | None:

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from cellbench.data.segmentation import segment
+from cellbench.data.stain import Normalisation, normalise
 from cellbench.data.views import NUCLEUS, Image, Mask, View, crop_box, needs_mask
 from cellbench.errors import UserError
 
@@ -22,15 +23,17 @@ class Preprocessing:
         view: What of the image is shown.
         fill: The value of what is hidden.
         masks: Who outlines the cells: an expert, or `segment`.
+        stain: What the images' stains are normalised as.
     """
 
     image_size: tuple[int, int]
     view: View
     fill: int
     masks: Masks = "expert"
+    stain: Normalisation = "none"
 
     def prepare(self, image: Image, mask: Mask | None, name: str) -> tuple[Image, Mask | None]:
-        """Crops, where the view asks for it, and resizes; the rest of the view comes last of all.
+        """Normalises stains, crops and resizes; the rest of the view comes last of all.
 
         Args:
             image: RGB, uint8, at its native size.
@@ -44,7 +47,7 @@ class Preprocessing:
             UserError: The view needs a mask, or a nucleus in it, that is not there.
         """
         if not needs_mask(self.view):
-            return resize(image, self.image_size), None
+            return resize(normalise(image, self.stain), self.image_size), None
         if self.masks == "auto":
             try:
                 mask = segment(image)
@@ -57,6 +60,7 @@ class Preprocessing:
                 f"data.view: nucleus, but the mask of '{name}' marks none (0, 128 and 255 are "
                 "background, cytoplasm and nucleus)"
             )
+        image = normalise(image, self.stain)
         if self.view == "crop":
             box = crop_box(mask)
             image, mask = image[box], mask[box]

@@ -1,7 +1,7 @@
 """Which samples make a batch: a function of (seed, epoch) alone, on any number of devices."""
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -15,13 +15,23 @@ balanced: all classes are drawn equally often.
 
 _POWER: dict[Balance, float] = {"none": 1.0, "sqrt": 0.5, "balanced": 0.0}
 
-Key = tuple[int, int]
-"""What a loader asks the dataset for: (turn, position in the table). A sample's turn says how often
-it has been drawn before, so that each time it is augmented anew."""
+
+class Key(NamedTuple):
+    """What a loader asks the dataset for.
+
+    Attributes:
+        turn: How often the sample has been drawn before, so that it is augmented anew each time.
+        position: The sample's, in the table.
+        synthetic: Whether it is to be blended with another one.
+    """
+
+    turn: int
+    position: int
+    synthetic: bool = False
 
 
 class BatchSampler(Sampler[list[Key]]):
-    """Yields batches of (turn, position), so that workers learn the epoch with every sample.
+    """Yields batches of keys, so that workers learn the epoch with every sample.
 
     A dataset attribute would not do: persistent workers hold a copy and never see it change.
 
@@ -32,8 +42,9 @@ class BatchSampler(Sampler[list[Key]]):
             would break batch norm.
         shard: This device's number and the number of devices; each gets its share of every batch.
         seed: With the epoch, decides the order; None keeps the given order.
-        labels: Class indices of the samples, where their classes are to be balanced.
-        balance: How often each class is drawn.
+        labels: Class indices of the samples, where each class has its quota.
+        quotas: How many samples of each class an epoch has; None for all, once.
+        synthetic: Whether what a class lacks of its quota is blended; else it is drawn again.
     """
 
     def __init__(
@@ -43,16 +54,18 @@ class BatchSampler(Sampler[list[Key]]):
         shard: tuple[int, int] = (0, 1),
         seed: int | None = None,
         labels: np.ndarray | None = None,
-        balance: Balance = "none",
+        quotas: Sequence[int] | None = None,
+        synthetic: bool = False,
     ) -> None:
         self._positions = positions
-        self._batches = -(-len(positions) // batch_size)
+        drawn = len(positions) if quotas is None else sum(quotas)
+        self._batches = -(-drawn // batch_size)
         self._rank, self._ranks = shard
         self._seed = seed
-        self._classes: list[np.ndarray] = []
-        if labels is not None and balance != "none":
-            self._classes = [positions[labels == label] for label in np.unique(labels)]
-            self._draws = _quotas(len(positions), [len(own) for own in self._classes], balance)
+        self._classes: list[tuple[np.ndarray, int]] = []
+        if labels is not None and quotas is not None:
+            self._classes = [(positions[labels == i], quota) for i, quota in enumerate(quotas)]
+        self._synthetic = synthetic
         self._epoch = 0
         self._skipped = 0
 
@@ -72,45 +85,66 @@ class BatchSampler(Sampler[list[Key]]):
         skipped, self._skipped = self._skipped, 0
         for batch in np.array_split(drawn, self._batches)[skipped:]:
             yield [
-                (int(turn), int(position)) for turn, position in batch[self._rank :: self._ranks]
+                Key(int(turn), int(position), bool(synthetic))
+                for turn, position, synthetic in batch[self._rank :: self._ranks]
             ]
 
     def _drawn(self) -> np.ndarray:
-        """The epoch's keys in order, (n, 2)."""
-        positions = self._positions
+        """The epoch's keys in order, (n, 3)."""
         if self._seed is None:
-            return np.stack([np.zeros_like(positions), positions], axis=1)
+            return _keys(0, self._positions)
         generator = np.random.default_rng((self._seed, self._epoch))
         if not self._classes:
-            positions = generator.permutation(positions)
-            return np.stack([np.full_like(positions, self._epoch), positions], axis=1)
-        dealt = [self._deal(label) for label in range(len(self._classes))]
+            return _keys(self._epoch, generator.permutation(self._positions))
+        dealt = []
+        for label, (own, quota) in enumerate(self._classes):
+            if self._synthetic and quota > len(own):
+                blended = self._deal(label, own, quota - len(own))
+                blended[:, 2] = True
+                dealt += [_keys(self._epoch, own), blended]
+            else:
+                dealt.append(self._deal(label, own, quota))
         return generator.permutation(np.concatenate(dealt))
 
-    def _deal(self, label: int) -> np.ndarray:
-        """The epoch's keys of a class: the next of an endless row of its permutations.
+    def _deal(self, label: int, own: np.ndarray, n: int) -> np.ndarray:
+        """The epoch's keys of a class: the next n of an endless row of its permutations.
 
         No sample is drawn again before all of its class have been, in whatever epoch.
         """
         assert self._seed is not None
-        own, n = self._classes[label], self._draws[label]
         first = self._epoch * n
+        if not n:
+            return _keys(0, own[:0])
         turns = np.arange(first // len(own), (first + n - 1) // len(own) + 1)
         rows = [
-            np.stack(
-                [
-                    np.full_like(own, turn),
-                    np.random.default_rng((self._seed, int(turn), label)).permutation(own),
-                ],
-                axis=1,
-            )
+            _keys(int(turn), np.random.default_rng((self._seed, int(turn), label)).permutation(own))
             for turn in turns
         ]
         start = first - int(turns[0]) * len(own)
         return np.concatenate(rows)[start : start + n]
 
 
-def _quotas(n: int, sizes: list[int], balance: Balance) -> list[int]:
+def _keys(turn: int, positions: np.ndarray) -> np.ndarray:
+    """Keys of samples that are as they are, (n, 3)."""
+    columns = [np.full_like(positions, turn), positions, np.zeros_like(positions)]
+    return np.stack(columns, axis=1)
+
+
+def quotas(sizes: Sequence[int], balance: Balance | int) -> list[int] | None:
+    """How many samples of each class an epoch has; None where each is shown once.
+
+    Args:
+        sizes: How many samples each class has.
+        balance: How often each class is drawn, or how many samples a class has at least.
+    """
+    if balance == "none":
+        return None
+    if isinstance(balance, int):
+        return [max(size, balance) for size in sizes]
+    return _share(sum(sizes), sizes, balance)
+
+
+def _share(n: int, sizes: Sequence[int], balance: Balance) -> list[int]:
     """How many of n draws each class gets, by largest remainder."""
     rates = np.array(sizes, dtype=float) ** _POWER[balance]
     exact = n * rates / rates.sum()

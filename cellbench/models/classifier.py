@@ -335,8 +335,12 @@ class CellClassifier(LightningModule):
         if self._co_teacher is not None:
             self._co_teacher.begin_epoch(self.current_epoch, self._sum)
 
-    def training_step(self, batch: Batch | FeatureBatch) -> Tensor:
-        """One step: `train/loss` is what is minimised; the penalty is logged apart as well."""
+    def training_step(self, batch: Batch | FeatureBatch) -> dict[str, Tensor]:
+        """One step: `train/loss` is what is minimised; the penalty is logged apart as well.
+
+        Returns:
+            The loss, and the logits, (B, classes).
+        """
         target = batch.labels if batch.targets is None else batch.targets
         shares = as_shares(target, len(self.classes), self._loss.label_smoothing)
         if self._mixes and isinstance(batch, Batch):
@@ -358,7 +362,7 @@ class CellClassifier(LightningModule):
             self.train_penalty.update(extra.detach(), n)
         self.train_loss.update(loss.detach(), n)
         self.train_metrics.update(logits, batch.labels)
-        return loss
+        return {"loss": loss, "logits": logits.detach()}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Steps, and lets the teacher follow."""

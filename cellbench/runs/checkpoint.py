@@ -12,6 +12,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
 from cellbench.data.preprocessing import Masks, Preprocessing
+from cellbench.data.stain import Normalisation
 from cellbench.data.views import View
 from cellbench.errors import UserError
 from cellbench.models.weights import DESCRIPTION
@@ -109,6 +110,8 @@ class Description:
             raise ValueError("unknown view")
         if plain["preprocessing"].get("masks", "expert") not in get_args(Masks):
             raise ValueError("unknown masks")
+        if plain["preprocessing"].get("stain", "none") not in get_args(Normalisation):
+            raise ValueError("unknown stain")
         given = plain["preprocessing"]
         size = (int(given["image_size"][0]), int(given["image_size"][1]))
         return cls(**(plain | {"preprocessing": Preprocessing(**(given | {"image_size": size}))}))

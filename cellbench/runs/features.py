@@ -41,8 +41,8 @@ def keep(model: CellClassifier, data: CellDataModule, trainer: Trainer) -> str |
         if model.sees_images or not data.cache.features:
             return None
         return (
-            "features   not kept: data.augment draws anew in every epoch; with a number of "
-            "data.augment_variants the frozen backbone sees each image that often, and no more"
+            "features   not kept: images are drawn anew in every epoch; without data.smote, and "
+            "with a number of data.augment_variants, the frozen backbone sees each that often"
         )
     trainer.accelerator.setup_device(trainer.strategy.root_device)
     model.to(trainer.strategy.root_device)

@@ -133,6 +133,11 @@ class RunFolder:
         return self.path / "history.csv"
 
     @property
+    def label_history(self) -> Path:
+        """The probability of each training image's label, a column an epoch."""
+        return self.path / "label_history.csv"
+
+    @property
     def predictions(self) -> Path:
         """Every class' probability for every validation and test sample."""
         return self.path / "predictions.csv"

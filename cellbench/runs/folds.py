@@ -16,7 +16,15 @@ from cellbench.runs.folder import RunFolder
 from cellbench.runs.predictions import read_predictions
 
 # What may differ between the runs of one cross-validation.
-_FREE = ("runs", "name", "wandb", "tensorboard", "trainer.enable_progress_bar", "data.split.fold")
+_FREE = (
+    "runs",
+    "name",
+    "wandb",
+    "tensorboard",
+    "label_history",
+    "trainer.enable_progress_bar",
+    "data.split.fold",
+)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from lightning.pytorch import Callback, Trainer
 
 import cellbench
@@ -22,6 +23,7 @@ from cellbench.runs import environment, features, figures, loggers, metrics
 from cellbench.runs.averaging import Averaging
 from cellbench.runs.checkpoint import BestEpoch, CheckpointConfig, Description, read_checkpoint
 from cellbench.runs.folder import RunFolder, as_yaml, write_text
+from cellbench.runs.label_history import LabelHistory
 from cellbench.runs.predictions import Predictions, read_predictions, write_predictions
 from cellbench.runs.progress import Progress
 from cellbench.runs.ranks import Ranks
@@ -33,6 +35,7 @@ class RunCallbacks(NamedTuple):
 
     Attributes:
         history: The losses and metrics by epoch.
+        labels: The labels' probabilities by epoch, where that is asked for.
         collector: The probabilities of the last evaluation.
         averaging: Averages the weights, where that is asked for.
         best: Keeps the best epoch's weights; none where that is the last.
@@ -40,6 +43,7 @@ class RunCallbacks(NamedTuple):
     """
 
     history: History
+    labels: list[LabelHistory]
     collector: Collector
     averaging: list[Averaging]
     best: list[BestEpoch]
@@ -53,6 +57,8 @@ class RunCallbacks(NamedTuple):
         config: CheckpointConfig,
         ranks: Ranks,
         hint: str,
+        *,
+        label_history: bool,
     ) -> "RunCallbacks":
         """Makes them for a run; the hint says what to do after a signal."""
         history = History(folder.history)
@@ -61,6 +67,7 @@ class RunCallbacks(NamedTuple):
         best = [BestEpoch(folder.best, config, history, averaging, ranks)]
         return cls(
             history,
+            [LabelHistory(folder.label_history, data, ranks)] if label_history else [],
             Collector(ranks),
             [averaging] if averaging else [],
             [] if config.monitor == "last" else best,
@@ -69,7 +76,8 @@ class RunCallbacks(NamedTuple):
 
     def in_order(self) -> list[Callback]:
         """As Lightning is to call them."""
-        return [self.history, self.collector, *self.averaging, *self.best, self.progress]
+        watching = [self.history, *self.labels, self.collector, *self.averaging, *self.best]
+        return [*watching, self.progress]
 
 
 @dataclass
@@ -174,6 +182,17 @@ class Run:
             raise
         with self.callbacks.progress.watching(), self._written():
             return self._score((part,))
+
+    def probabilities(self) -> np.ndarray:
+        """What the model makes of every image of the table, as it is: (n, classes)."""
+        model, trainer = self.model.eval(), self.trainer
+        model.to(trainer.strategy.root_device)
+        found = []
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            for batch in self.data.every_image(None):
+                moved = self.data.transfer_batch_to_device(batch, model.device, 0)
+                found.append(model.predict_step(moved).cpu())
+        return torch.cat(found).numpy()
 
     def _discard(self) -> None:
         """Ends a run that must not begin."""

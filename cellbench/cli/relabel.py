@@ -1,0 +1,152 @@
+"""relabel: finds wrong labels in an experiment's training split, and writes better ones."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cellbench.cli.engine import CellbenchCLI
+from cellbench.cli.parsing import check_yaml, take_option
+from cellbench.data.labels import flip
+from cellbench.errors import UserError
+from cellbench.relabel.detection import correct, easy, noisy
+from cellbench.runs.folder import RunFolder, write_text
+from cellbench.runs.label_history import read_label_history
+
+_HELP = """usage: python -m cellbench relabel --config EXPERIMENT --noise_rate RATE [options of fit]
+
+Trains an experiment three times to tell easy, hard and wrongly labelled images of its training
+split apart (HSA-NRL: Zhu et al., IEEE Trans Med Imaging 2022), and writes labels.csv:
+
+  1. with the labels as they are: easy is what keeps a high probability of its label;
+  2. on the easy images with RATE of their labels made wrong: what wrong labels look like;
+  3. without what looks wrong: this one relabels it.
+
+Then: python -m cellbench fit --config EXPERIMENT --data.train_labels LABELS.CSV
+
+options:
+  --noise_rate RATE   the share of wrong labels, as far as it is known, above 0 and below 0.6
+  --output FOLDER     for labels.csv and the three runs (runs/NAME-relabel)
+
+Given again, the command goes on where it was interrupted.
+"""
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs the command."""
+    if {"-h", "--help"} & set(args):
+        print(_HELP, end="")
+        return 0
+    rate, rest = take_option(args, "--noise_rate")
+    given, rest = take_option(rest, "--output")
+    name, rest = take_option(rest, "--name")
+    check_yaml(rest)
+    noise_rate = _rate(rate)
+    config, _ = take_option(rest, "--config")
+    if config is None:
+        raise UserError("relabel: which experiment? give --config")
+    output = Path(given or Path("runs", f"{name or Path(config).stem}-relabel"))
+    if (output / "labels.csv").exists():
+        raise UserError(f"--output: {output} has a labels.csv; give another folder, or delete it")
+    fits = _Fits(rest, output)
+
+    ids, labels, history = read_label_history(fits.fit("history").label_history)
+    classes = sorted(set(labels))
+    numbers = np.array([classes.index(label) for label in labels])
+    is_easy = easy(history, noise_rate)
+    chosen = np.flatnonzero(is_easy)
+    artificial = flip(numbers[chosen], len(classes), noise_rate, seed=0)
+    some = {ids[i]: classes[label] for i, label in zip(chosen, artificial, strict=True)}
+    second = fits.fit("artificial", {name: some.get(name, "") for name in ids})
+    own, _, curves = read_label_history(second.label_history)
+    known = {ids[i]: bool(artificial[k] != numbers[i]) for k, i in enumerate(chosen)}
+    flipped = np.array([known[name] for name in own])
+    is_noisy = np.zeros(len(ids), dtype=bool)
+    if not is_easy.all():
+        is_noisy[~is_easy] = noisy(history[~is_easy], curves, flipped, seed=0)
+
+    kept = dict(zip(ids, np.where(is_noisy, "", labels), strict=True))
+    cli = fits.run("correction", kept)
+    data = cli.datamodule
+    of_id = {sample.id: i for i, sample in enumerate(data.table.samples)}
+    positions = np.array([of_id[name] for name in ids])
+    names = np.array(data.classes)
+    predicted = names[cli.run.probabilities()[positions].argmax(axis=1)]
+    judged = np.array([classes.index(label) if label in classes else -2 for label in predicted])
+    corrected = correct(numbers, judged, is_easy, is_noisy)
+    final = np.where(corrected < 0, "", np.where(is_easy, np.array(labels), predicted))
+    kinds = np.where(is_easy, "easy", np.where(is_noisy, "noisy", "hard"))
+    columns = {"label": final.tolist(), "given": labels, "kind": kinds.tolist()}
+    _write(output / "labels.csv", {"id": ids} | columns)
+
+    counts = ", ".join(f"{int((kinds == kind).sum())} {kind}" for kind in ("easy", "hard", "noisy"))
+    changed = (final != "") & (final != np.array(labels))
+    print(f"{len(ids)} training images: {counts}; {changed.sum()} relabelled, ", end="")
+    print(f"{(final == '').sum()} left out: {output / 'labels.csv'}")
+    truth = names[data.table.labels[positions]]
+    if data.label_noise:
+        before, after = np.array(labels) != truth, (final != truth)[final != ""]
+        print(f"wrong labels: {before.mean():.1%} before, {after.mean():.1%} of those kept")
+    return 0
+
+
+class _Fits:
+    """The trainings, each a run of its own in a folder of its own.
+
+    Args:
+        args: The options of a fit.
+        output: Where they lie.
+    """
+
+    def __init__(self, args: Sequence[str], output: Path) -> None:
+        self._args = [
+            *args,
+            "--label_history=true",
+            "--checkpoint.monitor=last",
+            "--checkpoint.patience=null",
+            "--model.co_teaching=null",
+            f"--runs={output}",
+        ]
+        self._output = output
+
+    def fit(self, name: str, labels: Mapping[str, str] | None = None) -> RunFolder:
+        """A finished run: that of an earlier call, or a new one."""
+        for path in sorted((self._output / name).glob("*/metrics.json")):
+            return RunFolder(path.parent)
+        return self.run(name, labels).run.folder
+
+    def run(self, name: str, labels: Mapping[str, str] | None = None) -> CellbenchCLI:
+        """Trains on other labels, of which the empty ones are left out."""
+        args = [*self._args, f"--name={name}"]
+        if labels is not None:
+            path = self._output / f"{name}.csv"
+            _write(path, {"id": list(labels), "label": list(labels.values())})
+            args.append(f"--data.train_labels={path}")
+        print(f"relabel: {name}", flush=True)
+        cli = CellbenchCLI("fit", args, args, resume="auto")
+        if cli.model is None:
+            raise UserError("trainer.devices: relabel trains on one device")
+        return cli
+
+
+def _rate(given: str | None) -> float:
+    try:
+        rate = float(given or "")
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < 0.6:  # else hardly anything is left to be easy
+        raise UserError(
+            f"--noise_rate: {given} is not above 0 and below 0.6; give the share of wrong labels"
+        )
+    return rate
+
+
+def _write(path: Path, columns: Mapping[str, Sequence[str]]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text.getvalue())

@@ -1,0 +1,113 @@
+"""SMOTE on pixels, image by image: memory does not grow with the number of synthetic images.
+
+Chawla et al., SMOTE: synthetic minority over-sampling technique, JAIR 16 (2002).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+
+from cellbench.data.cache import Pixels
+from cellbench.data.views import Image, Mask, View, apply_view
+from cellbench.errors import UserError
+
+SIDE = 32
+"""Height and width of the copies whose neighbours are sought."""
+
+_STREAM = 1  # of random numbers, beside the augmentation's
+
+
+@dataclass(frozen=True)
+class SmoteConfig:
+    """Synthetic images for the smaller classes of the training split.
+
+    Each is a blend of an image and one of its nearest neighbours of the same class, drawn anew
+    every time.
+
+    Attributes:
+        count: How many images of each class an epoch has at least; null for as many as the largest
+            class has.
+        neighbours: Among how many neighbours one is drawn; a class of n has at most n - 1.
+    """
+
+    count: int | None = None
+    neighbours: int = 5
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a value is out of its range."""
+        if self.count is not None and self.count < 2:
+            raise UserError(f"data.smote.count: {self.count} is less than 2")
+        if self.neighbours < 1:
+            raise UserError(f"data.smote.neighbours: {self.neighbours} is less than 1")
+
+
+class Smote:
+    """Blends images of a training split with their neighbours.
+
+    Args:
+        pixels: The decoded images.
+        positions: The training split's, (n,).
+        labels: Their class indices, (n,).
+        quotas: For each class how many images an epoch has of it.
+        config: How.
+        classes: The class names.
+        view: What of the images the network sees.
+        fill: The value of what is hidden.
+
+    Raises:
+        UserError: A class that needs synthetic images has a single one.
+    """
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        positions: np.ndarray,
+        labels: np.ndarray,
+        quotas: Sequence[int],
+        config: SmoteConfig,
+        classes: Sequence[str],
+        view: View,
+        fill: int,
+    ) -> None:
+        self._pixels, self._view, self._fill = pixels, view, fill
+        self._neighbours: dict[int, np.ndarray] = {}
+        for label, quota in enumerate(quotas):
+            own = positions[labels == label]
+            if quota <= len(own):
+                continue
+            if len(own) < 2:
+                raise UserError(
+                    f"data.smote: class '{classes[label]}' has a single image in the training "
+                    "split, and nothing to blend it with; use data.balance, or exclude it"
+                )
+            copies = np.stack([self._copy(int(position)) for position in own])
+            k = min(config.neighbours, len(own) - 1)
+            search = NearestNeighbors(n_neighbors=k).fit(copies)
+            found = own[search.kneighbors(return_distance=False)]  # not counting itself
+            self._neighbours |= dict(zip(own.tolist(), found, strict=True))
+
+    def _copy(self, position: int) -> np.ndarray:
+        image, mask = self._pixels.read(position)
+        shown = apply_view(image, mask, self._view, self._fill)
+        small = cv2.resize(shown, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        return small.astype(np.float32).ravel()
+
+    def blend(self, position: int, seed: tuple[int, ...]) -> tuple[Image, Mask | None]:
+        """A synthetic image, and all that the masks of the two have inside.
+
+        Args:
+            position: The image that it begins with.
+            seed: Non-negative integers that alone decide the neighbour and the share.
+        """
+        generator = np.random.default_rng((*seed, _STREAM))
+        other = int(generator.choice(self._neighbours[position]))
+        share = float(generator.uniform())
+        pair = [self._pixels.read(position), self._pixels.read(other)]
+        # What a view hides of one image must not shine through where the other is shown.
+        first, second = (apply_view(image, mask, self._view, self._fill) for image, mask in pair)
+        blended: Image = cv2.addWeighted(first, 1 - share, second, share, 0)  # type: ignore[assignment]
+        masks = [mask for _, mask in pair if mask is not None]
+        return blended, np.maximum(*masks) if masks else None

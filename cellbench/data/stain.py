@@ -1,0 +1,143 @@
+"""Stains: normalisation to a reference, and augmentation, in optical density.
+
+Where light passes through stains, their optical densities add up (Beer and Lambert): each pixel is
+a mixture of two stains' colours, by their concentrations.
+"""
+
+from typing import Any, Literal
+
+import albumentations as A
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cellbench.data.views import Image
+
+Stain = Literal["haematoxylin_eosin", "giemsa"]
+Normalisation = Literal["none", "haematoxylin_eosin", "giemsa"]
+"""Whether images are brought to one staining, and with what they were stained."""
+
+FORMAT = 1
+"""Part of every cache file's name: raise it when images are normalised otherwise."""
+
+# Optical densities in red, green and blue: of Ruifrok and Johnston (Anal Quant Cytol Histol 2001),
+# and for Giemsa's methylene blue and eosin those of Landini's colour deconvolution for ImageJ.
+VECTORS: dict[Stain, NDArray[np.float64]] = {
+    "haematoxylin_eosin": np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]]),
+    "giemsa": np.array([[0.834750, 0.513556, 0.196330], [0.092789, 0.954111, 0.283111]]),
+}
+
+# What images are brought to: each stain's colour, and its concentration's 99th percentile. Those of
+# haematoxylin and eosin are of Macenko et al.'s own code; those of Giemsa the medians of
+# what `estimate` finds in the 299 hpv cells.
+REFERENCES: dict[Stain, tuple[NDArray[np.float64], NDArray[np.float64]]] = {
+    "haematoxylin_eosin": (
+        np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]]),
+        np.array([1.9705, 1.0308]),
+    ),
+    "giemsa": (
+        np.array([[0.701, 0.673, 0.192], [0.233, 0.964, 0.135]]),
+        np.array([1.53, 4.18]),
+    ),
+}
+
+STAINED = 0.15
+"""Pixels of a lower optical density are background."""
+
+LEAST = 50
+"""With fewer stained pixels no stain can be told from an image."""
+
+_DENSITY = -np.log((np.arange(256) + 1) / 256)
+
+
+def estimate(image: Image) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Finds an image's two stains after Macenko et al. (ISBI 2009).
+
+    Args:
+        image: RGB, uint8, (H, W, 3).
+
+    Returns:
+        Their colours as unit vectors of optical density, (2, 3), the bluer first, and the 99th
+        percentiles of their concentrations, (2,); None where too little is stained.
+    """
+    density = _DENSITY[image].reshape(-1, 3)
+    stained = density[(density > STAINED).all(axis=1)]
+    if len(stained) < LEAST:
+        return None
+    _, axes = np.linalg.eigh(np.cov(stained.T))
+    plane = axes[:, 1:]  # the two of most variance
+    plane = plane * np.where(plane.sum(axis=0) < 0, -1, 1)
+    angles = np.arctan2(*(stained @ plane).T)
+    ends = np.percentile(angles, (1, 99))
+    found = np.stack([np.sin(ends), np.cos(ends)], axis=1) @ plane.T
+    # Of the two, haematoxylin and methylene blue absorb more red.
+    vectors = found[np.argsort(-found[:, 0])].clip(0)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not (norms > 0).all():
+        return None
+    vectors = vectors / norms
+    most = np.percentile(stained @ np.linalg.pinv(vectors), 99, axis=0)
+    return (vectors, most) if (most > 0).all() else None
+
+
+def normalise(image: Image, stain: Normalisation) -> Image:
+    """Gives an image's two stains the reference's colours and strengths.
+
+    Args:
+        image: RGB, uint8, (H, W, 3). Not changed.
+        stain: What the slide was stained with; none changes nothing.
+
+    Returns:
+        The same shape; the image as it is where too little of it is stained.
+    """
+    found = None if stain == "none" else estimate(image)
+    if found is None or stain == "none":
+        return image
+    vectors, most = found
+    colours, strengths = REFERENCES[stain]
+    concentrations = _DENSITY[image].reshape(-1, 3) @ np.linalg.pinv(vectors)
+    return _image((concentrations * (strengths / most)) @ colours, image.shape)
+
+
+def _image(density: NDArray[np.float64], shape: tuple[int, ...]) -> Image:
+    values = 256 * np.exp(-density) - 1
+    return values.round().clip(0, 255).astype(np.uint8).reshape(shape)
+
+
+class StainJitter(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations has no types
+    """Scales and shifts the concentration of each stain, and what neither explains.
+
+    Tellez et al., Whole-slide mitosis detection in H&E breast histology using PHH3 as a reference,
+    IEEE Trans Med Imaging 37 (2018).
+
+    Args:
+        stain: What the slides were stained with.
+        scale: Concentrations are multiplied by 1 - scale to 1 + scale.
+        shift: And then moved by at most this much.
+        p: How often it acts.
+    """
+
+    def __init__(self, stain: Stain, scale: float = 0.2, shift: float = 0.05, p: float = 0.9):
+        super().__init__(p=p)
+        self.stain, self.scale, self.shift = stain, scale, shift
+        first, second = (v / np.linalg.norm(v) for v in VECTORS[stain])
+        rest = np.cross(first, second)
+        basis = np.stack([first, second, rest / np.linalg.norm(rest)])
+        self._basis, self._inverse = basis, np.linalg.inv(basis)
+
+    def get_params(self) -> dict[str, Any]:
+        """Draws a factor and a shift for each of the three."""
+        draw = self.random_generator.uniform
+        scales = draw(1 - self.scale, 1 + self.scale, 3)
+        return {"scales": scales, "shifts": draw(-self.shift, self.shift, 3)}
+
+    def apply(self, img: Image, scales: Any, shifts: Any, **params: Any) -> Image:
+        """Applies what was drawn to an RGB image, uint8, (H, W, 3)."""
+        # All of it is one affine map of the densities.
+        matrix = (self._inverse * scales) @ self._basis
+        density = cv2.transform(_DENSITY[img], matrix.T) + shifts @ self._basis
+        return _image(density, img.shape)
+
+    def get_transform_init_args_names(self) -> tuple[str, ...]:
+        """What tells one such transform from another."""
+        return ("stain", "scale", "shift")

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from cellbench.__main__ import main
-from cellbench.data.sampling import BatchSampler
+from cellbench.data.sampling import BatchSampler, quotas
 from tests.conftest import draw_cell, write_image
 from tests.test_resume import assert_same, results
 
@@ -107,6 +107,23 @@ def test_metrics_and_confusion_count_every_sample_once(one, two):
     assert np.sum(theirs["test"]["confusion"]) == N
     assert theirs["test"]["confusion"] == ours["test"]["confusion"]
     assert theirs["test"]["metrics"] == ours["test"]["metrics"]
+
+
+def test_phases_and_co_teaching_are_those_of_one_device(root, tmp_path):
+    """DDP has to learn of parameters that a phase frees, and devices of what others have seen."""
+    options = ["--model.phases=[{epochs: 1, freeze: backbone}, {epochs: 1, freeze: stage2}, "]
+    options[0] += "{epochs: 1, lr: 0.002}]"
+    options += ["--model.co_teaching={forget_rate: 0.3, momentum: 0.5, warm_up: 1}"]
+    options += ["--data.balance=none", "--model.layer_decay=0.5"]
+    ours, theirs = (
+        fit(root, tmp_path / f"{devices}", *options, f"--trainer.devices={devices}")
+        for devices in (1, 2)
+    )
+    trained = [float(row["train/parameters"]) for row in rows_of(ours / "history.csv")]
+    assert trained[0] < trained[1] < trained[2]
+    for a, b in zip(rows_of(ours / "history.csv"), rows_of(theirs / "history.csv"), strict=True):
+        for name in set(a) - {"seconds"}:
+            assert float(b[name]) == pytest.approx(float(a[name]), rel=2e-4), name
 
 
 def test_a_frozen_backbone_is_asked_once_for_all_devices(root, tmp_path):
@@ -211,10 +228,11 @@ def test_no_process_outlives_a_killed_launcher(root, tmp_path):
 def test_classes_are_drawn_at_the_same_rates_on_any_number_of_devices(balance, ranks):
     labels = np.repeat([0, 1, 2], [64, 16, 4])
     rates = {"none": [64, 16, 4], "sqrt": [48, 24, 12], "balanced": [28, 28, 28]}[balance]
+    drawn = quotas([64, 16, 4], balance)
     shares = [
-        BatchSampler(np.arange(84), 10, (rank, ranks), 0, labels, balance) for rank in range(ranks)
+        BatchSampler(np.arange(84), 10, (rank, ranks), 0, labels, drawn) for rank in range(ranks)
     ]
-    whole = BatchSampler(np.arange(84), 10, (0, 1), 0, labels, balance)
+    whole = BatchSampler(np.arange(84), 10, (0, 1), 0, labels, drawn)
     for epoch in range(4):
         for sampler in (whole, *shares):
             sampler.set_epoch(epoch)
@@ -222,19 +240,19 @@ def test_classes_are_drawn_at_the_same_rates_on_any_number_of_devices(balance, r
         for batch, expected in zip(batches, whole, strict=True):
             assert sorted(key for share in batch for key in share) == sorted(expected)
             assert max(map(len, batch)) - min(map(len, batch)) <= 1
-        drawn = [labels[position] for batch in batches for share in batch for _, position in share]
-        assert [drawn.count(label) for label in range(3)] == rates
+        seen = [labels[key.position] for batch in batches for share in batch for key in share]
+        assert [seen.count(label) for label in range(3)] == rates
 
 
 def test_balancing_shows_every_sample_of_a_class_before_any_again():
     labels = np.repeat([0, 1], [90, 10])
-    sampler = BatchSampler(np.arange(100), 10, (0, 1), 0, labels, "balanced")
+    sampler = BatchSampler(np.arange(100), 10, (0, 1), 0, labels, quotas([90, 10], "balanced"))
     keys = []
     for epoch in range(9):
         sampler.set_epoch(epoch)
         keys += [key for batch in sampler for key in batch]
     assert len(set(keys)) == len(keys) == 900
-    turns = Counter(position for _, position in keys)
+    turns = Counter(key.position for key in keys)
     assert {turns[p] for p in range(90)} == {5}
     assert {turns[p] for p in range(90, 100)} == {45}
 

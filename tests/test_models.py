@@ -16,11 +16,12 @@ from cellbench.data.dataset import Batch
 from cellbench.errors import UserError
 from cellbench.models import backbones, torchvision_networks
 from cellbench.models.classifier import CellClassifier, WeightedMean
+from cellbench.models.co_teaching import CoTeachingConfig
 from cellbench.models.heads import HeadConfig
 from cellbench.models.losses import LOSSES, LossConfig, as_shares, losses
 from cellbench.models.optimisation import build_optimizer, parameter_groups
 from cellbench.models.phases import Phase, make_plan
-from cellbench.models.regularisation import penalised_parameters, penalty
+from cellbench.models.regularisation import penalised_parameters, penalty, sparsity
 
 CLASSES = ("a", "b", "c")
 COMMON = ("alexnet", "densenet121", "efficientnet_b0", "mobilenet_v2", "resnet18", "small_cnn")
@@ -345,6 +346,232 @@ def test_the_published_separable_network_has_its_parameters():
     assert counted(network) == 2_314_532
     drops = [layer.p for layer in network.head if isinstance(layer, nn.Dropout)]
     assert drops == [0.7, 0.5, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "head", "expected"),
+    [
+        ("bottleneck_resnet", HeadConfig(), 165_904),
+        ("vgg_style_v1", HeadConfig(hidden=(128,), batch_norm=True), 306_352),
+        ("vgg_style_v3", HeadConfig(hidden=(1024, 1024)), 1_260_976),
+    ],
+)
+def test_the_leukemia_networks_have_their_published_parameters(backbone, head, expected):
+    classes = ("a", "b", "c", "d")
+    assert counted(CellClassifier(classes, (96, 128), backbone=backbone, head=head)) == expected
+
+
+OWN = [name for name in backbones.names() if name in backbones._own_names()]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v2", "vgg16", *OWN])
+def test_the_penalties_gradients_are_their_closed_forms_on_every_weight_and_no_other(name):
+    """l1 · sign(w) and 2 · l2 · w, as Keras' regularisers with the same factors."""
+    network = model(name)
+    weights = penalised_parameters(network)
+    layers = (nn.Conv2d, nn.Linear)
+    expected = {f"{n}.weight" for n, m in network.named_modules() if isinstance(m, layers)}
+    assert set(weights) == expected
+    penalty(list(weights.values()), l1=0.1, l2=0.01).backward()
+    for key, parameter in network.named_parameters():
+        if key not in weights:
+            assert parameter.grad is None
+            continue
+        value = parameter.detach()
+        assert torch.allclose(parameter.grad, 0.1 * value.sign() + 0.02 * value), key
+
+
+def test_sparsity_is_the_share_of_weights_near_zero():
+    weights = [nn.Parameter(torch.tensor([[0.0, 1e-4, -0.5]])), nn.Parameter(torch.ones(1, 1))]
+    assert float(sparsity(weights)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v2", "vgg11_bn", *OWN])
+def test_stages_hold_every_layer_once_in_order(name):
+    built = backbones.build(name, "none", (64, 64))
+    held = [id(p) for stage in built.stages for layer in stage for p in layer.parameters()]
+    assert held == [id(p) for p in built.trunk.parameters()]
+    assert all(any(layer.parameters() for layer in stage) for stage in built.stages)
+    assert len(built.stages) == (5 if name not in OWN else len(built.stages))
+
+
+@pytest.mark.parametrize("stage", [1, 3, 5])
+def test_freezing_up_to_a_stage_leaves_its_weights_and_statistics_and_trains_the_rest(stage):
+    network = model("resnet18", freeze=f"stage{stage}")
+    frozen = {1: "0 1", 3: "0 1 4 5", 5: "0 1 4 5 6 7"}[stage]
+    names = dict(
+        zip("014567", ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4"], strict=True)
+    )
+    kept = tuple(f"backbone.{names[i]}." for i in frozen.split())
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    network.train()
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=1.0)
+    network(torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)).square().sum().backward()
+    optimizer.step()
+    for key, value in network.state_dict().items():
+        if key.startswith(kept):
+            assert torch.equal(value, before[key]), key
+        elif key.endswith(("weight", "running_mean")):
+            assert not torch.equal(value, before[key]), key
+
+
+def test_group_norm_takes_the_place_of_every_batch_norm_and_its_scales():
+    torch.manual_seed(0)
+    whole = torchvision.models.resnet18()
+    nn.init.uniform_(whole.layer2[0].bn1.weight)
+    network = backbones.build("resnet18", "none", (64, 64), "group").trunk
+    kinds = [type(m) for m in network.modules()]
+    assert nn.BatchNorm2d not in kinds
+    assert kinds.count(nn.GroupNorm) == 20
+    assert {m.num_groups for m in network.modules() if isinstance(m, nn.GroupNorm)} == {32}
+    images = torch.randn(4, 3, 64, 64)
+    network.train()
+    assert torch.allclose(network(images)[:1], network(images[:1]), atol=1e-4)
+
+
+def test_group_norm_keeps_loaded_scales(tmp_path):
+    whole = torchvision.models.resnet18()
+    nn.init.uniform_(whole.layer2[0].bn1.weight)
+    torch.save(whole.state_dict(), tmp_path / "weights.pt")
+    built = backbones.build("resnet18", str(tmp_path / "weights.pt"), (64, 64), "group")
+    assert torch.equal(built.trunk.layer2[0].bn1.weight, whole.layer2[0].bn1.weight)
+
+
+def test_what_is_loaded_skipped_and_new_is_told(tmp_path):
+    whole = torchvision.models.resnet18()
+    file = tmp_path / "weights.pt"
+    torch.save(whole.state_dict(), file)
+    told = model("resnet18", weights=str(file)).loaded
+    assert told == f"120 entries of {file} loaded, 2 skipped (fc.weight, fc.bias), the head is new"
+    with pytest.raises(UserError, match=r"model\.partial_weights: true takes what fits"):
+        model("resnet34", weights=str(file))
+    other = model("resnet34", weights=str(file), partial_weights=True)
+    assert re.search(r"120 entries .* 2 skipped .* 80 of the backbone begun anew", other.loaded)
+    found = other.backbone.state_dict()
+    assert torch.equal(found["layer1.0.conv1.weight"], whole.layer1[0].conv1.weight)
+    with pytest.raises(UserError, match=r"nothing in .* fits the network"):
+        model("small_cnn", weights=str(file), partial_weights=True)
+
+
+def test_weights_of_another_shape_are_skipped_where_that_is_asked_for(tmp_path):
+    state = torchvision.models.resnet18().state_dict()
+    state["layer4.1.conv2.weight"] = torch.zeros(3, 3)
+    torch.save(state, tmp_path / "weights.pt")
+    with pytest.raises(UserError, match="does not fit the network: size mismatch"):
+        model("resnet18", weights=str(tmp_path / "weights.pt"))
+    told = model("resnet18", weights=str(tmp_path / "weights.pt"), partial_weights=True).loaded
+    assert "3 skipped (fc.weight, fc.bias, layer4.1.conv2.weight)" in told
+
+
+@pytest.mark.parametrize("name", ["resnetv2_18", "vit_tiny_patch16_224"])
+def test_networks_of_timm_train_and_load(tmp_path, name):
+    timm = pytest.importorskip("timm")
+    check_backbone(f"timm/{name}", 64)
+    sized = {"img_size": 64} if "vit" in name else {}
+    whole = timm.create_model(name, num_classes=7, **sized)
+    torch.save(whole.state_dict(), tmp_path / "weights.pt")
+    loaded = model(f"timm/{name}", weights=str(tmp_path / "weights.pt"), size=(64, 64))
+    state = whole.state_dict()
+    own = loaded.backbone.state_dict()
+    assert len(own) > 100
+    assert all(torch.equal(value, state[key]) for key, value in own.items())
+    assert loaded.mean.flatten().tolist() == pytest.approx(whole.pretrained_cfg["mean"])
+
+
+def test_an_unknown_network_of_timm_is_named():
+    pytest.importorskip("timm")
+    with pytest.raises(UserError, match=r"timm has no network 'resnet51'; closest: resnet"):
+        model("timm/resnet51")
+
+
+def test_inception_is_cut_before_its_classifiers_at_its_own_size():
+    built = backbones.build("inception_v3", "none", (299, 299))
+    assert built.shape == (2048, 8, 8)
+    assert built.mean == (0.5, 0.5, 0.5)
+    assert not [key for key in built.trunk.state_dict() if "Aux" in key or "fc" in key]
+
+
+P = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3]])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cross_entropy", -torch.log(P)),
+        ("focal", -((1 - P) ** 2) * torch.log(P)),
+        ("symmetric", -0.1 * torch.log(P) + 4 * (1 - P)),
+        ("generalised", (1 - P**0.7) / 0.7),
+    ],
+)
+def test_losses_are_their_formulas(name, expected):
+    labels = torch.tensor([0, 2])
+    found = losses(torch.log(P), as_shares(labels, 3, 0.0), LossConfig(name))
+    assert torch.allclose(found, expected[[0, 1], labels], atol=1e-6)
+    soft = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+    found = losses(torch.log(P), as_shares(soft, 3, 0.0), LossConfig(name))
+    assert torch.allclose(found, (soft * expected).sum(dim=1), atol=1e-6)
+
+
+def test_every_loss_is_lowest_where_the_label_is_right():
+    logits = torch.tensor([[4.0, 0.0, -1.0]])
+    for name in LOSSES:
+        found = [
+            float(losses(logits, as_shares(torch.tensor([k]), 3, 0), LossConfig(name)))
+            for k in range(3)
+        ]
+        assert found == sorted(found)
+
+
+def test_label_smoothing_is_that_of_torch():
+    logits, labels = torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])
+    found = losses(logits, as_shares(labels, 3, 0.2), LossConfig())
+    assert torch.allclose(
+        found, nn.functional.cross_entropy(logits, labels, label_smoothing=0.2, reduction="none")
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"freeze": "stage9"}, r"model.freeze: small_cnn has no stage 'stage9'; closest: stage"),
+        ({"freeze": "layer4"}, r"allowed: none, stage1, stage2, stage3, stage4, backbone"),
+        ({"freeze": "stage1", "phases": [Phase(1)]}, "beside model.phases"),
+        ({"layer_decay": 0.0}, "model.layer_decay: 0.0 is not above 0"),
+        ({"mixup": -0.1}, "model.mixup: -0.1 is less than 0"),
+    ],
+)
+def test_recipes_that_cannot_be_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        model(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Phase(0), "a phase of 0 epochs trains nothing"),
+        (lambda: Phase(1, lr=0.0), "a phase with lr 0.0 trains nothing"),
+        (lambda: LossConfig(label_smoothing=1.0), "model.loss.label_smoothing"),
+        (lambda: LossConfig(gamma=-1), "model.loss.gamma"),
+        (lambda: LossConfig(q=0), "model.loss.q"),
+        (lambda: CoTeachingConfig(0.0), "model.co_teaching.forget_rate"),
+        (lambda: CoTeachingConfig(0.1, momentum=1.0), "model.co_teaching.momentum"),
+        (lambda: CoTeachingConfig(0.1, warm_up=0), "model.co_teaching.warm_up"),
+    ],
+)
+def test_values_out_of_range_are_refused(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def test_earlier_stages_learn_more_slowly():
+    network = model("resnet18", layer_decay=0.5, lr=0.01)
+    network.trainer = Trainer(accelerator="cpu", devices=1, logger=False)
+    optimizer = network.configure_optimizers()
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(rates) == len(list(network.parameters()))
+    names = {"head.0": 1, "backbone.layer4.1.conv2": 0.5, "backbone.layer1.0.bn1": 0.0625}
+    for name, factor in (names | {"backbone.conv1": 0.03125}).items():
+        assert rates[id(network.get_submodule(name).weight)] == pytest.approx(0.01 * factor)
 
 
 def test_a_dropout_for_each_dense_layer_is_checked():

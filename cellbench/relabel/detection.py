@@ -4,9 +4,11 @@ Zhu et al., Hard sample aware noise robust learning for histopathology image cla
 Trans Med Imaging 41 (2022), with the constants of the authors' code.
 """
 
+import warnings
 from typing import Literal
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
 Kind = Literal["easy", "hard", "noisy"]
@@ -60,7 +62,9 @@ def noisy(
         n_iter_no_change=500,
         random_state=seed,
     )
-    classifier.fit(artificial, flipped)
+    with warnings.catch_warnings():  # as many steps as published, settled or not
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        classifier.fit(artificial, flipped)
     found: np.ndarray = classifier.predict(history).astype(bool)
     return found
 

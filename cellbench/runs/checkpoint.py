@@ -172,7 +172,10 @@ class BestEpoch(Callback):
         values = [row[monitor] for row in self._history.rows]
         values.append(float(trainer.callback_metrics[monitor]))
         if self._ranks.first and self._config.best(values) == len(values) - 1:
-            frozen = {name for name, p in pl_module.named_parameters() if not p.requires_grad}
+            # What no phase trains need not be copied.
+            groups = [group for each in trainer.optimizers for group in each.param_groups]
+            learns = {id(p) for group in groups for p in group["params"]}
+            frozen = {name for name, p in pl_module.named_parameters() if id(p) not in learns}
             scored = pl_module if self._averaging is None else self._averaging.scored(pl_module)
             weights = scored.state_dict().items()
             kept = {k: v if k in frozen else v.to("cpu", copy=True) for k, v in weights}

@@ -10,10 +10,12 @@ import multiprocessing
 import os
 import statistics
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -222,10 +224,11 @@ def run(commands: list[list[str]]) -> int:
     from cellbench.__main__ import main
 
     for command in commands:
-        outputs = [Path(o.removeprefix("--output=")) for o in command if o.startswith("--output=")]
-        if outputs and (outputs[0] / "labels.csv").exists():
-            continue
-        code = main(command)
+        outputs = [o.removeprefix("--output=") for o in command if o.startswith("--output=")]
+        with FileLock(f"{outputs[0]}.lock") if outputs else nullcontext():
+            if outputs and Path(outputs[0], "labels.csv").exists():
+                continue
+            code = main(command)
         if code:
             return code
     return 0

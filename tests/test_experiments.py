@@ -28,9 +28,28 @@ def test_an_experiment_runs_for_a_step(path, fit, request):
     if module in ROOTS:
         data = [f"--data.root={request.getfixturevalue(ROOTS[module])}"]
     steps = ["--trainer.limit_train_batches=1", "--trainer.max_epochs=1"]
+    phases = config["model"].get("phases")
+    if phases:  # all of them
+        shown = ", ".join(f"{{epochs: 1, freeze: {phase['freeze']}}}" for phase in phases)
+        steps += [f"--trainer.max_epochs={len(phases)}", f"--model.phases=[{shown}]"]
     run = fit(f"--config={path}", *data, *steps, "--model.weights=none", name=path.stem)
     result = json.loads((run / "metrics.json").read_text())
-    assert bool(result["stamps"]) == path.stem.endswith("_published")
+    assert bool(result["stamps"]) == path.stem.endswith("_as_published")
+
+
+def test_every_published_project_has_its_honest_counterpart():
+    published = [path for path in EXPERIMENTS if path.stem.endswith("_as_published")]
+    assert len(published) >= 5
+    for path in published:
+        module = yaml.safe_load(path.read_text())["data"]["class_path"]
+        honest = [
+            config
+            for config in (yaml.safe_load(p.read_text()) for p in EXPERIMENTS)
+            if config["data"]["class_path"] == module
+            and config["data"]["init_args"]["split"]["protocol"] != "image"
+        ]
+        assert honest
+        assert any(config["model"].get("weights", "none") == "none" for config in honest)
 
 
 def test_the_three_views_differ_in_the_view_alone():

@@ -38,7 +38,7 @@ def main(args: Sequence[str]) -> int:
     """Runs the command."""
     if {"-h", "--help"} & set(args):
         print(_HELP, end="")
-        return 0
+        raise SystemExit(0)
     rate, rest = take_option(args, "--noise_rate")
     given, rest = take_option(rest, "--output")
     name, rest = take_option(rest, "--name")

@@ -60,7 +60,7 @@ def _wandb(folder: RunFolder, name: str, config: WandbConfig) -> WandbLogger:
         id=hashlib.blake2b(str(folder.path.resolve()).encode(), digest_size=6).hexdigest(),
         resume="allow",  # a run that goes on is the same run
         save_dir=str(folder.path),
-        offline=config.mode == "offline",
+        mode=config.mode,  # Lightning's own way would keep every later run offline too
         project=config.project,
         entity=config.entity,
         group=config.group,

@@ -54,6 +54,12 @@ SEEDS = range(3)
 HPV = (f"--config={EXPERIMENTS / 'hpv_raw.yaml'}", "--data.root={shared}/hpv")
 SMALL = (*HPV, "--model.backbone=se_resnet8")
 
+SEPARABLE = (
+    *HPV,
+    "--model.backbone=separable_cnn",
+    "--model.head={pool: flatten, hidden: [512, 128, 64], dropout: [0, .7, .5, .3]}",
+)
+
 NETWORKS = Comparison(
     [
         Condition("se_resnet8", SMALL),
@@ -70,14 +76,8 @@ NETWORKS = Comparison(
             "vgg_style_v3",
             (*HPV, "--model.backbone=vgg_style_v3", "--model.head={hidden: [1024, 1024]}"),
         ),
-        Condition(
-            "separable_cnn",
-            (
-                *HPV,
-                "--model.backbone=separable_cnn",
-                "--model.head={pool: flatten, hidden: [512, 128, 64], dropout: [0, .7, .5, .3]}",
-            ),
-        ),
+        Condition("separable_cnn", SEPARABLE),
+        Condition("separable_cnn, group norm", (*SEPARABLE, "--model.norm=group")),
         Condition("resnet18", (*HPV, "--model.backbone=resnet18")),
     ]
 )

@@ -5,6 +5,7 @@ import http.server
 import io
 import re
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from cellbench.data.dataset import Batch
+from cellbench.data.preprocessing import Preprocessing
 from cellbench.errors import UserError
 from cellbench.models import backbones, torchvision_networks
 from cellbench.models.classifier import CellClassifier, WeightedMean
@@ -22,6 +24,8 @@ from cellbench.models.losses import LOSSES, LossConfig, as_shares, losses
 from cellbench.models.optimisation import build_optimizer, parameter_groups
 from cellbench.models.phases import Phase, make_plan
 from cellbench.models.regularisation import penalised_parameters, penalty, sparsity
+from cellbench.runs.checkpoint import Description
+from cellbench.runs.inference import build_model
 
 CLASSES = ("a", "b", "c")
 COMMON = ("alexnet", "densenet121", "efficientnet_b0", "mobilenet_v2", "resnet18", "small_cnn")
@@ -33,12 +37,26 @@ def model(backbone="small_cnn", size=(64, 64), **arguments):
 
 
 def check_backbone(name, size):
+    """It trains, freezes as it says, and is made again from what a checkpoint holds of it."""
     images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
     network = model(name, (size, size))
     network(images).sum().backward()
     assert network(images).shape == (2, 3)
     without = [n for n, p in network.named_parameters() if p.grad is None]
     assert without == []
+    for frozen in {1, len(network._stages)}:
+        network._plan = replace(network._plan, frozen=(frozen,))
+        network._enter(0)
+        held = {id(p) for stage in network._stages[:frozen] for m in stage for p in m.parameters()}
+        if frozen == len(network._stages):
+            held = {id(p) for p in network.backbone.parameters()}
+        assert {id(p) for p in network.parameters() if not p.requires_grad} == held
+    described = Description(
+        "0", network.arguments, Preprocessing((size, size), "raw", 0), "32", "x", "y", None
+    )
+    again = build_model(described, network.state_dict()).eval()
+    with torch.no_grad():
+        assert torch.equal(again(images), network.eval()(images))
 
 
 @pytest.mark.parametrize("name", COMMON)
@@ -536,6 +554,10 @@ def test_label_smoothing_is_that_of_torch():
         ({"freeze": "stage9"}, r"model.freeze: small_cnn has no stage 'stage9'; closest: stage"),
         ({"freeze": "layer4"}, r"allowed: none, stage1, stage2, stage3, stage4, backbone"),
         ({"freeze": "stage1", "phases": [Phase(1)]}, "beside model.phases"),
+        (
+            {"backbone": "vit_b_16", "head": HeadConfig(pool="max"), "size": (32, 32)},
+            "model.head.pool: max, but this backbone gives a single vector",
+        ),
         ({"layer_decay": 0.0}, "model.layer_decay: 0.0 is not above 0"),
         ({"mixup": -0.1}, "model.mixup: -0.1 is less than 0"),
     ],

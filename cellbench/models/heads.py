@@ -55,7 +55,14 @@ def build_pool(config: HeadConfig, shape: tuple[int, ...]) -> tuple[nn.Sequentia
 
     Returns:
         A network from the maps to features, (B, D), and D.
+
+    Raises:
+        UserError: There are no maps to take the maximum of.
     """
+    if len(shape) == 1 and config.pool == "max":
+        raise UserError(
+            "model.head.pool: max, but this backbone gives a single vector and no maps; use avg"
+        )
     if len(shape) == 1 or config.pool == "flatten":
         return nn.Sequential(nn.Flatten()), prod(shape)
     pool = nn.AdaptiveAvgPool2d(1) if config.pool == "avg" else nn.AdaptiveMaxPool2d(1)

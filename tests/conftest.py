@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Tests run two at once: threads of their own would wait for each other. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import cv2
 import numpy as np
 import pytest

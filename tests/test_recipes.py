@@ -4,6 +4,8 @@ import csv
 import functools
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -345,3 +347,39 @@ def test_wrong_tables_of_labels_are_named(tmp_path, fails, text, message):
     if text is not None:
         path.write_text(text)
     assert message in fails("fit", *TINY, f"--data.train_labels={path}")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--model.backbone=se_resnet8", "--model.norm=group", "--data.stain=giemsa"],
+        *(
+            pytest.param(options, marks=pytest.mark.slow)
+            for options in (
+                ["--model.backbone=vgg_style_v1", "--model.head={hidden: [8], batch_norm: true}"],
+                ["--model.backbone=bottleneck_resnet", "--checkpoint.average=ema"],
+                ["--model.backbone=separable_cnn", "--model.head.pool=flatten"],
+                ["--model.backbone=timm/resnetv2_18", PHASES, FOUR],
+                ["--model.backbone=mobilenet_v2", "--model.freeze=stage3"],
+            )
+        ),
+    ],
+    ids=lambda options: options[0].partition("=")[2],
+)
+def test_a_fresh_process_gives_what_the_run_gave(fit, folder_root, tmp_path, options):
+    run = fit("--data=FolderDataModule", f"--data.root={folder_root}", *options)
+    given = [f"--run={run}", f"--images={folder_root}", f"--output={tmp_path / 'new.csv'}"]
+    for masks in (folder_root / "masks").rglob("*.png"):
+        masks.unlink()
+    command = [sys.executable, "-m", "cellbench", "predict", *given]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "new.csv").open() as file:
+        predicted = {row["file"]: row for row in csv.DictReader(file)}
+    with (run / "predictions.csv").open() as file:
+        scored = list(csv.DictReader(file))
+    assert scored
+    for row in scored:
+        new = predicted[row["id"]]
+        for key in ("p_blast", "p_normal cell"):
+            assert float(new[key]) == pytest.approx(float(row[key]), abs=2e-3)

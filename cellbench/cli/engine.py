@@ -391,7 +391,7 @@ class CellbenchCLI(LightningCLI):
         """What is allowed and seldom meant."""
         if self.datamodule.note:
             yield self.datamodule.note
-        if self.datamodule.label_noise:
+        if self.datamodule.label_noise and self.datamodule.train_labels is None:
             yield f"{self.datamodule.label_noise:.0%} of the training labels replaced by others"
         drawn = self.datamodule.drawn
         groups = len(np.unique(drawn.groups[drawn.parts == "test"]))

@@ -87,7 +87,6 @@ IMBALANCE = Comparison(
         Condition("as they are", SMALL),
         Condition("class weights", (*SMALL, "--model.class_weights=balanced")),
         Condition("balanced sampling", (*SMALL, "--data.balance=balanced")),
-        Condition("square-root sampling", (*SMALL, "--data.balance=sqrt")),
         Condition("focal loss", (*SMALL, "--model.loss.name=focal")),
         Condition("oversampled to 120", (*SMALL, "--data.balance=120")),
         Condition("SMOTE to 120", (*SMALL, "--data.smote.count=120")),

@@ -52,7 +52,14 @@ def check_backbone(name, size):
             held = {id(p) for p in network.backbone.parameters()}
         assert {id(p) for p in network.parameters() if not p.requires_grad} == held
     described = Description(
-        "0", network.arguments, Preprocessing((size, size), "raw", 0), "32", "x", "y", None
+        "0",
+        network.arguments,
+        Preprocessing((size, size), "raw", 0),
+        "32-true",
+        "x",
+        "y",
+        "z",
+        None,
     )
     again = build_model(described, network.state_dict()).eval()
     with torch.no_grad():
@@ -494,6 +501,37 @@ def test_networks_of_timm_train_and_load(tmp_path, name):
     assert len(own) > 100
     assert all(torch.equal(value, state[key]) for key, value in own.items())
     assert loaded.mean.flatten().tolist() == pytest.approx(whole.pretrained_cfg["mean"])
+
+
+def test_group_norm_keeps_the_activations_of_timm():
+    pytest.importorskip("timm")
+    batch = backbones.build("timm/resnetv2_18", "none", (64, 64)).trunk
+    group = backbones.build("timm/resnetv2_18", "none", (64, 64), "group").trunk
+    kinds = [[type(m) for m in network.modules()] for network in (batch, group)]
+    assert kinds[0].count(nn.ReLU) == kinds[1].count(nn.ReLU) > 10
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in group.modules())
+
+
+def test_a_trunk_of_timm_keeps_what_only_sounds_like_a_classifier(tmp_path):
+    timm = pytest.importorskip("timm")
+    whole = timm.create_model("convnext_atto", num_classes=7)
+    nn.init.constant_(whole.head.norm.weight, 7.0)
+    torch.save(whole.state_dict(), tmp_path / "weights.pt")
+    built = backbones.build("timm/convnext_atto", str(tmp_path / "weights.pt"), (64, 64))
+    assert (built.trunk.state_dict()["head.norm.weight"] == 7).all()
+
+
+def test_tokens_positions_and_scales_are_not_penalised():
+    for name in ("vit_b_16", "convnext_tiny", "swin_t"):
+        chosen = penalised_parameters(model(name, (32, 32)))
+        assert all(key.endswith("weight") for key in chosen)
+        assert not [key for key in chosen if "scale" in key or "pos" in key or "table" in key]
+
+
+def test_images_too_small_for_a_network_of_timm_are_named():
+    pytest.importorskip("timm")
+    with pytest.raises(UserError, match=r"timm/inception_v3 at \(32, 32\)"):
+        model("timm/inception_v3", (32, 32))
 
 
 def test_an_unknown_network_of_timm_is_named():

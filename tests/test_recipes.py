@@ -65,7 +65,7 @@ def test_phases_that_do_not_fill_the_training_are_refused(fails):
         "model.phases: they last 4 epochs, and trainer.max_epochs is 2; make them equal"
     )
     line = fails("fit", *TINY, "--model.phases=[{epochs: 2, freeze: stage8}]")
-    assert line.startswith("model.freeze: small_cnn has no stage 'stage8'")
+    assert line.startswith("model.phases: small_cnn has no stage 'stage8'")
 
 
 @pytest.mark.parametrize(
@@ -332,6 +332,67 @@ def test_a_training_takes_the_new_labels(relabelled, tmp_path, fails):
 def test_relabelling_that_cannot_be_is_refused(relabelled, fails, options, message):
     path, command = relabelled
     assert message in fails(*command, *options, f"--output={path.parent}")
+
+
+def test_trainings_of_other_options_are_not_taken(relabelled, fails, tmp_path):
+    path, command = relabelled
+    (tmp_path / "labels").mkdir()
+    begun = (path.parent / "relabel.txt").read_text()
+    (tmp_path / "labels" / "relabel.txt").write_text(begun)
+    line = fails(*command, "--noise_rate=0.3", f"--output={tmp_path / 'labels'}")
+    assert "holds trainings with other options" in line
+
+
+def test_labels_that_changed_since_are_noticed(relabelled, fails, tmp_path, monkeypatch):
+    path, command = relabelled
+    own = tmp_path / "labels.csv"
+    own.write_text(path.read_text())
+    fit = ["fit", *command[1:], f"--runs={tmp_path}", "--name=cut", f"--data.train_labels={own}"]
+
+    def stop(self, *args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args)
+
+    step = functools.wraps(CellClassifier.training_step)(CellClassifier.training_step)
+    with monkeypatch.context() as patched:
+        patched.setattr(CellClassifier, "training_step", functools.wraps(step)(stop))
+        assert main(fit) == 128 + signal.SIGTERM
+    (run,) = (tmp_path / "cut").iterdir()
+    rows = own.read_text().splitlines()
+    rows[1] = rows[1].split(",")[0] + ",,,"
+    own.write_text("\n".join(rows))
+    assert "the table of training labels is not the one" in fails("fit", f"--resume={run}")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--label_history=true", "--model.mixup=0.2"], "label_history: beside mixup an image"),
+        (["--data.smote={}", "--model.co_teaching.forget_rate=0.2"], "co_teaching: beside smote"),
+        (["--data.smote={}", "--data.view=silhouette"], "data.smote: two outlines have no blend"),
+        (
+            ["--model.norm=group", "--model.backbone=alexnet", "--data.image_size=64"],
+            "no batch norm",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(fails, options, message):
+    assert message in fails("fit", *TINY, *options)
+
+
+def test_class_weights_and_averages_go_together(fit):
+    run = fit("--checkpoint.average=ema", "--model.class_weights=balanced")
+    assert np.isfinite([row["val/loss"] for row in history(run)]).all()
+
+
+def test_patience_waits_for_the_last_phase(fit):
+    run = fit(
+        "--model.phases=[{epochs: 4, freeze: backbone, lr: 1e-9}, {epochs: 8, lr: 1e-9}]",
+        "--trainer.max_epochs=12",
+        "--checkpoint.patience=2",
+        "--model.head.dropout=0",
+    )
+    assert len(history(run)) >= 6
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,7 @@ def test_class_weights_come_from_the_training_split():
     model = CellClassifier(data.classes, (32, 32), "small_cnn", class_weights="balanced")
     model.trainer = SimpleNamespace(datamodule=data, max_epochs=2)
     model.setup("fit")
+    model.on_fit_start()
     labels = data.table.labels[data.drawn.indices("train")]
     expected = [len(labels) / (4 * (labels == k).sum()) for k in range(4)]
     assert model.loss_weight.tolist() == pytest.approx(expected)

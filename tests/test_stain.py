@@ -46,6 +46,8 @@ def test_an_image_without_stain_stays_as_it_is():
     blank = np.full((32, 32, 3), 240, np.uint8)
     assert estimate(blank) is None
     assert np.array_equal(normalise(blank, "giemsa"), blank)
+    single = np.full((32, 32, 3), (150, 80, 180), np.uint8)  # of one colour, whatever it is
+    assert np.array_equal(normalise(single, "giemsa"), single)
     image, _ = slide(VECTORS["giemsa"], (1, 1))
     assert np.array_equal(normalise(image, "none"), image)
 

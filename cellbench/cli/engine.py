@@ -167,6 +167,16 @@ class CellbenchCLI(LightningCLI):
                 f"model.phases: they last {epochs} epochs, and trainer.max_epochs is "
                 f"{config.trainer.max_epochs}; make them equal"
             )
+        model = config.model
+        blended = [name for name in ("mixup", "cutmix") if model[name]]
+        blended += ["smote"] if config.data.init_args.smote is not None else []
+        judged = ["co_teaching"] if model.co_teaching is not None else []
+        judged += ["label_history"] if config.label_history else []
+        if blended and judged:
+            raise UserError(
+                f"{judged[0]}: beside {blended[0]} an image has no label of its own to be judged; "
+                "choose one of the two"
+            )
         if self._command == "fit" and config.ckpt_path is not None:
             raise UserError("--ckpt_path: fit starts afresh; to go on with a run use --resume RUN")
         if self._command != "fit" and config.ckpt_path is None:
@@ -301,6 +311,7 @@ class CellbenchCLI(LightningCLI):
             checkpoint_config,
             ours,
             self.ranks,
+            trains=self._command == "fit",
         )
         if self.ranks.first:
             print(self._announcement(trainer, str(chosen), reason, loading), flush=True)
@@ -358,8 +369,12 @@ class CellbenchCLI(LightningCLI):
             config.pop(key, None)
         data = config["data"]
         data["class_path"] = data["class_path"].rsplit(".", 1)[-1]
-        if "root" in data["init_args"]:  # a run's folder must not depend on where it was begun
-            data["init_args"]["root"] = os.path.abspath(data["init_args"]["root"])
+        # A run's folder must not depend on where it was begun.
+        for key in ("root", "train_labels"):
+            if data["init_args"].get(key) is not None:
+                data["init_args"][key] = os.path.abspath(data["init_args"][key])
+        if config["model"]["weights"] not in ("none", "imagenet"):
+            config["model"]["weights"] = os.path.abspath(config["model"]["weights"])
         config["trainer"] = {k: v for k, v in config["trainer"].items() if v is not None}
         return config
 
@@ -398,6 +413,9 @@ class CellbenchCLI(LightningCLI):
         if groups < FEW_GROUPS:
             shown = "1 group" if groups == 1 else f"{groups} groups"
             yield f"the test images are of {shown}: too few for any interval to mean much"
+        swapped = self.model.arguments["norm"] == "group" and self.model.loaded is not None
+        if swapped and self.model.trained < sum(p.numel() for p in self.model.parameters()):
+            yield "what is frozen was trained with batch norm, and has group norm now"
         if self.model.frozen and self._get(self.config, "model").weights == "none":
             yield "the frozen backbone has random weights; give model.weights"
 

@@ -10,6 +10,7 @@ import numpy as np
 from cellbench.cli.engine import CellbenchCLI
 from cellbench.cli.parsing import check_yaml, take_option
 from cellbench.data.labels import flip
+from cellbench.data.splits import read_split
 from cellbench.errors import UserError
 from cellbench.relabel.detection import correct, easy, noisy
 from cellbench.runs.folder import RunFolder, write_text
@@ -30,8 +31,24 @@ options:
   --noise_rate RATE   the share of wrong labels, as far as it is known, above 0 and below 0.6
   --output FOLDER     for labels.csv and the three runs (runs/NAME-relabel)
 
-Given again, the command goes on where it was interrupted.
+The three train on one device, on every image once an epoch, and score their last one: balancing,
+blending, early stopping and co-teaching are left to the training that takes the labels. Given
+again, the command goes on where it was interrupted.
 """
+
+
+FORCED = (
+    "--label_history=true",
+    "--checkpoint.monitor=last",
+    "--checkpoint.patience=null",
+    "--data.balance=none",
+    "--data.smote=null",
+    "--model.co_teaching=null",
+    "--model.mixup=0",
+    "--model.cutmix=0",
+    "--trainer.devices=1",
+)
+"""What the three trainings have in common, whatever the experiment says."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -50,9 +67,16 @@ def main(args: Sequence[str]) -> int:
     output = Path(given or Path("runs", f"{name or Path(config).stem}-relabel"))
     if (output / "labels.csv").exists():
         raise UserError(f"--output: {output} has a labels.csv; give another folder, or delete it")
-    fits = _Fits(rest, output)
+    fits = _Fits(rest, output, f"{noise_rate} {rest} {Path(config).read_text('utf-8')}")
 
-    ids, labels, history = read_label_history(fits.fit("history").label_history)
+    first = fits.fit("history")
+    everything = [row["id"] for row in read_split(first.split) if row["split"] == "train"]
+    ids, labels, history = read_label_history(first.label_history)
+    if len(ids) < len(everything) or not np.isfinite(history).all():
+        raise UserError(
+            "relabel: every training image must have a label and be seen in every epoch; remove "
+            "data.train_labels and trainer.limit_train_batches"
+        )
     classes = sorted(set(labels))
     numbers = np.array([classes.index(label) for label in labels])
     is_easy = easy(history, noise_rate)
@@ -98,18 +122,23 @@ class _Fits:
     Args:
         args: The options of a fit.
         output: Where they lie.
+        identity: A text that differs where what they find may do.
+
+    Raises:
+        UserError: The folder holds trainings of another identity.
     """
 
-    def __init__(self, args: Sequence[str], output: Path) -> None:
-        self._args = [
-            *args,
-            "--label_history=true",
-            "--checkpoint.monitor=last",
-            "--checkpoint.patience=null",
-            "--model.co_teaching=null",
-            f"--runs={output}",
-        ]
+    def __init__(self, args: Sequence[str], output: Path, identity: str) -> None:
+        self._args = [*args, *FORCED, f"--runs={output}"]
         self._output = output
+        begun = output / "relabel.txt"
+        if begun.is_file() and begun.read_text("utf-8") != identity:
+            raise UserError(
+                f"--output: {output} holds trainings with other options; give another folder, or "
+                "delete it"
+            )
+        output.mkdir(parents=True, exist_ok=True)
+        write_text(begun, identity)
 
     def fit(self, name: str, labels: Mapping[str, str] | None = None) -> RunFolder:
         """A finished run: that of an earlier call, or a new one."""
@@ -125,10 +154,7 @@ class _Fits:
             _write(path, {"id": list(labels), "label": list(labels.values())})
             args.append(f"--data.train_labels={path}")
         print(f"relabel: {name}", flush=True)
-        cli = CellbenchCLI("fit", args, args, resume="auto")
-        if cli.model is None:
-            raise UserError("trainer.devices: relabel trains on one device")
-        return cli
+        return CellbenchCLI("fit", args, args, resume="auto")
 
 
 def _rate(given: str | None) -> float:
@@ -148,5 +174,4 @@ def _write(path: Path, columns: Mapping[str, Sequence[str]]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(zip(*columns.values(), strict=True))
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text.getvalue())

@@ -1,5 +1,6 @@
 """What every data module shares: table, split, view, augmentation, loaders."""
 
+import hashlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -142,6 +143,8 @@ class CellDataModule(LightningDataModule, ABC):
             raise UserError(f"data.balance: {self.balance} is less than 1")
         if self.smote is not None and self.balance != "none":
             raise UserError(f"data.smote: beside data.balance {self.balance}; choose one of them")
+        if self.smote is not None and self.view == "silhouette":
+            raise UserError("data.smote: two outlines have no blend; use another view")
         if not 0 <= self.label_noise < 1:
             raise UserError(f"data.label_noise: {self.label_noise} is not in 0 to 1, without 1")
         if not 0 <= self.fill <= 255:
@@ -305,19 +308,32 @@ class CellDataModule(LightningDataModule, ABC):
     def training(self) -> tuple[np.ndarray, np.ndarray]:
         """The positions that train, ascending, and all labels as training has them, (n,)."""
         positions, labels = self.drawn.indices("train"), self.table.labels.copy()
+        changed = next((k for k in ("label_noise", "train_labels") if getattr(self, k)), None)
+        if changed and self.targets is not None:
+            raise UserError(f"data.{changed}: training aims at votes, which it would not change")
         if self.label_noise:
             own = labels[positions]
             labels[positions] = flip(own, len(self.classes), self.label_noise, self.seed)
+            check_classes(labels[positions], self.classes, "data.label_noise")
         if self.train_labels is not None:
             positions, given = read_labels(self.train_labels, self.table, positions)
             labels[positions] = given
             check_classes(given, self.classes, "data.train_labels")
         return positions, labels
 
+    @property
+    def training_digest(self) -> str:
+        """A digest of the samples that train and of their labels."""
+        positions, labels = self.training
+        trained = np.stack([positions, labels[positions]]).tobytes()
+        return hashlib.blake2b(trained, digest_size=16).hexdigest()
+
     @cached_property
     def _smote(self) -> Smote | None:
         if self.smote is None:
             return None
+        if self.targets is not None:
+            raise UserError("data.smote: training aims at votes, which have no class to fill up")
         positions, labels = self.training
         quotas = self._quotas
         assert quotas is not None

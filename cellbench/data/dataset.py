@@ -152,16 +152,17 @@ class CellDataset(Dataset[Batch]):
         positions = np.array([key.position for key in keys], dtype=np.int64)
         labels, where = torch.from_numpy(self._labels[positions]), torch.from_numpy(positions)
         targets = _rows(self._targets, positions)
-        if self._variants is not None:
-            keys = [key._replace(turn=key.turn % self._variants) for key in keys]
-        seeds = [(self._seed, key.turn, int(self._keys[key.position])) for key in keys]
+        variants = self._variants
+        # A blend is drawn anew each time, an augmentation from so many variants.
+        blends = [(self._seed, key.turn, int(self._keys[key.position])) for key in keys]
+        seeds = [(s, turn if variants is None else turn % variants, k) for s, turn, k in blends]
         if isinstance(self._augmentation, BatchAugmentation):
             drawn = np.stack([self._augmentation.draw(seed) for seed in seeds])
-            images, masks = self._read_all(keys, positions, seeds)
+            images, masks = self._read_all(keys, positions, blends)
             return Batch(_channels_first(images), labels, where, masks, drawn, targets)
         shown = np.empty((len(keys), *self._pixels.images.shape[1:]), dtype=np.uint8)
-        for i, (key, seed) in enumerate(zip(keys, seeds, strict=True)):
-            image, mask = self._read(key, seed)
+        for i, (key, blend, seed) in enumerate(zip(keys, blends, seeds, strict=True)):
+            image, mask = self._read(key, blend)
             if self._augmentation is not None:
                 image, mask = self._augmentation(image, mask, seed)
             shown[i] = apply_view(image, mask, self._view, self._fill)

@@ -44,6 +44,9 @@ REFERENCES: dict[Stain, tuple[NDArray[np.float64], NDArray[np.float64]]] = {
 STAINED = 0.15
 """Pixels of a lower optical density are background."""
 
+ALIKE = 0.996
+"""Two stains whose colours' cosine is greater (5 degrees) are one."""
+
 LEAST = 50
 """With fewer stained pixels no stain can be told from an image."""
 
@@ -58,7 +61,8 @@ def estimate(image: Image) -> tuple[NDArray[np.float64], NDArray[np.float64]] | 
 
     Returns:
         Their colours as unit vectors of optical density, (2, 3), the bluer first, and the 99th
-        percentiles of their concentrations, (2,); None where too little is stained.
+        percentiles of their concentrations, (2,); None where too little is stained, or by one
+        stain alone.
     """
     density = _DENSITY[image].reshape(-1, 3)
     stained = density[(density > STAINED).all(axis=1)]
@@ -76,6 +80,8 @@ def estimate(image: Image) -> tuple[NDArray[np.float64], NDArray[np.float64]] | 
     if not (norms > 0).all():
         return None
     vectors = vectors / norms
+    if vectors[0] @ vectors[1] > ALIKE:
+        return None
     most = np.percentile(stained @ np.linalg.pinv(vectors), 99, axis=0)
     return (vectors, most) if (most > 0).all() else None
 

@@ -20,7 +20,8 @@ from cellbench.models.weights import Undrawn, from_file, from_run, load
 Norm = Literal["batch", "group"]
 
 GROUPS = 32
-"""The number of groups of a group norm (Wu and He, ECCV 2018), or the nearest divisor below."""
+"""The groups of a group norm (Wu and He, ECCV 2018), or the greatest power of two below that
+divides the channels."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,11 @@ def build(
         if trained == "group" != norm:
             raise UserError(f"model.norm: the run {run} trained with group; give norm: group")
     elif weights == "imagenet":
-        of = timm_networks.imagenet if of_timm else torchvision_networks.imagenet
-        state, source = of(name), f"{name}'s ImageNet weights"
+        source = f"{name}'s ImageNet weights"
+        if of_timm:
+            state = timm_networks.imagenet(name, image_size)
+        else:
+            state = torchvision_networks.imagenet(name)
     elif weights != "none":
         state = from_file(Path(weights))
     try:
@@ -115,9 +119,9 @@ def build(
             known = timm_networks if of_timm else torchvision_networks
             classifiers = known.CLASSIFIERS
         target = trunk if is_run else network  # a run's names are those of the trunk
-        loaded = load(target, state, source, classifiers, partial=partial)
-    if norm == "group" and trained != "group":
-        use_group_norm(trunk)
+        loaded = load(target, state, source, classifiers, bare=not whole, partial=partial)
+    if norm == "group" and trained != "group" and not use_group_norm(trunk):
+        raise UserError(f"model.norm: group, but {name} has no batch norm to replace; use batch")
     shape, stages = _look(name, trunk, image_size)
     if of_timm:
         mean, std = timm_networks.normalisation(network)
@@ -135,16 +139,26 @@ def _make(name: str, image_size: tuple[int, int]) -> nn.Module:
     return torchvision_networks.make(name, image_size)
 
 
-def use_group_norm(network: nn.Module) -> None:
-    """Puts a group norm in the place of each batch norm; it needs no statistics of a laboratory."""
+def use_group_norm(network: nn.Module) -> int:
+    """Puts a group norm in the place of each batch norm; it needs no statistics of a laboratory.
+
+    Returns:
+        How many there were.
+    """
+    replaced = 0
     for parent in list(network.modules()):
         for key, layer in parent.named_children():
             if isinstance(layer, nn.BatchNorm2d):
                 channels = layer.num_features
-                new = nn.GroupNorm(math.gcd(GROUPS, channels), channels, eps=layer.eps)
+                new: nn.Module = nn.GroupNorm(math.gcd(GROUPS, channels), channels, eps=layer.eps)
                 if layer.affine:
                     new.load_state_dict({"weight": layer.weight, "bias": layer.bias})
-                setattr(parent, key, new)
+                # timm's have their activation inside.
+                found = (getattr(layer, name, None) for name in ("drop", "act"))
+                inside = [each for each in found if isinstance(each, nn.Module)]
+                setattr(parent, key, nn.Sequential(new, *inside) if inside else new)
+                replaced += 1
+    return replaced
 
 
 def _look(

@@ -142,10 +142,9 @@ class CellClassifier(LightningModule):
         self.head = build_head(head, width, len(classes))
         self.register_buffer("mean", torch.tensor(built.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(built.std).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("loss_weight", None, persistent=False)
         self.mean: Tensor
         self.std: Tensor
-        self.loss_weight: Tensor | None
+        self.loss_weight: Tensor | None = None  # no buffer: averages pair buffers by position
         self._stages = built.stages
         self._phases, self._freeze, self._schedule = phases or [], freeze, schedule
         self._lr, self._layer_decay = lr, layer_decay
@@ -206,6 +205,11 @@ class CellClassifier(LightningModule):
     def frozen(self) -> bool:
         """Whether the whole backbone stays as it is, throughout the training."""
         return min(self._plan.frozen) == len(self._stages)
+
+    @property
+    def last_phase(self) -> int:
+        """The first epoch of the training's last phase."""
+        return self._plan.starts[-1]
 
     @property
     def sees_images(self) -> bool:
@@ -273,17 +277,17 @@ class CellClassifier(LightningModule):
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def setup(self, stage: str) -> None:
-        """Plans the training, and takes the class weights from the training split."""
+        """Plans the training."""
         if stage != "fit":
             return
         self._plan = self._make_plan(self.trainer.max_epochs or 1)
         self._enter(0)
+
+    def on_fit_start(self) -> None:
+        """Makes class weights and teacher, on the device that the model is on by now."""
         if self._balanced:
             counts = torch.as_tensor(self.trainer.datamodule.class_counts("train"))  # type: ignore[attr-defined]
             self.loss_weight = (counts.sum() / (len(counts) * counts)).float().to(self.device)
-
-    def on_fit_start(self) -> None:
-        """Makes the teacher, on the device that the model is on by now."""
         if self._co_teaching is not None:
             parts = {"backbone": self.backbone, "pool": self.pool, "head": self.head}
             samples = len(self.trainer.datamodule.table)  # type: ignore[attr-defined]

@@ -17,7 +17,7 @@ from cellbench.errors import UserError
 
 @dataclass(frozen=True)
 class CoTeachingConfig:
-    """A network and its moving average, which each leave out what the other finds wrong.
+    """A network learns without the samples whose labels its moving average, the teacher, doubts.
 
     Attributes:
         forget_rate: Share of the training samples that are left out in every epoch but the first:

@@ -89,7 +89,12 @@ def make_plan(
     chosen = tuple(phases) or (Phase(epochs, freeze),)
     lengths = tuple(phase.epochs for phase in chosen)
     return Plan(
-        tuple(_count_frozen(phase.freeze, stages, backbone) for phase in chosen),
+        tuple(
+            _count_frozen(
+                "model.phases" if phases else "model.freeze", each.freeze, stages, backbone
+            )
+            for each in chosen
+        ),
         (0, *accumulate(lengths[:-1])),
         tuple(lr if phase.lr is None else phase.lr for phase in chosen),
         lengths,
@@ -97,11 +102,11 @@ def make_plan(
     )
 
 
-def _count_frozen(freeze: str, stages: int, backbone: str) -> int:
+def _count_frozen(key: str, freeze: str, stages: int, backbone: str) -> int:
     names = {"none": 0, **{f"stage{i}": i for i in range(1, stages + 1)}, "backbone": stages}
     if freeze not in names:
         raise UserError(
-            f"model.freeze: {backbone} has no stage '{freeze}'{suggest(freeze, names)}; "
+            f"{key}: {backbone} has no stage '{freeze}'{suggest(freeze, names)}; "
             f"allowed: {', '.join(names)}"
         )
     return names[freeze]

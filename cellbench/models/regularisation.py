@@ -21,8 +21,9 @@ def penalised_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
         if isinstance(layer, _NORMS):
             continue
         for name, parameter in layer.named_parameters(recurse=False):
-            # Vectors are biases, or scales of layers that torch does not ship.
-            if parameter.requires_grad and parameter.ndim > 1:
+            # Vectors are biases, or scales of layers that torch does not ship; what is no weight
+            # by its name is a transformer's token, position or scale.
+            if parameter.requires_grad and parameter.ndim > 1 and name.endswith("weight"):
                 chosen[f"{prefix}.{name}" if prefix else name] = parameter
     return chosen
 

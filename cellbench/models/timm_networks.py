@@ -40,8 +40,11 @@ def make(name: str, image_size: tuple[int, int]) -> nn.Module:
         network = timm.create_model(bare, num_classes=0, global_pool="")
     except AssertionError as error:
         raise ValueError(str(error)) from error
-    if getattr(network, "output_fmt", "NCHW") == "NCHW" and _gives_maps(network, image_size):
-        return network
+    try:
+        if getattr(network, "output_fmt", "NCHW") == "NCHW" and _gives_maps(network, image_size):
+            return network
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(str(error).splitlines()[0]) from error
     pooled: nn.Module = timm.create_model(bare, num_classes=0, **sized)
     return pooled
 
@@ -60,15 +63,21 @@ def normalisation(network: Any) -> tuple[tuple[float, float, float], tuple[float
     return tuple(config["mean"]), tuple(config["std"])
 
 
-def imagenet(name: str) -> dict[str, Tensor]:
+def imagenet(name: str, image_size: tuple[int, int]) -> dict[str, Tensor]:
     """The state dict of a network's published weights, downloaded once by timm.
+
+    Positions that a transformer has learnt are resampled to the images' size.
 
     Raises:
         UserError: There are none, or they cannot be had.
     """
     bare = name.removeprefix(PREFIX)
     try:
-        return dict(_timm().create_model(bare, pretrained=True).state_dict())
+        try:
+            network = _timm().create_model(bare, pretrained=True, img_size=image_size)
+        except TypeError:
+            network = _timm().create_model(bare, pretrained=True)
+        return dict(network.state_dict())
     except Exception as error:  # huggingface_hub and requests raise a dozen kinds
         raise UserError(
             f"model.weights: timm cannot load the published weights of {bare} "

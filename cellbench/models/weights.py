@@ -89,6 +89,7 @@ def load(
     source: str,
     classifiers: tuple[str, ...],
     *,
+    bare: bool,
     partial: bool,
 ) -> str:
     """Loads all but the classifier, which the head replaces.
@@ -98,6 +99,7 @@ def load(
         state: Names and values.
         source: Where they are from, in words.
         classifiers: How the names of classifiers begin.
+        bare: Whether the network has no classifier, so that all its own names count.
         partial: Whether what does not fit is left out; else it is an error.
 
     Returns:
@@ -107,9 +109,9 @@ def load(
         UserError: A value is missing, unknown or of another shape, or nothing at all fits.
     """
     given = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
-    skipped = [key for key in given if key.startswith(classifiers)] if classifiers else []
-    kept = OrderedDict((key, value) for key, value in given.items() if key not in set(skipped))
     own = network.state_dict()
+    skipped = {k for k in given if k.startswith(classifiers) and not (bare and k in own)}
+    kept = OrderedDict((key, value) for key, value in given.items() if key not in skipped)
     shapeless = [key for key, value in kept.items() if key in own and own[key].shape != value.shape]
     if partial:
         for key in shapeless:
@@ -121,7 +123,7 @@ def load(
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(f"model.weights: {source} does not fit the network: {reason}") from error
-    new = [key for key in missing if not (classifiers and key.startswith(classifiers))]
+    new = [key for key in missing if bare or not key.startswith(classifiers)]
     loaded = len(kept) - len(unknown)
     if (new or unknown) and not partial:
         raise UserError(

@@ -1,8 +1,9 @@
-"""Averages of a training's weights, which are scored in the place of the last ones."""
+"""Averages of a training's weights and statistics, scored in the place of the last ones."""
 
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
@@ -32,11 +33,17 @@ class Averaging(WeightAveraging):
         self._begins = int(SWA_BEGINS * (trainer.max_epochs or 1))
         super().setup(trainer, pl_module, stage)
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Averages after each step, or each epoch of the last quarter before it is scored."""
+        ends = trainer.is_last_batch and trainer.current_epoch >= self._begins
+        self._due = self._kind == "ema" or ends
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """After every step, or after every epoch of the last quarter."""
-        if self._kind == "ema":
-            return step_idx is not None
-        return epoch_idx is not None and epoch_idx >= self._begins
+        """Whether `on_train_batch_end` wants it."""
+        return step_idx is not None and self._due
 
     @property
     def _begun(self) -> bool:
@@ -65,6 +72,7 @@ class Averaging(WeightAveraging):
 
 
 def _moving(mean: Tensor, new: Tensor, n: Any, decay: float) -> Tensor:
-    # With few steps behind it, a slow average would still be the random beginning.
-    share = min(decay, (1 + int(n)) / (10 + int(n)))
-    return mean * share + new * (1 - share)
+    # With few steps behind it, a slow average would still be the random beginning. What is frozen
+    # stays as it is, to the bit.
+    share = torch.clamp((1 + n) / (10 + n), max=decay)
+    return mean + (new - mean) * (1 - share)

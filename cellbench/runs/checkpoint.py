@@ -15,6 +15,7 @@ from cellbench.data.preprocessing import Masks, Preprocessing
 from cellbench.data.stain import Normalisation
 from cellbench.data.views import View
 from cellbench.errors import UserError
+from cellbench.models.classifier import CellClassifier
 from cellbench.models.weights import DESCRIPTION
 from cellbench.runs.averaging import Average, Averaging
 from cellbench.runs.folder import whole_file
@@ -30,10 +31,11 @@ class CheckpointConfig:
         monitor: What is compared after every epoch: the lowest loss, or the highest of the others.
             last takes the last epoch: right where a schedule ends at zero and the validation
             split is too small to choose by.
-        patience: Epochs without a better one after which a training ends early; null for never.
-        average: Which weights are validated, scored and kept: none for each epoch's own; ema for
-            their moving average over the steps (Polyak and Juditsky 1992); swa for the mean of the
-            last quarter's epochs (Izmailov et al., UAI 2018).
+        patience: Epochs without a better one after which a training ends early, counted in its last
+            phase; null for never.
+        average: Which weights, and batch norm's statistics, are validated, scored and kept: none
+            for each epoch's own; ema for their exponential moving average over the steps; swa for
+            the mean of the last quarter's epochs (Izmailov et al., UAI 2018).
         ema_decay: How slowly the moving average follows; it begins faster.
         every: Seconds between two saves of last.ckpt, from which an interrupted run goes on, and
             of best.ckpt, where there is a better epoch.
@@ -78,6 +80,7 @@ class Description:
         precision: Lightning's name of the training's precision.
         data: The data module's class name.
         split: The split's digest.
+        labels: A digest of the training images and their labels, as they were trained on.
         leaky: Why the split's numbers are not to be believed; None where they are.
     """
 
@@ -87,6 +90,7 @@ class Description:
     precision: str
     data: str
     split: str
+    labels: str
     leaky: str | None
 
     def as_plain(self) -> dict[str, Any]:
@@ -185,9 +189,13 @@ class BestEpoch(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ends a training that has not got better for too long."""
         values = [row[self._config.monitor] for row in self._history.rows]
-        best, patience = self._config.best(values), self._config.patience
-        if patience is not None and len(values) - 1 - best >= patience:
+        assert isinstance(pl_module, CellClassifier)
+        patience = self._config.patience
+        waited = len(values) - max(self._config.best(values) + 1, pl_module.last_phase)
+        if patience is not None and waited >= patience:
             trainer.should_stop = True
+            if trainer.is_global_zero and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
+                print(f"stops after epoch {trainer.current_epoch}: {patience} without a better one")
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

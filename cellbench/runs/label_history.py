@@ -31,8 +31,9 @@ class LabelHistory(Callback):
         self._current: torch.Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The epochs so far, and the one that has begun."""
-        return {"epochs": self._epochs, "current": self._current}
+        """The epochs so far, and what all processes have seen of the one that has begun."""
+        current = None if self._current is None else self._gathered()
+        return {"epochs": self._epochs, "current": current}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on behind the checkpoint's."""
@@ -49,9 +50,7 @@ class LabelHistory(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Puts the processes' shares together, and writes the file."""
-        assert self._current is not None
-        shares = torch.stack(self._ranks.gather(self._current))
-        self._epochs.append(shares.nanmean(dim=0))
+        self._epochs.append(self._gathered())
         self._current = None
         if not self._ranks.first:
             return
@@ -64,6 +63,10 @@ class LabelHistory(Callback):
             sample, label = self._data.table.samples[position], self._data.classes[labels[position]]
             writer.writerow([sample.id, label, *(f"{p:.6f}" for p in row)])
         write_text(self._path, text.getvalue())
+
+    def _gathered(self) -> torch.Tensor:
+        assert self._current is not None
+        return torch.stack(self._ranks.gather(self._current)).nanmean(dim=0)
 
 
 def read_label_history(path: Path) -> tuple[list[str], list[str], np.ndarray]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.optim import Optimizer
 
 from cellbench.errors import UserError
 from cellbench.runs.folder import write_text
@@ -38,11 +39,16 @@ class History(Callback):
         self.rows = list(state_dict["rows"])
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the epoch's clock, and notes its learning rate before the schedule's step."""
+        """Starts the epoch's clock."""
         self._begun = time.perf_counter()
-        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
 
     on_train_start = on_train_epoch_start  # an epoch gone on with has no start of its own
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Notes the learning rate, which a phase may have set as the step began."""
+        self._lr = optimizer.param_groups[0]["lr"]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the epoch's row; the validation has been done by now.

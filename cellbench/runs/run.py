@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+import yaml
 from lightning.pytorch import Callback, Trainer
 
 import cellbench
@@ -93,6 +94,7 @@ class Run:
         checkpoint: Which epoch is the best.
         callbacks: What the training is watched by.
         ranks: The processes that share the run; the first of them writes.
+        trains: Whether it is to be trained, or scored only.
     """
 
     folder: RunFolder
@@ -103,12 +105,15 @@ class Run:
     checkpoint: CheckpointConfig
     callbacks: RunCallbacks
     ranks: Ranks
+    trains: bool
 
     def __post_init__(self) -> None:
         """Tells the model what its checkpoints say of it."""
         marks = (self.data.drawn.leaky, self.data.table.conflict())
         self.stamps = [mark for mark in marks if mark]
         self.loggers = self.trainer.loggers
+        # Only a training needs the table of its labels.
+        self._labels = self.data.training_digest if self.trains else ""
         self.description = Description(
             cellbench=cellbench.__version__,
             model=self.model.arguments,
@@ -116,6 +121,7 @@ class Run:
             precision=str(self.trainer.precision),
             data=type(self.data).__name__,
             split=self.data.drawn.digest,
+            labels=self._labels,
             leaky=self.data.drawn.leaky,
         )
         self.model.description = self.description.as_plain()
@@ -209,6 +215,7 @@ class Run:
         trained = self._load(begun)
         for what, ours, theirs in (
             ("split", self.data.drawn.digest, trained.split),
+            ("table of training labels", self._labels, trained.labels),
             ("preprocessing", self.description.preprocessing, trained.preprocessing),
         ):
             if ours != theirs:
@@ -231,12 +238,14 @@ class Run:
     def _check_weights(self) -> None:
         """Refuses weights of a run that has seen what is to be scored."""
         run = Path(self.config["model"]["weights"])
-        if run.is_dir():
+        while run.is_dir():  # and that run's own, and so on
             # Of another dataset the names may be the same by chance.
             same = read_checkpoint(RunFolder(run).best)[0].data == self.description.data
             keys = ("id", "group", "content") if same else ("content",)
             self._refuse_trained("val", run, keys, seen=("train",))
             self._refuse_trained("test", run, keys)
+            before = yaml.safe_load(RunFolder(run).config.read_text("utf-8"))
+            run = Path(before["model"]["weights"])
 
     def _refuse_trained(
         self,
@@ -329,7 +338,8 @@ class Run:
         """metrics.json, computed from predictions.csv."""
         classes, parts = read_predictions(self.folder.predictions)
         drawn, table = self.data.drawn, self.data.table
-        majority = int(self.data.class_counts("train").argmax())
+        own = table.labels[drawn.indices("train")]
+        majority = int(np.bincount(own, minlength=len(classes)).argmax())
         result: dict[str, Any] = {
             "experiment": self.config["name"],
             "stamps": self.stamps,

@@ -132,15 +132,13 @@ def noise(rate: float) -> Iterator[Condition]:
         "--data.split={protocol: grouped, test: 0.2}",
         "--data.image_size=[60, 80]",
         "--model.backbone=se_resnet8",
-        "--trainer.max_epochs=20",
+        "--trainer.max_epochs=12",
         f"--data.label_noise={rate}",
     )
     shown = f"{100 * rate:.0f} %"
     yield Condition(f"{shown}, cross-entropy", cells)
     if not rate:
         return
-    yield Condition(f"{shown}, symmetric", (*cells, "--model.loss.name=symmetric"))
-    yield Condition(f"{shown}, generalised", (*cells, "--model.loss.name=generalised"))
     taught = f"--model.co_teaching={{forget_rate: {rate}, momentum: 0.99}}"
     yield Condition(f"{shown}, co-teaching", (*cells, taught))
     folder = f"{{runs}}/relabel-{100 * rate:.0f}-{{seed}}"
@@ -156,7 +154,7 @@ def noise(rate: float) -> Iterator[Condition]:
     relabelled = (*cells, f"--data.train_labels={labels}")
     before = ((relabel, labels),)
     yield Condition(f"{shown}, relabelled", relabelled, before)
-    left = "{forget_rate: 0.1, momentum: 0.99, warm_up: 10}"
+    left = "{forget_rate: 0.1, momentum: 0.99, warm_up: 6}"
     both = (*relabelled, f"--model.co_teaching={left}")
     yield Condition(f"{shown}, relabelled, then co-teaching", both, before)
 

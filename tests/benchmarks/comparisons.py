@@ -42,15 +42,16 @@ class Comparison:
     Attributes:
         conditions: Its rows.
         folds: How many folds each is trained on; None where the split has none.
+        seeds: How many seeds each is trained with.
         before: A command line that all need first, and what it leaves behind.
     """
 
     conditions: Sequence[Condition]
     folds: int | None = 5
+    seeds: int = 3
     before: tuple[Sequence[str], str] | None = None
 
 
-SEEDS = range(3)
 HPV = (f"--config={EXPERIMENTS / 'hpv_raw.yaml'}", "--data.root={shared}/hpv")
 SMALL = (*HPV, "--model.backbone=se_resnet8")
 
@@ -90,7 +91,8 @@ IMBALANCE = Comparison(
         Condition("focal loss", (*SMALL, "--model.loss.name=focal")),
         Condition("oversampled to 120", (*SMALL, "--data.balance=120")),
         Condition("SMOTE to 120", (*SMALL, "--data.smote.count=120")),
-    ]
+    ],
+    seeds=2,
 )
 
 PRETRAINED = "--model.weights={runs}/blood_cells"
@@ -159,7 +161,7 @@ def noise(rate: float) -> Iterator[Condition]:
     yield Condition(f"{shown}, relabelled, then co-teaching", both, before)
 
 
-NOISE = Comparison([*noise(0.0), *noise(0.2), *noise(0.4)], folds=None)
+NOISE = Comparison([*noise(0.0), *noise(0.2), *noise(0.4)], folds=None, seeds=2)
 
 COMPARISONS = {
     "networks": NETWORKS,
@@ -189,7 +191,7 @@ def newest(options: list[str]) -> list[str]:
 
 def waiting(comparison: Comparison, shared: str, runs: Path) -> Iterator[list[list[str]]]:
     """The command lines of each run that is not done, the seeds outermost."""
-    for seed in SEEDS:
+    for seed in range(comparison.seeds):
         for fold in range(comparison.folds or 1):
             for condition in comparison.conditions:
                 if (fold, seed) in finished(runs / condition.name):

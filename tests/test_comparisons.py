@@ -54,7 +54,7 @@ def test_a_condition_trains(name, condition, tmp_path, request):
 
 
 def test_a_table_has_a_row_a_condition_with_all_its_seeds(fit, tmp_path):
-    comparison = COMPARISONS["imbalance"]
+    comparison = COMPARISONS["networks"]
     name = comparison.conditions[0].name
     for seed in range(2):
         for fold in range(2):

@@ -17,6 +17,7 @@ from cellbench.data.synthetic import SyntheticDataModule
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.co_teaching import CoTeacher, CoTeachingConfig
 from cellbench.relabel.detection import correct, easy, noisy
+from cellbench.report.pool import pool
 from tests.conftest import TINY
 from tests.test_resume import assert_same, results
 
@@ -444,3 +445,14 @@ def test_a_fresh_process_gives_what_the_run_gave(fit, folder_root, tmp_path, opt
         new = predicted[row["id"]]
         for key in ("p_blast", "p_normal cell"):
             assert float(new[key]) == pytest.approx(float(row[key]), abs=2e-3)
+
+
+def test_seeds_with_tables_of_labels_of_their_own_are_pooled(relabelled, tmp_path):
+    path, command = relabelled
+    for seed in range(2):
+        own = tmp_path / f"{seed}.csv"
+        own.write_text(path.read_text())
+        fit = ["fit", *command[1:], f"--runs={tmp_path / 'runs'}", "--name=pooled"]
+        fit += ["--trainer.max_epochs=1", f"--seed_everything={seed}"]
+        assert main([*fit, f"--data.train_labels={own}"]) == 0
+    assert [one.seeds for one in pool([tmp_path / "runs"])] == [(0,), (1,), (0, 1)]

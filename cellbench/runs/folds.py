@@ -109,8 +109,10 @@ def _finished(path: Path) -> Iterator[_Run]:
             continue  # not finished, or a later test of a run
         try:
             metrics = json.loads(folder.metrics.read_text(encoding="utf-8"))
-            plain = yaml.safe_load(config.read_text(encoding="utf-8"))
-            yield _Run(folder, metrics, dict(_flat(plain)))
+            plain = dict(_flat(yaml.safe_load(config.read_text(encoding="utf-8"))))
+            if plain.get("data.train_labels") is not None:  # each fold and seed has its own
+                plain["data.train_labels"] = "relabelled"
+            yield _Run(folder, metrics, plain)
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise UserError(f"cannot read the run {folder.path}: {error}") from error
 

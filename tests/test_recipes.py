@@ -325,9 +325,9 @@ def test_a_training_takes_the_new_labels(relabelled, tmp_path, fails):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--noise_rate=0.2"], "labels.csv; give another folder, or delete it"),
+        (["--noise_rate=0.2"], "labels.csv is done; give another folder, or delete it"),
         (["--noise_rate=0.7"], "--noise_rate: 0.7 is not above 0 and below 0.6"),
-        ([], "--noise_rate: None is not above 0"),
+        ([], "missing --noise_rate"),
     ],
 )
 def test_relabelling_that_cannot_be_is_refused(relabelled, fails, options, message):

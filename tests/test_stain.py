@@ -16,7 +16,9 @@ def slide(vectors, strengths, seed=0, side=64):
     rng = np.random.default_rng(seed)
     blobs = cv2.GaussianBlur(rng.random((side, side, 2)).astype(np.float32), (0, 0), 2)
     low, high = blobs.min((0, 1)), blobs.max((0, 1))
-    concentrations = ((blobs - low) / (high - low)).reshape(-1, 2) * strengths
+    # Some of it is clear.
+    blobs = ((blobs - low) / (high - low) - 0.3).clip(0) / 0.7
+    concentrations = blobs.reshape(-1, 2) * strengths
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return stain._image(concentrations @ unit, (side, side, 3)), unit
 

@@ -391,6 +391,7 @@ class CellbenchCLI(LightningCLI):
             f"{n['train']} train, {n['val']} val, {n['test']} test images",
             f"split      {data.split.protocol}{fold}, digest {data.drawn.digest[:12]}{out}",
             f"images     {data.where}, {loading}",
+            *([f"epoch      {data.shown}"] if self._command == "fit" and data.shown else []),
             f"model      {model.arguments['backbone']}, {total:,} parameters, "
             f"{model.trained:,} trained",
             *([f"weights    {model.loaded}"] if model.loaded else []),
@@ -406,9 +407,17 @@ class CellbenchCLI(LightningCLI):
         """What is allowed and seldom meant."""
         if self.datamodule.note:
             yield self.datamodule.note
-        if self.datamodule.label_noise and self.datamodule.train_labels is None:
-            yield f"{self.datamodule.label_noise:.0%} of the training labels replaced by others"
         drawn = self.datamodule.drawn
+        if self._command == "fit" and self.datamodule.train_labels is not None:
+            positions, labels = self.datamodule.training
+            out = len(drawn.indices("train")) - len(positions)
+            other = int((labels != self.datamodule.table.labels)[positions].sum())
+            yield (
+                f"data.train_labels leaves {out} training images out, and gives {other} another "
+                "label than the dataset's"
+            )
+        elif self.datamodule.label_noise:
+            yield f"{self.datamodule.label_noise:.0%} of the training labels replaced by others"
         groups = len(np.unique(drawn.groups[drawn.parts == "test"]))
         if groups < FEW_GROUPS:
             shown = "1 group" if groups == 1 else f"{groups} groups"
@@ -416,7 +425,7 @@ class CellbenchCLI(LightningCLI):
         swapped = self.model.arguments["norm"] == "group" and self.model.loaded is not None
         if swapped and self.model.trained < sum(p.numel() for p in self.model.parameters()):
             yield "what is frozen was trained with batch norm, and has group norm now"
-        if self.model.frozen and self._get(self.config, "model").weights == "none":
+        if self.model.freezes and self._get(self.config, "model").weights == "none":
             yield "the frozen backbone has random weights; give model.weights"
 
     def fit(self, **kwargs: Any) -> None:

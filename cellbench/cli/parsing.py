@@ -60,9 +60,14 @@ def explain(message: str, keys: set[str]) -> str:
         keys: The keys that there are, with dots, to name the closest.
     """
     inside = re.search(r"Problem with given class_path '(?:.*\.)?(\w+)'", message)
+    if inside and inside[1] not in data_modules():
+        inside = None
     prefix = "data." if inside else ""
     if inside:
         keys = set(_data_keys(inside[1]))
+    of_config = _explain_config(message, prefix)
+    if of_config:
+        return of_config
     unknown = re.search(
         r"unrecognized arguments: --([^\s=]+)|(?:Group '(?P<group>[\w.]+)' does not accept "
         r"|does not accept |^\s*)option '(?P<option>[^']+)'",
@@ -86,8 +91,37 @@ def explain(message: str, keys: set[str]) -> str:
         got = f"; got '{value[1]}'" if value else ""
         choices = [choice for kind in expected for choice in kind.split(", ")]
         close = suggest(value[1], choices) if value and len(choices) > 2 else ""
+        close = close if close.startswith("; closest") else ""
         return f"{prefix}{key[1]}: expected {' or '.join(expected)}{got}{close}"
     return " ".join(message.split())
+
+
+def _explain_config(message: str, prefix: str) -> str | None:
+    """Explains a wrong value of an option that has options of its own; None where it is none."""
+    named = re.findall(r'Parser key "([^"]+)"', message)
+    whole = re.search(r"Unable to load config '([^']*)'", message)
+    subtypes = re.findall(r"(cellbench\.[\w.]+\.\w+)(?='>|\])", message)
+    kinds = [path for path in subtypes if path.rpartition(".")[2] not in data_modules()]
+    kinds = [path for path in kinds if not path.endswith(".CellDataModule")]
+    if whole and named:
+        return (
+            f"{named[-1]}: it has options of its own, as --{named[-1]}.help tells; got '{whole[1]}'"
+        )
+    if not kinds or not named:
+        return None
+    key = f"{prefix}{named[-1]}"
+    module, _, name = kinds[-1].rpartition(".")
+    allowed = [each.name for each in dataclasses.fields(getattr(import_module(module), name))]
+    unknown = re.findall(r"[Oo]ption '([^']+)' is not accepted", message)
+    if unknown:
+        return f"unknown option '{key}.{unknown[-1]}'{suggest(unknown[-1], allowed)}"
+    bare = re.search(r"Expected a dot import path string: (.*)", message)
+    if bare:
+        example = f"{{{allowed[0]}: ...}}"
+        return (
+            f"{key}: expected options, as {example}; got '{bare[1]}'; allowed: {', '.join(allowed)}"
+        )
+    return None
 
 
 def _unknown_key(name: str, keys: set[str], inside: re.Match[str] | None) -> str:

@@ -29,7 +29,8 @@ Then: python -m cellbench fit --config EXPERIMENT --data.train_labels LABELS.CSV
 
 options:
   --noise_rate RATE   the share of wrong labels, as far as it is known, above 0 and below 0.6
-  --output FOLDER     for labels.csv and the three runs (runs/NAME-relabel)
+  --output FOLDER     for labels.csv, the three runs, the labels that each of them had, and
+                      relabel.txt, by which other options are noticed (runs/NAME-relabel)
 
 The three train on one device, on every image once an epoch, and score their last one: balancing,
 blending, early stopping and co-teaching are left to the training that takes the labels. Given
@@ -66,7 +67,9 @@ def main(args: Sequence[str]) -> int:
         raise UserError("relabel: which experiment? give --config")
     output = Path(given or Path("runs", f"{name or Path(config).stem}-relabel"))
     if (output / "labels.csv").exists():
-        raise UserError(f"--output: {output} has a labels.csv; give another folder, or delete it")
+        raise UserError(
+            f"--output: {output / 'labels.csv'} is done; give another folder, or delete it"
+        )
     fits = _Fits(rest, output, f"{noise_rate} {rest} {Path(config).read_text('utf-8')}")
 
     first = fits.fit("history")
@@ -158,8 +161,10 @@ class _Fits:
 
 
 def _rate(given: str | None) -> float:
+    if given is None:
+        raise UserError("missing --noise_rate: the share of wrong labels, as far as it is known")
     try:
-        rate = float(given or "")
+        rate = float(given)
     except ValueError:
         rate = 0.0
     if not 0 < rate < 0.6:  # else hardly anything is left to be easy

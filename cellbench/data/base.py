@@ -86,10 +86,12 @@ class CellDataModule(LightningDataModule, ABC):
         batch_size: The largest number of images in a step, on all devices together.
         balance: How often each class is drawn, or a number: how many images of each class an epoch
             has at least, the smaller classes' drawn again; training only.
-        smote: Fills the smaller classes up with blends of neighbours instead; training only.
+        smote: Fills the smaller classes up with blends of neighbours instead, to count (null: the
+            largest class's number), each with one of so many neighbours (5); training only.
         label_noise: Share of the training labels that are replaced by another class, for trials of
             what is made for wrong labels; validation and test keep theirs.
-        train_labels: A table of other labels for the training split, as `relabel` writes it.
+        train_labels: A table of other labels for the training split, as `relabel` writes it; goes
+            before label_noise.
         num_workers: Loader processes for each device; null starts them where they pay.
         split: Which samples train, validate and test.
         exclude: Ids of samples to leave out, as an unreadable file's.
@@ -347,6 +349,15 @@ class CellDataModule(LightningDataModule, ABC):
             self.view,
             self.fill,
         )
+
+    @property
+    def shown(self) -> str | None:
+        """How many images of each class an epoch shows; None where it is the training split."""
+        if self._quotas is None and self.train_labels is None:
+            return None
+        numbers = self._quotas or self.class_counts("train").tolist()
+        named = ", ".join(f"{n} {name}" for n, name in zip(numbers, self.classes, strict=True))
+        return f"{named}{', blended where there are fewer' if self.smote else ''}"
 
     @property
     def _quotas(self) -> list[int] | None:

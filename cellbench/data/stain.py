@@ -17,7 +17,7 @@ Stain = Literal["haematoxylin_eosin", "giemsa"]
 Normalisation = Literal["none", "haematoxylin_eosin", "giemsa"]
 """Whether images are brought to one staining, and with what they were stained."""
 
-FORMAT = 1
+FORMAT = 2
 """Part of every cache file's name: raise it when images are normalised otherwise."""
 
 # Optical densities in red, green and blue: of Ruifrok and Johnston (Anal Quant Cytol Histol 2001),
@@ -36,8 +36,8 @@ REFERENCES: dict[Stain, tuple[NDArray[np.float64], NDArray[np.float64]]] = {
         np.array([1.9705, 1.0308]),
     ),
     "giemsa": (
-        np.array([[0.701, 0.673, 0.192], [0.233, 0.964, 0.135]]),
-        np.array([1.53, 4.18]),
+        np.array([[0.693, 0.698, 0.182], [0.230, 0.965, 0.127]]),
+        np.array([1.47, 4.11]),
     ),
 }
 
@@ -53,6 +53,17 @@ LEAST = 50
 _DENSITY = -np.log((np.arange(256) + 1) / 256)
 
 
+def density_of(image: Image) -> NDArray[np.float64]:
+    """Optical density against the image's own light, its brightest hundredth: (H * W, 3).
+
+    Slides are lit in different colours, which are no stain.
+    """
+    pixels = image.reshape(-1, 3).astype(np.float64)
+    light = np.percentile(pixels, 99, axis=0)
+    density: NDArray[np.float64] = np.log((light + 1) / (pixels + 1)).clip(0)
+    return density
+
+
 def estimate(image: Image) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """Finds an image's two stains after Macenko et al. (ISBI 2009).
 
@@ -64,7 +75,7 @@ def estimate(image: Image) -> tuple[NDArray[np.float64], NDArray[np.float64]] | 
         percentiles of their concentrations, (2,); None where too little is stained, or by one
         stain alone.
     """
-    density = _DENSITY[image].reshape(-1, 3)
+    density = density_of(image)
     stained = density[(density > STAINED).all(axis=1)]
     if len(stained) < LEAST:
         return None
@@ -101,7 +112,7 @@ def normalise(image: Image, stain: Normalisation) -> Image:
         return image
     vectors, most = found
     colours, strengths = REFERENCES[stain]
-    concentrations = _DENSITY[image].reshape(-1, 3) @ np.linalg.pinv(vectors)
+    concentrations = density_of(image) @ np.linalg.pinv(vectors)
     return _image((concentrations * (strengths / most)) @ colours, image.shape)
 
 

@@ -120,8 +120,12 @@ def build(
             classifiers = known.CLASSIFIERS
         target = trunk if is_run else network  # a run's names are those of the trunk
         loaded = load(target, state, source, classifiers, bare=not whole, partial=partial)
-    if norm == "group" and trained != "group" and not use_group_norm(trunk):
-        raise UserError(f"model.norm: group, but {name} has no batch norm to replace; use batch")
+    if norm == "group" and trained != "group":
+        replaced = use_group_norm(trunk)
+        if not replaced:
+            raise UserError(f"model.norm: group, but {name} has no batch norm to replace")
+        if loaded:
+            loaded += f"; of its {replaced} batch norms the group norms keep the scales alone"
     shape, stages = _look(name, trunk, image_size)
     if of_timm:
         mean, std = timm_networks.normalisation(network)

@@ -71,7 +71,7 @@ class CellClassifier(LightningModule):
         partial_weights: Whether weights that fit in part are taken; else they are an error.
         norm: group puts a group norm in the place of each batch norm.
         freeze: What keeps its weights and its batch norm's statistics: none, the backbone (the
-            head alone trains), or its stages up to the one named, as stage3.
+            head alone trains), or its stages up to and with the one named, as stage3.
         phases: Parts of the training, each with its epochs, freeze and lr; null for one.
         head: The layers behind the backbone.
         loss: What training minimises, beside the penalties.
@@ -82,7 +82,8 @@ class CellClassifier(LightningModule):
         optimizer: adam, adamw, sgd (momentum 0.9) or rmsprop.
         lr: Learning rate.
         layer_decay: What a stage's learning rate is of the next stage's; 1 for the same.
-        schedule: cosine or linear to zero, plateau (factor 0.3 after 2 epochs), or none.
+        schedule: cosine or linear to zero, plateau (factor 0.3 after 2 epochs), or none; with
+            phases it begins anew in each of them.
         l1: Factor of the penalty Σ|w|.
         l2: Factor of the penalty Σw².
         penalise: Which trainable weights l1 and l2 act on; never biases and norms.
@@ -205,6 +206,11 @@ class CellClassifier(LightningModule):
     def frozen(self) -> bool:
         """Whether the whole backbone stays as it is, throughout the training."""
         return min(self._plan.frozen) == len(self._stages)
+
+    @property
+    def freezes(self) -> bool:
+        """Whether the whole backbone stays as it is in some phase."""
+        return max(self._plan.frozen) == len(self._stages)
 
     @property
     def last_phase(self) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
-from cellbench.errors import UserError, suggest
+from cellbench.errors import UserError
 
 ScheduleName = Literal["none", "cosine", "plateau", "linear"]
 
@@ -105,8 +105,5 @@ def make_plan(
 def _count_frozen(key: str, freeze: str, stages: int, backbone: str) -> int:
     names = {"none": 0, **{f"stage{i}": i for i in range(1, stages + 1)}, "backbone": stages}
     if freeze not in names:
-        raise UserError(
-            f"{key}: {backbone} has no stage '{freeze}'{suggest(freeze, names)}; "
-            f"allowed: {', '.join(names)}"
-        )
+        raise UserError(f"{key}: {backbone} has no stage '{freeze}'; allowed: {', '.join(names)}")
     return names[freeze]

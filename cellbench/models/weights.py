@@ -66,7 +66,11 @@ def from_run(run: Path, name: str, *, partial: bool) -> tuple[dict[str, Tensor],
     """
     path = run / "checkpoints" / "best.ckpt"
     if not path.is_file():
-        raise UserError(f"model.weights: {run} is no run's folder: it has no checkpoints/best.ckpt")
+        inside = sorted(found.parents[1].name for found in run.glob("*/checkpoints/best.ckpt"))
+        hint = f"; give one of the runs in it: {', '.join(inside[-3:])}" if inside else ""
+        raise UserError(
+            f"model.weights: {run} is no run's folder: it has no checkpoints/best.ckpt{hint}"
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         model = checkpoint[DESCRIPTION]["model"]

@@ -41,8 +41,8 @@ def keep(model: CellClassifier, data: CellDataModule, trainer: Trainer) -> str |
         if model.sees_images or not data.cache.features:
             return None
         return (
-            "features   not kept: images are drawn anew in every epoch; without data.smote, and "
-            "with a number of data.augment_variants, the frozen backbone sees each that often"
+            "features   not kept: data.augment (or data.smote) makes other images in every epoch; "
+            "with a number of data.augment_variants each image has that many, seen once"
         )
     trainer.accelerator.setup_device(trainer.strategy.root_device)
     model.to(trainer.strategy.root_device)

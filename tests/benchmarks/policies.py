@@ -55,7 +55,7 @@ def main() -> None:
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-    figure.savefig(asked.output, dpi=90)
+    figure.savefig(asked.output, dpi=72)
     print(f"{np.size(axes)} images: {asked.output}")
 
 

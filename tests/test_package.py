@@ -17,8 +17,9 @@ MAY_IMPORT = {
     "models": {"data"},
     "runs": {"data", "models"},
     "audit": {"data", "models", "runs"},
+    "relabel": {"data", "models", "runs"},
     "report": {"data", "models", "runs"},
-    "cli": {"data", "models", "runs", "audit", "report"},
+    "cli": {"data", "models", "runs", "audit", "relabel", "report"},
 }
 
 

@@ -55,12 +55,6 @@ class Comparison:
 HPV = (f"--config={EXPERIMENTS / 'hpv_raw.yaml'}", "--data.root={shared}/hpv")
 SMALL = (*HPV, "--model.backbone=se_resnet8")
 
-SEPARABLE = (
-    *HPV,
-    "--model.backbone=separable_cnn",
-    "--model.head={pool: flatten, hidden: [512, 128, 64], dropout: [0, .7, .5, .3]}",
-)
-
 NETWORKS = Comparison(
     [
         Condition("se_resnet8", SMALL),
@@ -77,8 +71,14 @@ NETWORKS = Comparison(
             "vgg_style_v3",
             (*HPV, "--model.backbone=vgg_style_v3", "--model.head={hidden: [1024, 1024]}"),
         ),
-        Condition("separable_cnn", SEPARABLE),
-        Condition("separable_cnn, group norm", (*SEPARABLE, "--model.norm=group")),
+        Condition(
+            "separable_cnn",
+            (
+                *HPV,
+                "--model.backbone=separable_cnn",
+                "--model.head={pool: flatten, hidden: [512, 128, 64], dropout: [0, .7, .5, .3]}",
+            ),
+        ),
         Condition("resnet18", (*HPV, "--model.backbone=resnet18")),
     ]
 )

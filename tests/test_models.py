@@ -589,7 +589,7 @@ def test_label_smoothing_is_that_of_torch():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"freeze": "stage9"}, r"model.freeze: small_cnn has no stage 'stage9'; closest: stage"),
+        ({"freeze": "stage9"}, r"model.freeze: small_cnn has no stage 'stage9'; allowed: none"),
         ({"freeze": "layer4"}, r"allowed: none, stage1, stage2, stage3, stage4, backbone"),
         ({"freeze": "stage1", "phases": [Phase(1)]}, "beside model.phases"),
         (

@@ -114,8 +114,8 @@ def load(
     """
     given = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
     own = network.state_dict()
-    skipped = {k for k in given if k.startswith(classifiers) and not (bare and k in own)}
-    kept = OrderedDict((key, value) for key, value in given.items() if key not in skipped)
+    skipped = [k for k in given if k.startswith(classifiers) and not (bare and k in own)]
+    kept = OrderedDict((key, value) for key, value in given.items() if key not in set(skipped))
     shapeless = [key for key, value in kept.items() if key in own and own[key].shape != value.shape]
     if partial:
         for key in shapeless:

@@ -28,7 +28,8 @@ from cellbench.runs.checkpoint import Description
 from cellbench.runs.inference import build_model
 
 CLASSES = ("a", "b", "c")
-COMMON = ("alexnet", "densenet121", "efficientnet_b0", "mobilenet_v2", "resnet18", "small_cnn")
+COMMON = ("alexnet", "densenet121", "efficientnet_b0", "mobilenet_v2", "resnet18")
+OWN = sorted(set(backbones.names()) - set(torchvision_networks.names()))
 
 
 def model(backbone="small_cnn", size=(64, 64), **arguments):
@@ -66,13 +67,13 @@ def check_backbone(name, size):
         assert torch.equal(again(images), network.eval()(images))
 
 
-@pytest.mark.parametrize("name", COMMON)
+@pytest.mark.parametrize("name", [*COMMON, *OWN])
 def test_a_backbone_trains(name):
     check_backbone(name, 64)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in backbones.names() if name not in COMMON])
+@pytest.mark.parametrize("name", [n for n in torchvision_networks.names() if n not in COMMON])
 def test_every_backbone_of_torchvision_trains(name):
     if torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"] > 150e6:
         pytest.skip("does not fit in the memory of a small machine")
@@ -384,9 +385,6 @@ def test_the_published_separable_network_has_its_parameters():
 def test_the_leukemia_networks_have_their_published_parameters(backbone, head, expected):
     classes = ("a", "b", "c", "d")
     assert counted(CellClassifier(classes, (96, 128), backbone=backbone, head=head)) == expected
-
-
-OWN = [name for name in backbones.names() if name in backbones._own_names()]
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v2", "vgg16", *OWN])

@@ -251,13 +251,12 @@ class CellClassifier(LightningModule):
     def train(self, mode: bool = True) -> "CellClassifier":
         """Sets the mode; what is frozen stays in evaluation, its batch norm untouched."""
         super().train(mode)
-        for module in self._frozen_modules():
+        for module in self._first_stages(self._plan.frozen[max(self._phase, 0)]):
             module.eval()
         return self
 
-    def _frozen_modules(self) -> Iterator[nn.Module]:
-        """What the phase freezes; the whole backbone rather than all of its stages."""
-        n = self._plan.frozen[max(self._phase, 0)]
+    def _first_stages(self, n: int) -> Iterator[nn.Module]:
+        """The backbone's first n stages; itself rather than all of them."""
         if n == len(self._stages):
             yield self.backbone
         else:
@@ -268,7 +267,8 @@ class CellClassifier(LightningModule):
         """Freezes what a phase freezes, and makes sure that it is so."""
         self._phase = phase
         self.requires_grad_(True)
-        frozen = {id(p): p for module in self._frozen_modules() for p in module.parameters()}
+        stages = self._first_stages(self._plan.frozen[phase])
+        frozen = {id(p): p for module in stages for p in module.parameters()}
         for parameter in frozen.values():
             parameter.requires_grad_(False)
         self.train(self.training)
@@ -457,9 +457,7 @@ class CellClassifier(LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser over all that learns in any phase, and its schedule."""
         least = min(self._plan.frozen)
-        frozen = {id(p) for stage in self._stages[:least] for m in stage for p in m.parameters()}
-        if least == len(self._stages):
-            frozen = {id(p) for p in self.backbone.parameters()}
+        frozen = {id(p) for module in self._first_stages(least) for p in module.parameters()}
         now = [p.requires_grad for p in self.parameters()]
         for parameter in self.parameters():
             parameter.requires_grad_(id(parameter) not in frozen)

@@ -1,8 +1,6 @@
 """A frozen backbone sees each image once, and nothing else changes."""
 
-import functools
 import os
-import signal
 from collections import namedtuple
 
 import numpy as np
@@ -14,6 +12,7 @@ from cellbench.__main__ import main
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.networks import small_cnn
 from tests.conftest import draw_cell, write_image
+from tests.test_resume import terminate_at
 
 N = 40  # images of folder_root
 FROZEN = ["--model.freeze=backbone", "--model.head.hidden=[16]", "--model.head.dropout=0.3"]
@@ -168,16 +167,8 @@ def test_a_terminated_run_goes_on_to_the_same_bits(frozen, tmp_path, monkeypatch
     options.append(f"--model.weights={weights}")
     expected = results(frozen(*options))
 
-    step = CellClassifier.training_step
-
-    @functools.wraps(step)
-    def terminate(self, *args):
-        if self.trainer.global_step == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, *args)
-
     with monkeypatch.context() as patched:
-        patched.setattr(CellClassifier, "training_step", terminate)
+        terminate_at(patched, 7)
         with pytest.raises(AssertionError):  # the fixture wants an exit code of 0
             frozen(*options, name="terminated")
     (run,) = (tmp_path / "runs" / "terminated").iterdir()

@@ -19,7 +19,7 @@ from cellbench.models.co_teaching import CoTeacher, CoTeachingConfig
 from cellbench.relabel.detection import correct, easy, noisy
 from cellbench.report.pool import pool
 from tests.conftest import TINY
-from tests.test_resume import assert_same, results
+from tests.test_resume import assert_same, results, terminate_at
 
 PHASES = "--model.phases=[{epochs: 1, freeze: backbone}, {epochs: 2, freeze: stage2, lr: 0.0001}, "
 PHASES += "{epochs: 1, lr: 0.00001}]"
@@ -89,16 +89,8 @@ def test_phases_that_do_not_fill_the_training_are_refused(fails):
 def test_a_terminated_recipe_goes_on_to_the_same_bits(fit, tmp_path, monkeypatch, options):
     options = [FOUR, "--data.batch_size=8", *options]
     expected = fit(*options)
-    step = CellClassifier.training_step
-
-    @functools.wraps(step)
-    def terminate(self, *args):
-        if self.trainer.global_step == 17:  # in the third epoch
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, *args)
-
     with monkeypatch.context() as patched:
-        patched.setattr(CellClassifier, "training_step", terminate)
+        terminate_at(patched, 17)  # in the third epoch
         with pytest.raises(AssertionError):  # the fixture wants an exit code of 0
             fit(*options, name="terminated")
     (run,) = (tmp_path / "runs" / "terminated").iterdir()

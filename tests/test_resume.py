@@ -58,6 +58,19 @@ def results(run):
     return states, (run / "predictions.csv").read_bytes(), history
 
 
+def terminate_at(patched, number):
+    """Makes a training in this process be terminated in one of its steps."""
+    step = CellClassifier.training_step
+
+    @functools.wraps(step)
+    def terminate(self, *args):
+        if self.trainer.global_step == number:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args)
+
+    patched.setattr(CellClassifier, "training_step", terminate)
+
+
 def assert_same(run, reference):
     states, predictions, history = results(run)
     expected_states, expected_predictions, expected_history = reference

@@ -39,25 +39,42 @@ def main(args: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
-        return _run(arguments)
-    except BrokenPipeError:  # the reader of our output, such as head, has had enough
+        return run(arguments)
+    except BaseException as error:
+        return end(error, debug=debug)
+
+
+def end(error: BaseException, *, debug: bool) -> int:
+    """Says in a line why a command has ended.
+
+    Args:
+        error: What it has raised.
+        debug: Whether a mistake is to show its traceback.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        BaseException: The error, where it is none of those that a user can mend.
+    """
+    if isinstance(error, BrokenPipeError):  # the reader of our output, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:  # before a command could take care of it itself
+    if isinstance(error, KeyboardInterrupt):  # before a command could take care of it itself
         print("cellbench: SIGINT", file=sys.stderr)
         return 130
-    except Interrupted as interruption:
-        print(f"cellbench: {interruption}", file=sys.stderr)
-        return 128 + interruption.signum
-    except Exception as error:
-        mistake = find_user_error(error)
-        if mistake is None or debug:
-            raise
-        print(f"cellbench: error: {' '.join(str(mistake).split())}", file=sys.stderr)
-        return 2
+    if isinstance(error, Interrupted):
+        print(f"cellbench: {error}", file=sys.stderr)
+        return 128 + error.signum
+    mistake = find_user_error(error) if isinstance(error, Exception) else None
+    if mistake is None or debug:
+        raise error
+    print(f"cellbench: error: {' '.join(str(mistake).split())}", file=sys.stderr)
+    return 2
 
 
-def _run(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> int:
+    """Runs a command, and raises what it raises."""
     if not arguments or arguments[0] in ("-h", "--help"):
         width = max(map(len, COMMANDS))
         commands = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())

@@ -11,6 +11,10 @@ class UserError(Exception):
     """
 
 
+class CannotWrite(UserError):
+    """A file that cannot be written: whatever comes next could not be, either."""
+
+
 class Interrupted(BaseException):
     """A signal has ended a run; the exit code is 128 more. No handler of errors must stop it.
 

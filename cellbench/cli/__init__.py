@@ -5,6 +5,7 @@ COMMANDS = {
     "fit": "train, then test the best checkpoint once: one run",
     "validate": "score a run's best checkpoint on its validation split",
     "test": "score a run's best checkpoint on its test split",
+    "sweep": "many runs of one experiment: a search, or a comparison",
     "relabel": "find wrong labels in a training split, and write better ones",
     "audit": "whether a dataset can be believed: copies, leaks, shortcuts",
     "predict": "classify a folder of images with a run's best checkpoint",

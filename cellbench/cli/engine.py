@@ -80,6 +80,8 @@ class CellbenchCLI(LightningCLI):
         parent: Where the folder of what is written is made; None for --runs and --name.
         resume: A run to go on with, or "auto" for the newest unfinished one of the same
             configuration, if there is one.
+        folder: The run's own folder, where neither `parent` nor --runs and --name are to choose
+            one; what is unfinished there goes on.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class CellbenchCLI(LightningCLI):
         typed: Sequence[str],
         parent: Path | None = None,
         resume: RunFolder | Literal["auto"] | None = None,
+        folder: RunFolder | None = None,
     ) -> None:
         self.exit_code = 0
         self._lock: BaseFileLock | None = None
@@ -96,6 +99,7 @@ class CellbenchCLI(LightningCLI):
         self._typed = typed
         self._parent = parent
         self._resume = resume
+        self._own_folder = folder
         quieten_lightning()
         asked, _ = take_option(args, "--data.help")
         if asked in data_modules():  # the parser's own help has the first line alone
@@ -131,6 +135,19 @@ class CellbenchCLI(LightningCLI):
                 help="a run's folder to go on with, and nothing else; or auto, beside the options "
                 "of a fit: the newest unfinished run of the same configuration, if there is one",
             )
+            parser.add_argument(
+                "--folder",
+                type=str | None,
+                help="the run's own folder, in the place of RUNS/NAME/TIME; given again, an "
+                "interrupted run there goes on",
+            )
+            parser.add_argument(
+                "--test",
+                type=bool,
+                default=True,
+                help="score the test split at the end; false leaves it to `test --run`",
+            )
+            parser.add_argument("--figures", type=bool, default=True, help="draw figures")
         else:
             parser.add_argument("--run", type=str | None, help="the run's folder")
         parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
@@ -151,7 +168,7 @@ class CellbenchCLI(LightningCLI):
         """Parses, and refuses what would be ignored."""
         super().parse_arguments(parser, args)
         refuse_linked(self.config[self._command])
-        for option in ("resume", "run"):
+        for option in ("resume", "folder", "run"):
             if self.config[self._command].get(option) is not None:
                 raise UserError(f"{option}: give it on the command line, as --{option}")
         config = self.config[self._command]
@@ -258,7 +275,7 @@ class CellbenchCLI(LightningCLI):
         folder = RunFolder(path)
         checkpoint_config = self._get(self.config_init, "checkpoint")
         hint = "nothing is lost: give the command again"
-        if self._command == "fit":
+        if self._command == "fit" and self._own_folder is None:
             hint = f"go on with: python -m cellbench fit --resume {path}"
             if asked.get("callbacks") or asked.get("logger"):  # their code is not taken from a run
                 hint = "go on with the same command and --resume auto"
@@ -312,6 +329,7 @@ class CellbenchCLI(LightningCLI):
             ours,
             self.ranks,
             trains=self._command == "fit",
+            draws=bool(self.config[self._command].get("figures", True)),
         )
         if self.ranks.first:
             print(self._announcement(trainer, str(chosen), reason, loading), flush=True)
@@ -320,9 +338,10 @@ class CellbenchCLI(LightningCLI):
     def _folder(self, parent: Path, config: Mapping[str, Any]) -> tuple[Path, bool]:
         """The run's folder, and whether it is a new one."""
         if isinstance(self._resume, RunFolder):
-            if not self._hold(self._resume):
-                raise UserError(f"--resume: another process has the run {self._resume.path} open")
+            self._take(self._resume, "--resume")
             return self._resume.path, False
+        if self._own_folder is not None:
+            return self._begun_here(self._own_folder, config)
         if self._resume == "auto" and parent.is_dir():
             for old in map(RunFolder, sorted(parent.iterdir(), reverse=True)):
                 if not (old.unfinished and old.config.read_text("utf-8") == as_yaml(config)):
@@ -337,11 +356,31 @@ class CellbenchCLI(LightningCLI):
         self._hold(new)
         return new.path, True
 
-    def _hold(self, folder: RunFolder) -> bool:
+    def _begun_here(self, folder: RunFolder, config: Mapping[str, Any]) -> tuple[Path, bool]:
+        """The same for --folder."""
+        folder.make()
+        self._take(folder, "--folder", patience=60.0)  # one that was just told to end is saving
+        if not folder.config.is_file():
+            return folder.path, True
+        if not folder.unfinished:
+            raise UserError(f"--folder: the run {folder.path} is finished; give another folder")
+        if folder.config.read_text("utf-8") != as_yaml(config):
+            raise UserError(
+                f"--folder: the run in {folder.path} has another configuration, as its config.yaml "
+                "tells; give another folder"
+            )
+        return folder.path, False
+
+    def _take(self, folder: RunFolder, option: str, patience: float = 0.0) -> None:
+        """Holds a run, or says that another process does."""
+        if not self._hold(folder, patience):
+            raise UserError(f"{option}: another process has the run {folder.path} open")
+
+    def _hold(self, folder: RunFolder, patience: float = 0.0) -> bool:
         """Keeps other processes off a run until this one ends, if none has it."""
         self._lock = FileLock(folder.lock)
         try:
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=patience)
         except Timeout:
             return False
         return True
@@ -365,7 +404,7 @@ class CellbenchCLI(LightningCLI):
         parser = self._parser(self._command)
         text = parser.dump(self.config[self._command], skip_unset=False, format="yaml")
         config: dict[str, Any] = yaml.safe_load(text)
-        for key in ("config", "ckpt_path", "weights_only", "resume", "run"):
+        for key in ("config", "ckpt_path", "weights_only", "resume", "folder", "run"):
             config.pop(key, None)
         data = config["data"]
         data["class_path"] = data["class_path"].rsplit(".", 1)[-1]
@@ -430,7 +469,7 @@ class CellbenchCLI(LightningCLI):
 
     def fit(self, **kwargs: Any) -> None:
         """Trains and tests; Lightning's own arguments are not used."""
-        self._run(lambda: self.run.fit())
+        self._run(lambda: self.run.fit(test=self._get(self.config, "test")))
 
     def validate(self, **kwargs: Any) -> None:
         """Scores the checkpoint on the validation split."""

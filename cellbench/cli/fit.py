@@ -16,12 +16,17 @@ def main(args: Sequence[str]) -> int:
     """Runs the command.
 
     `--resume RUN` goes on with an interrupted run; `--resume auto`, beside the options of a fit,
-    with the newest unfinished run of the same configuration, or begins one.
+    with the newest unfinished run of the same configuration, or begins one; `--folder RUN` with
+    that in this folder, or begins it there.
     """
     resume, rest = take_option(args, "--resume")
     check_yaml(rest)
-    if resume is None or resume == "auto":
-        return CellbenchCLI("fit", rest, args, resume="auto" if resume else None).exit_code
+    if resume is None:
+        given, rest = take_option(rest, "--folder")
+        own = None if given is None else RunFolder(Path(given))
+        return CellbenchCLI("fit", rest, args, folder=own).exit_code
+    if resume == "auto":
+        return CellbenchCLI("fit", rest, args, resume="auto").exit_code
     folder = RunFolder.open(Path(resume), "--resume")
     if rest:
         raise UserError(f"--resume {resume}: a run goes on as it began; remove {rest[0]}")

@@ -17,7 +17,7 @@ from cellbench import cores
 from cellbench.atomic import shared_file, write_at
 from cellbench.bar import bar
 from cellbench.data.views import Image, Mask
-from cellbench.errors import UserError
+from cellbench.errors import CannotWrite, UserError
 
 FORMAT = 1
 """Part of every cache file's name: raise it when images are read or resized otherwise."""
@@ -56,7 +56,7 @@ class CacheConfig:
         try:
             yield
         except OSError as error:
-            raise UserError(
+            raise CannotWrite(
                 f"data.cache.folder: cannot keep {size / 2**20:,.0f} MiB in {self.path}: "
                 f"{error.strerror or error}; give another folder, or {instead}"
             ) from error

@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from cellbench.data.preprocessing import Masks, Preprocessing
 from cellbench.data.stain import Normalisation
 from cellbench.data.views import View
-from cellbench.errors import UserError
+from cellbench.errors import CannotWrite, UserError
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.weights import DESCRIPTION
 from cellbench.runs.averaging import Average, Averaging
@@ -130,13 +130,13 @@ class WholeCheckpointIO(TorchCheckpointIO):
         """Saves it beside, then moves it there.
 
         Raises:
-            UserError: It cannot be written.
+            CannotWrite: It cannot be written.
         """
         with whole_file(Path(path)) as beside:
             try:
                 torch.save(checkpoint, beside)
             except RuntimeError as error:  # what torch's writer makes of a full disk
-                raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
+                raise CannotWrite(f"cannot write {path}: {str(error).splitlines()[0]}") from error
 
 
 class BestEpoch(Callback):

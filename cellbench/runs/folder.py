@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from cellbench import atomic
-from cellbench.errors import UserError
+from cellbench.errors import CannotWrite, UserError
 
 
 @contextmanager
@@ -20,20 +20,20 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Gives a path beside `path` to write to, and moves it there once it is on the disk.
 
     Raises:
-        UserError: The file cannot be written; what lay at `path` before is untouched.
+        CannotWrite: The file cannot be written; what lay at `path` before is untouched.
     """
     try:
         with atomic.replacing(path) as beside:
             yield beside
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 file whole.
 
     Raises:
-        UserError: It cannot be written.
+        CannotWrite: It cannot be written.
     """
     with whole_file(path) as beside:
         beside.write_text(text, encoding="utf-8", newline="")
@@ -59,7 +59,7 @@ class RunFolder:
         """Makes a folder below `parent`, named by the time, with a number where that exists.
 
         Raises:
-            UserError: It cannot be made.
+            CannotWrite: It cannot be made.
         """
         now = time.strftime("%Y-%m-%d_%H-%M-%S")
         try:
@@ -70,11 +70,22 @@ class RunFolder:
                     path.mkdir()
                     return cls(path)
         except OSError as error:
-            raise UserError(
+            raise CannotWrite(
                 f"--runs: cannot make a folder in {parent}: {error.strerror}; give one that can be "
                 "written"
             ) from error
         raise AssertionError
+
+    def make(self) -> None:
+        """Makes the folder, if it is not there.
+
+        Raises:
+            CannotWrite: It cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CannotWrite(f"cannot make the folder {self.path}: {error.strerror}") from error
 
     def discard(self) -> None:
         """Removes the folder of a run that never began, and its parent if that is empty then."""

@@ -22,6 +22,8 @@ _FREE = (
     "wandb",
     "tensorboard",
     "label_history",
+    "test",
+    "figures",
     "trainer.enable_progress_bar",
     "data.split.fold",
 )
@@ -112,7 +114,8 @@ def _finished(path: Path) -> Iterator[_Run]:
             plain = dict(_flat(yaml.safe_load(config.read_text(encoding="utf-8"))))
             if plain.get("data.train_labels") is not None:  # each fold and seed has its own
                 plain["data.train_labels"] = "relabelled"
-            yield _Run(folder, metrics, plain)
+            if "test" in metrics:  # a search leaves it out
+                yield _Run(folder, metrics, plain)
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise UserError(f"cannot read the run {folder.path}: {error}") from error
 

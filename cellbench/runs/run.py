@@ -95,6 +95,7 @@ class Run:
         callbacks: What the training is watched by.
         ranks: The processes that share the run; the first of them writes.
         trains: Whether it is to be trained, or scored only.
+        draws: Whether figures are drawn.
     """
 
     folder: RunFolder
@@ -106,6 +107,7 @@ class Run:
     callbacks: RunCallbacks
     ranks: Ranks
     trains: bool
+    draws: bool
 
     def __post_init__(self) -> None:
         """Tells the model what its checkpoints say of it."""
@@ -126,10 +128,13 @@ class Run:
         )
         self.model.description = self.description.as_plain()
 
-    def fit(self) -> dict[str, Any] | None:
+    def fit(self, *, test: bool) -> dict[str, Any] | None:
         """Trains, then scores the best checkpoint on the validation and the test split.
 
         A training that was interrupted in this folder goes on from its last.ckpt.
+
+        Args:
+            test: Whether the test split is scored.
 
         Returns:
             What metrics.json holds; None on any rank but the first.
@@ -160,16 +165,17 @@ class Run:
             if self.checkpoint.monitor == "last":
                 self.trainer.save_checkpoint(self.folder.best, weights_only=True)
             self._load(self.folder.best)
-            result = self._score(("val", "test"))
+            result = self._score(("val", "test") if test else ("val",))
             if result is None:
                 return None
-            curves = figures.learning_curves(
-                self.callbacks.history.rows,
-                self._best_epoch(),
-                result["val"]["metrics"]["accuracy"]["baseline"],
-                result["val"]["n"],
-            )
-            self._save_figure(curves, "learning_curves")
+            if self.draws:
+                curves = figures.learning_curves(
+                    self.callbacks.history.rows,
+                    self._best_epoch(),
+                    result["val"]["metrics"]["accuracy"]["baseline"],
+                    result["val"]["n"],
+                )
+                self._save_figure(curves, "learning_curves")
         return result
 
     def score(self, part: Literal["val", "test"], ckpt_path: Path) -> dict[str, Any] | None:
@@ -290,9 +296,10 @@ class Run:
             write_text(self.folder.config, as_yaml(self.config))
             write_text(self.folder.split, self.data.drawn.csv)
             loggers.log_config(self.loggers, self.config)
-            shown: tuple[Part, Part] = ("train", "test")
-            batches = [(part, self.data.examples(part)) for part in shown]
-            self._save_figure(figures.sample_sheet(batches, self.data.classes), "samples")
+            if self.draws:
+                shown: tuple[Part, Part] = ("train", "test")
+                batches = [(part, self.data.examples(part)) for part in shown]
+                self._save_figure(figures.sample_sheet(batches, self.data.classes), "samples")
             yield
             failed = False
         finally:
@@ -327,6 +334,8 @@ class Run:
         result = self._evaluate()
         write_text(self.folder.metrics, json.dumps(result, indent=2) + "\n")
         loggers.log_result(self.loggers, result)
+        if not self.draws:
+            return result
         shown = parts[-1]
         title = f"{shown} split, {self.config['name']}, view {self.data.view}"
         title += "".join(f"\nNOT TO BE BELIEVED: {stamp}" for stamp in self.stamps)

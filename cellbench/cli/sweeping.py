@@ -1,0 +1,371 @@
+"""What `sweep` does, once the workers are on their way."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+from jsonargparse import Namespace
+
+from cellbench import __main__ as program
+from cellbench.cli import report
+from cellbench.cli.engine import CellbenchCLI
+from cellbench.cli.parsing import Parser, check_yaml
+from cellbench.errors import CannotWrite, UserError, find_user_error
+from cellbench.runs.folder import RunFolder, as_yaml, write_text
+from cellbench.runs.progress import EndAtSignal
+from cellbench.sweeps import results, workers
+from cellbench.sweeps.config import SweepConfig
+from cellbench.sweeps.folder import SweepFolder, merged
+from cellbench.sweeps.screen import Screen, shown
+from cellbench.sweeps.space import Point, options
+from cellbench.sweeps.study import Study
+from cellbench.sweeps.sweep import UNWRITABLE, Sweep, stamp
+
+EXPERIMENTS = (
+    "--data",
+    "--model",
+    "--trainer",
+    "--checkpoint",
+    "--wandb",
+    "--tensorboard",
+    "--label_history",
+    "--seed_everything",
+)
+"""The options that are the experiment's, and change it for all trials."""
+
+FREE = ("runs", "name", "wandb", "tensorboard", "test", "figures")
+"""What of an experiment's configuration may differ between two commands of one sweep."""
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs a sweep, or goes on with it.
+
+    Returns:
+        0; 1 where trials have failed.
+    """
+    own, given = _divide(args)
+    asked = _parser().parse_args(own)
+    if asked.config is None:
+        raise UserError("sweep: which one? give its file as --config")
+    file = Path(str(asked.config[-1]))
+    config = _config(asked, file)
+    name = asked.name or file.stem
+    if Path(name).name != name or name.startswith("."):
+        raise UserError(f"--name: '{name}' is no folder name")
+    slots = workers.divide(asked.workers, _gpus(given), asked.gpus)
+    experiment = [f"--config={config.experiment}", *given]
+    if asked.gpus > 1:
+        experiment.append(f"--trainer.devices={int(asked.gpus)}")
+    experiment += [
+        f"--name={name}",
+        f"--runs={asked.runs}",
+        f"--wandb.group={name}",
+        "--figures=false",
+        "--trainer.enable_progress_bar=false",
+    ]
+    if not any(option.startswith("--data.cache") for option in given):
+        experiment.append("--data.cache.memory=0")  # decoded once, and mapped by all
+    resolved = _check(config, experiment, given, file)
+    steps = len(config.runs)
+    if steps == 1:
+        steps = resolved["trainer"]["max_epochs"]
+    if config.pruner != "none" and steps < 2:
+        raise UserError(
+            f"pruner: {config.pruner} judges by steps, and a trial has one epoch of one run; raise "
+            "trainer.max_epochs, repeat folds or seeds, or remove pruner"
+        )
+    folder = SweepFolder(Path(asked.runs, name))
+    hint = "nothing is lost: the same command goes on"
+    with EndAtSignal(hint).watching(), _held(folder):
+        _check_folder(folder, asked.storage, resolved)
+        study = Study(
+            name,
+            config,
+            config.identity(_fixed(resolved)),
+            folder.path,
+            asked.storage,
+            steps,
+            extend=asked.extend,
+        )
+        return _run(Sweep(config, name, study, folder, work, experiment, slots), given)
+
+
+def work(args: list[str]) -> int:
+    """What a worker calls: a command, as a user would.
+
+    Returns:
+        Its exit code; UNWRITABLE where a file cannot be written.
+    """
+    try:
+        return program.run(args)
+    except Exception as error:
+        if not isinstance(find_user_error(error), CannotWrite):
+            return program.end(error, debug=False)
+        program.end(error, debug=False)
+        return UNWRITABLE
+    except BaseException as error:
+        return program.end(error, debug=False)
+
+
+def _run(sweep: Sweep, given: Sequence[str]) -> int:
+    config, study, folder = sweep.config, sweep.study, sweep.folder
+    total = "" if config.total is None else f"{config.total} trials of "
+    print(
+        f"sweep      {sweep.name}: {total}{len(config.runs)} run(s), {config.sampler}, "
+        f"{sweep.workers} worker(s)\nfolder     {folder.path}",
+        flush=True,
+    )
+    own = yaml.safe_load(config.experiment.read_text(encoding="utf-8"))
+    overrides = {
+        option.removeprefix("--").partition("=")[0]: yaml.safe_load(option.partition("=")[2])
+        for option in given
+    }
+    try:
+        with Screen() as screen:
+            sweep.run(screen.show)
+    finally:
+        results.write_trials(folder, config, study)
+        results.write_best(folder, sweep.name, config, study, merged(own, overrides))
+    failed = [t for t in study.trials() if t.state.name == "FAIL"]
+    pruned = sum(t.state.name == "PRUNED" for t in study.trials())
+    trials = study.trials()
+    print(
+        f"{len(trials)} trials: {len(trials) - len(failed) - pruned} done, {pruned} pruned, "
+        f"{len(failed)} failed; trials.csv has them all"
+    )
+    drawn = results.draw(folder, config, study)
+    if drawn:
+        print(f"figures    {folder.path / 'figures'}: {', '.join(drawn)}")
+    if config.compares:
+        if len(failed) < len(trials):
+            report.main([str(folder.path / "trials")])
+        print(f"optuna     optuna-dashboard shows more: pip install optuna-dashboard")
+    else:
+        _show_best(sweep)
+    return 1 if failed else 0
+
+
+def _show_best(sweep: Sweep) -> None:
+    """Says what a search has chosen, and how that does on the test split."""
+    config, study = sweep.config, sweep.study
+    if len(config.metrics) > 1:
+        print("no trial is better in every metric than these:")
+        for trial in study.front():
+            values = zip(config.metrics, trial.values, strict=True)
+            scores = ", ".join(f"{name} {value:.4g}" for name, value in values)
+            print(f"  trial {trial.number}: {scores} ({shown(results.point_of(config, trial))})")
+        print("choose one, and test it: python -m cellbench test --run RUN")
+        return
+    best = study.best()
+    if best is None:
+        print("no trial has finished")
+        return
+    print(
+        f"best       trial {best.number}, validation {config.metrics[0]} {best.values[0]:.4f}: "
+        f"{shown(results.point_of(config, best))}\n"
+        f"again      python -m cellbench fit --config {sweep.folder.best}"
+    )
+    tested = sweep.test_best()
+    for run in tested:
+        found = json.loads(run.metrics.read_text(encoding="utf-8"))
+        score = found["test"]["metrics"]
+        told = ", ".join(
+            f"{key} {score[key]['value']:.3f} [{score[key]['low']:.3f}, {score[key]['high']:.3f}]"
+            for key in ("accuracy", "f1_macro")
+        )
+        print(
+            f"test       n = {found['test']['n']}: {told}; majority class "
+            f"{score['accuracy']['baseline']:.3f} ({run.path})"
+        )
+        for one in found["stamps"]:
+            print(f"NOT TO BE BELIEVED: {one}")
+    warning = stamp(config)
+    if tested and warning:
+        print(f"NOT TO BE BELIEVED: {warning}")
+    if not tested:
+        print("test       on the machine that has the best trial's checkpoint")
+
+
+def _divide(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The sweep's own options, and the experiment's as --key=value."""
+    own: list[str] = []
+    given: list[str] = []
+    rest = list(args)
+    while rest:
+        option = rest.pop(0)
+        key = option.partition("=")[0]
+        if key.split(".")[0] not in EXPERIMENTS:
+            own.append(option)
+        elif "=" in option:
+            given.append(option)
+        elif rest:
+            given.append(f"{option}={rest.pop(0)}")
+        else:
+            raise UserError(f"{option}: expected a value")
+    return own, given
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m cellbench sweep",
+        description="Varies an experiment, as a sweep's file says. Given again, the command goes "
+        "on with what is not done; options of fit (--data.root ...) change the experiment for all "
+        "trials. Ends with 1 where trials have failed.",
+    )
+    parser.add_argument("--config", action="config", help="the sweep's file")
+    parser.add_class_arguments(SweepConfig, as_group=False)
+    parser.add_argument("--workers", type=int, default=1, help="runs at a time on this machine")
+    parser.add_argument(
+        "--gpus",
+        type=float,
+        default=1.0,
+        help="GPUs of each run, where there are any; below 1 several runs share one",
+    )
+    parser.add_argument(
+        "--storage",
+        type=str,
+        default="journal",
+        help="journal or sqlite, for a file in the sweep's folder; postgresql://HOST/DATABASE, "
+        "where several machines give the same command (the password is PGPASSWORD's, or .pgpass')",
+    )
+    parser.add_argument("--extend", type=bool, default=False, help="the ranges may have changed")
+    parser.add_argument("--name", type=str | None, help="the sweep's name (its file's name)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
+    return parser
+
+
+def _config(asked: Namespace, file: Path) -> SweepConfig:
+    """The sweep's file, with the command line's options."""
+    fields = {key: asked[key] for key in SweepConfig.__dataclass_fields__}
+    config = _named(file, lambda: SweepConfig(**fields))
+    _named(file, lambda: (config.parameters, config.runs))
+    path = config.experiment if config.experiment.is_file() else file.parent / config.experiment
+    if not path.is_file():
+        raise UserError(f"{file}: experiment: there is no file {path}")
+    return replace(config, experiment=path)
+
+
+def _named(file: Path, operation: Callable[[], Any]) -> Any:
+    """Says in which file a mistake is."""
+    try:
+        return operation()
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+
+
+def _gpus(given: Sequence[str]) -> list[str]:
+    """The GPUs that runs are divided among, as CUDA_VISIBLE_DEVICES names them."""
+    if "--trainer.accelerator=cpu" in given:
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    if visible:
+        return visible.split(",")[:count]
+    return [str(number) for number in range(count)]
+
+
+class _Checked(CellbenchCLI):
+    """Makes all of a run but its folder and its trainer, and trains nothing."""
+
+    def instantiate_classes(self) -> None:
+        """Makes the data and the model."""
+        self._count_devices()
+        self.config_init = self.parser.instantiate(self.config)
+        self.datamodule = self._get(self.config_init, "data")
+        self.model = self._get(self.config_init, "model")
+
+    def fit(self, **kwargs: Any) -> None:
+        """Trains nothing."""
+
+    def plain(self) -> dict[str, Any]:
+        """The whole configuration."""
+        return self._plain_config()
+
+
+def _check(
+    config: SweepConfig, experiment: Sequence[str], given: Sequence[str], file: Path
+) -> dict[str, Any]:
+    """Makes sure, before the first trial, that every parameter and every value is one.
+
+    Returns:
+        The experiment's whole configuration.
+
+    Raises:
+        UserError: One is not.
+    """
+    check_yaml(experiment)
+    for option in given:
+        path = option.removeprefix("--").partition("=")[0]
+        for where in ("space", "repeat"):
+            if path in getattr(config, where):
+                raise UserError(f"--{path}: it is in the sweep's {where}; choose one")
+    try:
+        base = _Checked("fit", experiment, experiment)
+    except UserError as error:
+        raise UserError(f"{config.experiment}: {error}") from error
+    covering = config.parameters.covering()
+    for where, points in (("repeat", config.runs), ("space", covering)):
+        for point in points:
+            try:
+                _Checked("fit", [*experiment, *options(point)], [])
+            except UserError as error:
+                raise UserError(f"{file}: {where}: {error}") from error
+    base.datamodule.seed = base.config["fit"].seed_everything
+    base.datamodule.setup("fit")
+    return base.plain()
+
+
+def _fixed(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an experiment must be the same on every machine and in every command."""
+    fixed = {key: value for key, value in resolved.items() if key not in FREE}
+    inner = resolved["data"]["init_args"].items()
+    kept = {k: v for k, v in inner if k not in ("root", "cache", "num_workers", "augment_on")}
+    free = ("precision", "devices", "accelerator", "enable_progress_bar")
+    trainer = {k: v for k, v in resolved["trainer"].items() if k not in free}
+    return fixed | {"data": dict(resolved["data"]) | {"init_args": kept}, "trainer": trainer}
+
+
+class _held:  # noqa: N801  # a context manager
+    """Keeps other sweeps off a folder."""
+
+    def __init__(self, folder: SweepFolder) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> None:
+        RunFolder(self._folder.path).make()
+        try:
+            write_text(self._folder.path / ".writable", "")
+            (self._folder.path / ".writable").unlink()
+            self._lock = FileLock(self._folder.lock)
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(
+                f"--name: another sweep is running in {self._folder.path}; use its --workers, or "
+                "give another --name"
+            ) from error
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def _check_folder(folder: SweepFolder, storage: str, resolved: Mapping[str, Any]) -> None:
+    """Makes sure that a folder goes on with the storage that it was begun with."""
+    scheme, separator, rest = storage.partition("://")
+    shown = f"{scheme}{separator}{rest.rpartition('@')[2]}"  # without a password
+    if folder.file.is_file():
+        stored = yaml.safe_load(folder.file.read_text(encoding="utf-8"))["storage"]
+        if stored != shown:
+            raise UserError(
+                f"--storage: the sweep in {folder.path} was begun with {stored}, and here is "
+                f"{shown}; give that one, or another --name"
+            )
+        return
+    text = {"command": " ".join(sys.argv[1:]), "storage": shown, "experiment": dict(resolved)}
+    write_text(folder.file, as_yaml(text))

@@ -1,0 +1,127 @@
+"""Where a sweep's files lie, and what a run of it has to say."""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cellbench.errors import UserError
+from cellbench.runs.checkpoint import CheckpointConfig
+from cellbench.runs.folder import RunFolder
+from cellbench.sweeps.space import Point
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """The files of one sweep.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that runs the sweep on this machine."""
+        return self.path / ".lock"
+
+    @property
+    def file(self) -> Path:
+        """The sweep's file, the experiment's configuration and the command's options."""
+        return self.path / "sweep.yaml"
+
+    @property
+    def trials(self) -> Path:
+        """A row a trial."""
+        return self.path / "trials.csv"
+
+    @property
+    def best(self) -> Path:
+        """The best parameters, as an experiment."""
+        return self.path / "best.yaml"
+
+    def figure(self, name: str) -> Path:
+        """A figure's file."""
+        return self.path / "figures" / f"{name}.png"
+
+    def run(self, trial: int, repeat: Mapping[str, Any]) -> RunFolder:
+        """The folder of a trial's run.
+
+        Args:
+            trial: The trial's number.
+            repeat: The run's fold, seed or whatever is repeated.
+        """
+        parts = [f"{path.rpartition('.')[2]}{value}" for path, value in repeat.items()]
+        safe = "-".join([f"{trial:04d}", *parts]).replace("/", "_").replace(" ", "")
+        return RunFolder(self.path / "trials" / safe)
+
+    def log(self, run: RunFolder) -> Path:
+        """What a run has printed; beside its folder, which is made anew where it never began."""
+        return run.path.with_name(f"{run.path.name}.log")
+
+
+def epochs(run: RunFolder) -> list[dict[str, float]]:
+    """The epochs that a run has finished, as its history.csv tells them."""
+    try:
+        with run.history.open(encoding="utf-8", newline="") as file:
+            rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        return []
+    return rows
+
+
+def values_at(run: RunFolder, rows: list[dict[str, float]], metrics: list[str]) -> list[float]:
+    """What a training is worth if it ends after some epochs: the scores of the best of them."""
+    config = yaml.safe_load(run.config.read_text(encoding="utf-8"))["checkpoint"]
+    checkpoint = CheckpointConfig(**config)
+    judged = [row.get(checkpoint.monitor, 0.0) for row in rows]
+    best = rows[checkpoint.best(judged)]
+    return [best[name] for name in metrics]
+
+
+def final_values(run: RunFolder, metrics: list[str]) -> list[float]:
+    """What a finished run is worth.
+
+    Raises:
+        UserError: Its files cannot be read.
+    """
+    try:
+        result = json.loads(run.metrics.read_text(encoding="utf-8"))
+        rows = epochs(run)
+        known = {f"val/{k}": float(v["value"]) for k, v in result["val"]["metrics"].items()}
+        known["seconds"] = sum(row["seconds"] for row in rows)
+        known["parameters"] = float(result["parameters"])
+        known["val/loss"] = next(r for r in rows if r["epoch"] == result["epoch"])["val/loss"]
+        return [known[name] for name in metrics]
+    except (OSError, ValueError, KeyError, StopIteration) as error:
+        raise UserError(f"cannot read the run {run.path}: {error}; delete it, and go on") from error
+
+
+def merged(experiment: Mapping[str, Any], point: Point) -> dict[str, Any]:
+    """An experiment's own keys, with some of them set.
+
+    Args:
+        experiment: The experiment's file.
+        point: Values by the command line's paths.
+    """
+    result: dict[str, Any] = json.loads(json.dumps(dict(experiment)))
+    if isinstance(result.get("data"), str):
+        result["data"] = {"class_path": result["data"]}
+    for path, value in point.items():
+        keys = path.split(".")
+        if keys[0] == "data" and keys[1:] and keys[1] not in ("class_path", "init_args"):
+            keys.insert(1, "init_args")
+        if keys == ["data"]:
+            keys = ["data", "class_path"]
+        inner = result
+        for key in keys[:-1]:
+            if not isinstance(inner.get(key), dict):
+                inner[key] = {}
+            inner = inner[key]
+        inner[keys[-1]] = value
+    return result

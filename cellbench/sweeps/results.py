@@ -1,0 +1,127 @@
+"""What a sweep leaves behind: all trials, the best as an experiment, figures."""
+
+import csv
+import io
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import matplotlib.axes
+import matplotlib.figure
+import numpy as np
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from cellbench.runs import figures
+from cellbench.runs.folder import as_yaml, write_text
+from cellbench.sweeps.config import SweepConfig
+from cellbench.sweeps.folder import SweepFolder, merged
+from cellbench.sweeps.space import Point
+from cellbench.sweeps.study import Study
+
+
+def point_of(config: SweepConfig, trial: FrozenTrial) -> Point:
+    """A trial's parameters, as they are and not as Optuna knows them."""
+    parameters = config.parameters.parameters
+    return {path: parameters[path].value(value) for path, value in trial.params.items()}
+
+
+def write_trials(folder: SweepFolder, config: SweepConfig, study: Study) -> None:
+    """Writes trials.csv: a row a trial, with the mean and each run's value of every metric."""
+    paths = list(config.parameters.parameters)
+    ends = ["seconds", "reason"]
+    runs = [f"{name} of run {i}" for i in range(len(config.runs)) for name in config.metrics]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["trial", "state", *paths, *config.metrics, *runs, *ends])
+    for trial in study.trials():
+        point = point_of(config, trial)
+        duration = trial.duration
+        values = [value for run in trial.user_attrs.get("values", []) for value in run]
+        writer.writerow(
+            [
+                trial.number,
+                {"complete": "done", "fail": "failed"}.get(
+                    trial.state.name.lower(), trial.state.name.lower()
+                ),
+                *(json.dumps(point[p]) if p in point else "" for p in paths),
+                *(trial.values or [""] * len(config.metrics)),
+                *(values or [""] * len(runs)),
+                "" if duration is None else round(duration.total_seconds(), 1),
+                trial.user_attrs.get("reason", ""),
+            ]
+        )
+    write_text(folder.trials, text.getvalue())
+
+
+def write_best(
+    folder: SweepFolder, name: str, config: SweepConfig, study: Study, experiment: Mapping[str, Any]
+) -> None:
+    """Writes best.yaml, where there is a best trial.
+
+    Args:
+        folder: The sweep's folder.
+        name: Its name.
+        config: The sweep.
+        study: Its trials.
+        experiment: The experiment's own keys.
+    """
+    best = study.best()
+    if best is None:
+        return
+    head = (
+        f"# Trial {best.number} of the sweep {name}: mean {config.metrics[0]} {best.values[0]:.4f} "
+        f"over {len(config.runs)} run(s), the best of {len(study.trials())} trials.\n"
+    )
+    write_text(folder.best, head + as_yaml(merged(experiment, point_of(config, best))))
+
+
+def draw(folder: SweepFolder, config: SweepConfig, study: Study) -> list[str]:
+    """Draws how the metrics depend on the parameters.
+
+    Returns:
+        The names of the figures drawn; none for fewer than three finished trials.
+    """
+    done = study.trials(TrialState.COMPLETE)
+    if len(done) < 3:
+        return []
+    plots = optuna.visualization.matplotlib
+    varied = [p for p in config.parameters.parameters if len({str(t.params.get(p)) for t in done}) > 1]
+    drawn = []
+    for k, metric in enumerate(config.metrics):
+        of_metric: dict[str, Any] = {"target_name": metric}
+        if len(config.metrics) > 1:
+            of_metric["target"] = lambda trial, k=k: trial.values[k]
+        end = f"_{metric.rpartition('/')[2]}" if len(config.metrics) > 1 else ""
+        kinds: dict[str, Callable[..., Any]] = {"history": plots.plot_optimization_history}
+        if varied:
+            kinds |= {"slice": plots.plot_slice}
+            kinds |= {"importances": plots.plot_param_importances} if len(varied) > 1 else {}
+        if len(varied) > 1:
+            kinds["parallel_coordinates"] = plots.plot_parallel_coordinate
+        for kind, plot in kinds.items():
+            if _draw(folder, f"{kind}{end}", lambda plot=plot: plot(study.optuna, **of_metric)):  # type: ignore[misc]
+                drawn.append(f"{kind}{end}")
+    if len(config.metrics) in (2, 3) and _draw(
+        folder,
+        "pareto_front",
+        lambda: plots.plot_pareto_front(study.optuna, target_names=config.metrics),
+    ):
+        drawn.append("pareto_front")
+    return drawn
+
+
+def _draw(folder: SweepFolder, name: str, plot: Callable[[], Any]) -> bool:
+    """Draws one figure; returns whether Optuna could."""
+    with warnings.catch_warnings():  # that the functions are experimental
+        warnings.simplefilter("ignore")
+        try:
+            axes = np.ravel(plot())[0]
+        except (ValueError, RuntimeError):  # all values equal, or a parameter with one value
+            return False
+    assert isinstance(axes, matplotlib.axes.Axes)
+    figure = axes.get_figure(root=True)
+    assert isinstance(figure, matplotlib.figure.Figure)
+    figures.save(figure, folder.figure(name))
+    return True

@@ -1,0 +1,110 @@
+"""How a sweep does, on the screen: a live table in a terminal, else a line a trial."""
+
+import sys
+import time
+from collections import Counter
+from statistics import fmean
+
+from optuna.trial import TrialState
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from cellbench.sweeps.folder import epochs
+from cellbench.sweeps.space import Point
+from cellbench.sweeps.sweep import OpenTrial, Sweep
+
+EVERY = 0.5
+"""Seconds between two looks."""
+
+
+class Screen:
+    """Shows a sweep as it goes."""
+
+    def __init__(self) -> None:
+        self._console = Console()
+        self._live = Live(console=self._console, auto_refresh=False, transient=True)
+        self._shown = 0.0
+
+    def __enter__(self) -> "Screen":
+        """Begins."""
+        if sys.stdout.isatty():
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends."""
+        if self._live.is_started:
+            self._live.stop()
+
+    def show(self, sweep: Sweep, ended: OpenTrial | None) -> None:
+        """Called in every round, and with each trial that has ended."""
+        if ended is not None:
+            self._console.print(_line(sweep, ended), markup=False, highlight=False, soft_wrap=True)
+        elif self._live.is_started and time.monotonic() - self._shown > EVERY:
+            self._shown = time.monotonic()
+            self._live.update(_state(sweep), refresh=True)
+
+
+def shown(point: Point) -> str:
+    """Parameters in a line."""
+    values = {
+        path.rpartition(".")[2]: f"{value:.3g}" if isinstance(value, float) else value
+        for path, value in point.items()
+    }
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _line(sweep: Sweep, ended: OpenTrial) -> str:
+    number = f"trial {ended.trial.number}"
+    if ended.failed is not None:
+        return f"{number} failed: {ended.failed} ({shown(ended.point)})"
+    means = [fmean(values) for values in zip(*ended.values.values(), strict=True)]
+    scores = ", ".join(
+        f"{name} {mean:.4g}" for name, mean in zip(sweep.config.metrics, means, strict=False)
+    )
+    if ended.pruned:
+        return f"{number} pruned ({shown(ended.point)})"
+    return f"{number}: {scores} ({shown(ended.point)}); {_counts(sweep)}"
+
+
+def _counts(sweep: Sweep) -> str:
+    states = Counter(trial.state for trial in sweep.study.trials())
+    total = sweep.config.total
+    done = states[TrialState.COMPLETE] + states[TrialState.PRUNED] + states[TrialState.FAIL]
+    parts = [f"{done} of {total} done" if total is not None else f"{done} done"]
+    names = {"running": TrialState.RUNNING, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+    parts += [f"{states[state]} {name}" for name, state in names.items() if states[state]]
+    if total is not None and sweep.seconds and done < total:
+        left = (total - done) * len(sweep.config.runs) - sum(len(one.values) for one in sweep.open)
+        parts.append(f"about {_time(left * fmean(sweep.seconds) / sweep.workers)} left")
+    best = sweep.study.best()
+    if best is not None:
+        parts.append(f"best {best.values[0]:.4g} (trial {best.number})")
+    return ", ".join(parts)
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(int(max(seconds, 1)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _state(sweep: Sweep) -> Group:
+    table = Table(box=SIMPLE_HEAD)
+    for column in ("trial", "run", "parameters", "epoch", "seconds"):
+        table.add_column(column)
+    for one in sweep.open:
+        for number, job in one.jobs.items():
+            run = sweep.folder.run(one.trial.number, sweep.config.runs[number])
+            rows = epochs(run)
+            table.add_row(
+                str(one.trial.number),
+                f"{number + 1} of {len(sweep.config.runs)}",
+                escape(shown(one.point | sweep.config.runs[number])),
+                str(len(rows)),
+                f"{time.monotonic() - job.begun:.0f}",
+            )
+    return Group(table, f"{sweep.name}: {_counts(sweep)}")

@@ -1,0 +1,367 @@
+"""The trials of a sweep, in a storage that outlives every process, and that machines may share."""
+
+import contextlib
+import json
+import platform
+import socket
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import optuna
+from filelock import FileLock
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from cellbench.errors import UserError
+from cellbench.sweeps.config import SweepConfig
+from cellbench.sweeps.samplers import build_pruner, build_sampler
+from cellbench.sweeps.space import Point
+
+T = TypeVar("T")
+
+BEAT = 15.0
+"""Seconds between two signs of life to other machines."""
+
+SILENT = 90.0
+"""Seconds without a sign of life after which a machine's trials are run elsewhere."""
+
+WAIT_AT_START, WAIT_LATER = 60.0, 1800.0
+"""Seconds that a storage which does not answer is waited for."""
+
+
+class Study:
+    """The trials of one sweep, and which of them this process has.
+
+    A trial is begun by one process and kept in the storage; where that process dies, another one
+    runs it with the same parameters. Every call waits for a storage that does not answer.
+
+    Args:
+        name: The sweep's name.
+        config: The sweep.
+        identity: What must be equal for trials to be of one sweep.
+        folder: The sweep's folder, which this process alone has on this machine.
+        storage: journal or sqlite, for a file in the folder, or a database's address.
+        steps: How often a trial is judged at most.
+        extend: Whether ranges may have changed.
+
+    Raises:
+        UserError: The storage cannot be reached, or has another sweep of this name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: SweepConfig,
+        identity: Mapping[str, Any],
+        folder: Path,
+        storage: str,
+        steps: int,
+        *,
+        extend: bool = False,
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._config = config
+        self._place = f"{socket.gethostname() or platform.node()}:{folder.absolute()}:"
+        self._owner = f"{self._place}{uuid.uuid4().hex[:8]}"
+        self._patience = WAIT_AT_START
+        self._beats: dict[str, tuple[Any, float]] = {}
+        self._beat, self._beaten = 0, 0.0
+        self._mine: set[int] = set()
+        self._study = self._patiently(
+            lambda: optuna.create_study(
+                study_name=name,
+                storage=_open(storage, folder),
+                sampler=build_sampler(config),
+                pruner=build_pruner(config, steps),
+                directions=config.directions,
+                load_if_exists=True,
+            )
+        )
+        self._patience = WAIT_LATER
+        self._check(dict(identity), extend=extend)
+        self.beat()
+
+    def _check(self, identity: dict[str, Any], *, extend: bool) -> None:
+        plain = json.loads(json.dumps(identity))
+        stored = self._patiently(lambda: self._study.user_attrs).get("sweep")
+        if stored is not None and stored != plain:
+            changed = sorted(_differing(stored, plain))
+            can_extend = all(_only_ranges(stored, plain, key) for key in changed)
+            if not can_extend or not extend:
+                advice = "; --extend goes on with the new range" if can_extend else ""
+                raise UserError(
+                    f"the sweep {self._study.study_name} was begun with another "
+                    f"{', '.join(changed)}{advice}; put it back, or give another --name"
+                )
+        directions = [StudyDirection[each.upper()] for each in self._config.directions]
+        if stored is None and (self.trials() or self._study.directions != directions):
+            raise UserError(
+                f"the storage has a study {self._study.study_name} that is no sweep of cellbench's; "
+                "give another --name"
+            )
+        if stored != plain:
+            self._patiently(lambda: self._study.set_user_attr("sweep", plain))
+
+    def _patiently(self, operation: Callable[[], T]) -> T:
+        """Does something with the storage; waits for one that does not answer."""
+        begun, told = time.monotonic(), False
+        while True:
+            try:
+                result = operation()
+            except (StorageInternalError, SQLAlchemyError) as error:
+                reason = " ".join(str(error.__cause__ or error).split("\n")[0].split())
+                refused = "FATAL" in str(error) and not any(
+                    state in str(error) for state in ("starting up", "shutting down", "recovery")
+                )
+                if refused or time.monotonic() - begun > self._patience:
+                    raise UserError(
+                        f"--storage: it cannot be used: {reason[:300]}; nothing is lost: give the "
+                        "command again when it can"
+                    ) from error
+                if not told:
+                    print(f"the storage does not answer; waiting ({reason[:160]})", flush=True)
+                told = True
+                time.sleep(0.5)
+                continue
+            except OSError as error:
+                raise UserError(
+                    f"--storage: cannot write {error.filename or 'it'}: {error.strerror}; nothing "
+                    "is lost: give the command again when it can be written"
+                ) from error
+            if told:
+                print("the storage answers again", flush=True)
+            return result
+
+    # What is there.
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """The trials in some states, or in any, by number."""
+        found = self._patiently(
+            lambda: self._study.get_trials(deepcopy=False, states=states or None)
+        )
+        return [trial for trial in found if "surplus" not in trial.user_attrs]
+
+    @property
+    def optuna(self) -> optuna.Study:
+        """Optuna's own view, for its plots; without what only this class knows."""
+        return self._study
+
+    def best(self) -> FrozenTrial | None:
+        """The best finished trial of a study with one metric; the first of equals."""
+        if len(self._config.metrics) > 1:
+            return None
+        done = self.trials(TrialState.COMPLETE)
+        sign = -1 if self._config.directions[0] == "maximize" else 1
+        return min(done, key=lambda trial: sign * trial.values[0], default=None)
+
+    def front(self) -> list[FrozenTrial]:
+        """The finished trials that no other one beats in every metric."""
+        done = self.trials(TrialState.COMPLETE)
+        signs = [1 if each == "minimize" else -1 for each in self._config.directions]
+
+        def beats(a: FrozenTrial, b: FrozenTrial) -> bool:
+            pairs = [(s * x, s * y) for s, x, y in zip(signs, a.values, b.values, strict=True)]
+            return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
+
+        return [one for one in done if not any(beats(other, one) for other in done)]
+
+    # What this process does.
+
+    def ask(self) -> tuple[Trial, Point] | None:
+        """A trial that another process has left, or a new one; None where there are no more.
+
+        Returns:
+            The trial and its parameters.
+        """
+        waiting = self.trials(TrialState.WAITING)
+        total = self._config.total
+        if not waiting and total is not None and len(self.trials()) >= total:
+            return None
+        trial = self._patiently(self._study.ask)
+        before = sum(other.number < trial.number for other in self.trials())
+        if total is not None and before >= total:  # two machines asked for the last one at once
+            self._patiently(lambda: trial.set_user_attr("surplus", True))
+            self._patiently(lambda: self._study.tell(trial, state=TrialState.FAIL))
+            return None
+        self._mine.add(trial.number)
+        self._patiently(lambda: trial.set_user_attr("owner", self._owner))
+        point: Point = {}
+        space = self._config.parameters
+        for path, parameter in space.parameters.items():
+            if space.active(path, point):
+                point[path] = parameter.value(self._suggest(trial, path, parameter.distribution))
+        return trial, point
+
+    def _suggest(self, trial: Trial, path: str, distribution: Any) -> Any:
+        def draw() -> Any:
+            if isinstance(distribution, CategoricalDistribution):
+                return trial.suggest_categorical(path, distribution.choices)
+            low, high, step, log = (getattr(distribution, k) for k in ("low", "high", "step", "log"))
+            if isinstance(distribution, IntDistribution):
+                return trial.suggest_int(path, low, high, step=step, log=log)
+            assert isinstance(distribution, FloatDistribution)
+            return trial.suggest_float(path, low, high, step=step, log=log)
+
+        return self._patiently(draw)
+
+    def report(self, trial: Trial, step: int, value: float) -> bool:
+        """Notes how a trial does; returns whether the pruner ends it."""
+        frozen = self._patiently(lambda: self._study._storage.get_trial(trial._trial_id))
+        if step not in frozen.intermediate_values:
+            self._patiently(lambda: trial.report(value, step))
+        return self._patiently(trial.should_prune)
+
+    def note(self, trial: Trial, **values: Any) -> None:
+        """Keeps something with a trial."""
+        for key, value in values.items():
+            self._patiently(lambda key=key, value=value: trial.set_user_attr(key, value))  # type: ignore[misc]
+
+    def tell(
+        self, trial: Trial, state: TrialState, values: Sequence[float] | None = None
+    ) -> FrozenTrial:
+        """Ends a trial."""
+        told = self._patiently(
+            lambda: self._study.tell(
+                trial, values if state == TrialState.COMPLETE else None, state, True
+            )
+        )
+        self._mine.discard(trial.number)
+        return told
+
+    def give_back(self, trial: Trial) -> None:
+        """Leaves a trial for whoever asks next."""
+        self._mine.discard(trial.number)
+        self._patiently(
+            lambda: self._study._storage.set_trial_state_values(
+                trial._trial_id, state=TrialState.WAITING
+            )
+        )
+
+    def beat(self) -> None:
+        """Shows other machines that this one is alive, and takes over what dead ones have left."""
+        if self._beaten and time.monotonic() - self._beaten < BEAT:
+            return
+        self._beat += 1
+        self._patiently(lambda: self._study.set_user_attr(f"alive {self._owner}", self._beat))
+        self._beaten = time.monotonic()
+        attributes = self._patiently(lambda: self._study.user_attrs)
+        for trial in self.trials(TrialState.RUNNING):
+            owner = trial.user_attrs.get("owner")
+            if trial.number not in self._mine and self._is_dead(trial, owner, attributes):
+                trial_id = trial._trial_id
+                self._patiently(
+                    lambda trial_id=trial_id: self._study._storage.set_trial_state_values(  # type: ignore[misc]
+                        trial_id, state=TrialState.WAITING
+                    )
+                )
+
+    def _is_dead(
+        self, trial: FrozenTrial, owner: str | None, attributes: Mapping[str, Any]
+    ) -> bool:
+        if owner is not None and owner.startswith(self._place):
+            return True  # nobody else has this folder on this machine
+        elsewhere = any(
+            key.startswith("alive ") and not key.removeprefix("alive ").startswith(self._place)
+            for key in attributes
+        )
+        if owner is None and not elsewhere:
+            return True
+        key = owner or f"trial {trial.number}"
+        last = attributes.get(f"alive {owner}")
+        seen, since = self._beats.get(key, (None, 0.0))
+        if key not in self._beats or last != seen:
+            self._beats[key] = (last, time.monotonic())
+            return False
+        return time.monotonic() - since > SILENT
+
+
+class _SystemLock(JournalFileOpenLock):
+    """A lock that the system takes back from a killed process; Optuna's own would stay."""
+
+    def __init__(self, path: Path) -> None:
+        self._lock = FileLock(path)
+
+    def acquire(self) -> bool:
+        """Waits for the lock."""
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        """Gives it back."""
+        self._lock.release()
+
+
+def _open(storage: str, folder: Path) -> BaseStorage:
+    """Opens a storage, and makes it if there is none.
+
+    Raises:
+        UserError: Its driver is not installed, or its address is none.
+    """
+    if storage == "journal":
+        path = folder / "study.journal"
+        _mend(path)
+        lock = _SystemLock(path.with_suffix(".lock"))
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    if storage == "sqlite":
+        return RDBStorage(f"sqlite:///{folder / 'study.db'}")
+    scheme, separator, rest = storage.partition("://")
+    if scheme in ("postgresql", "postgres") and separator:
+        storage = f"postgresql+psycopg://{rest}"
+        try:
+            import psycopg  # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                "--storage: PostgreSQL's driver is not installed; pip install 'cellbench[postgresql]'"
+            ) from error
+    elif not separator:
+        raise UserError(f"--storage: '{storage}' is none; give journal, sqlite or postgresql://...")
+    return RDBStorage(
+        storage,
+        engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}},
+    )
+
+
+def _mend(path: Path) -> None:
+    """Cuts off a last line that a full disk or a crash has left without its end."""
+    if not path.is_file():
+        return
+    with contextlib.suppress(OSError), path.open("rb+") as file:
+        content = file.read()
+        if content and not content.endswith(b"\n"):
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The paths of what is not equal."""
+    found: list[str] = []
+    for key in a.keys() | b.keys():
+        one, other = a.get(key), b.get(key)
+        if one == other:
+            continue
+        # A parameter is one thing, and so is what is not of one kind.
+        if isinstance(one, dict) and isinstance(other, dict) and prefix != "space: ":
+            found += _differing(one, other, f"{prefix}{key}{': ' if not prefix else '.'}")
+        else:
+            found.append(f"{prefix}{key}")
+    return found
+
+
+def _only_ranges(a: Mapping[str, Any], b: Mapping[str, Any], path: str) -> bool:
+    """Whether a change is one that Optuna allows: of a range's ends."""
+    if not path.startswith("space: "):
+        return False
+    name = path.removeprefix("space: ")
+    one, other = a["space"].get(name), b["space"].get(name)
+    if not (isinstance(one, dict) and isinstance(other, dict)) or "low" not in one:
+        return False
+    rest = [{k: v for k, v in each.items() if k not in ("low", "high")} for each in (one, other)]
+    same_kind = all(isinstance(one[k], int) == isinstance(other.get(k), int) for k in ("low", "high"))
+    return rest[0] == rest[1] and "low" in other and same_kind

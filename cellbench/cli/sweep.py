@@ -6,9 +6,13 @@ from importlib import import_module
 from cellbench.sweeps import workers
 
 
+SWEEPING = "cellbench.cli.sweeping"
+
+
 def main(args: Sequence[str]) -> int:
     """Runs the command."""
     if not {"-h", "--help"} & set(args):
-        workers.warm_up()  # imports, beside this process, what it is about to import itself
-    result: int = import_module("cellbench.cli.sweeping").main(args)
+        # It imports them while this process does.
+        workers.warm_up([SWEEPING, "cellbench.cli.fit", "cellbench.cli.test"])
+    result: int = import_module(SWEEPING).main(args)
     return result

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -19,20 +20,19 @@ from cellbench.errors import UserError
 Command = Callable[[list[str]], int]
 """Runs a command line and returns its exit code: cellbench's main."""
 
-PRELOADED = ["cellbench.cli.engine", "cellbench.cli.fit", "cellbench.runs.figures"]
-"""What the fork server imports once, so that no run has to. None of it touches a GPU."""
-
 GRACE = 90.0
 """Seconds that a run has to save itself, once it was told to end."""
 
 _context = multiprocessing.get_context("forkserver")
 
 
-def warm_up() -> None:
-    """Starts the process that the runs are forked from, which imports what they need."""
-    from multiprocessing import forkserver
+def warm_up(modules: list[str]) -> None:
+    """Starts the process that the runs are forked from.
 
-    _context.set_forkserver_preload(PRELOADED)
+    Args:
+        modules: What it imports once, so that no run has to. None of it may touch a GPU.
+    """
+    _context.set_forkserver_preload(modules)
     forkserver.ensure_running()
 
 

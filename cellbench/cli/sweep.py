@@ -5,7 +5,6 @@ from importlib import import_module
 
 from cellbench.sweeps import workers
 
-
 SWEEPING = "cellbench.cli.sweeping"
 
 

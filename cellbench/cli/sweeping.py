@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from jsonargparse import Namespace
 from cellbench import __main__ as program
 from cellbench.cli import report
 from cellbench.cli.engine import CellbenchCLI
-from cellbench.cli.parsing import Parser, check_yaml
+from cellbench.cli.parsing import Parser, check_yaml, take_option
 from cellbench.errors import CannotWrite, UserError, find_user_error
 from cellbench.runs.folder import RunFolder, as_yaml, write_text
 from cellbench.runs.progress import EndAtSignal
@@ -24,7 +25,7 @@ from cellbench.sweeps import results, workers
 from cellbench.sweeps.config import SweepConfig
 from cellbench.sweeps.folder import SweepFolder, merged
 from cellbench.sweeps.screen import Screen, shown
-from cellbench.sweeps.space import Point, options
+from cellbench.sweeps.space import options
 from cellbench.sweeps.study import Study
 from cellbench.sweeps.sweep import UNWRITABLE, Sweep, stamp
 
@@ -51,9 +52,10 @@ def main(args: Sequence[str]) -> int:
         0; 1 where trials have failed.
     """
     own, given = _divide(args)
-    asked = _parser().parse_args(own)
-    if asked.config is None:
+    if not {"-h", "--help"} & set(own) and take_option(own, "--config")[0] is None:
         raise UserError("sweep: which one? give its file as --config")
+    check_yaml(own)
+    asked = _parser().parse_args(own)
     file = Path(str(asked.config[-1]))
     config = _config(asked, file)
     name = asked.name or file.stem
@@ -143,11 +145,9 @@ def _run(sweep: Sweep, given: Sequence[str]) -> int:
     drawn = results.draw(folder, config, study)
     if drawn:
         print(f"figures    {folder.path / 'figures'}: {', '.join(drawn)}")
-    if config.compares:
-        if len(failed) < len(trials):
-            report.main([str(folder.path / "trials")])
-        print(f"optuna     optuna-dashboard shows more: pip install optuna-dashboard")
-    else:
+    if config.compares and len(failed) < len(trials):
+        report.main([str(folder.path / "trials")])
+    if not config.compares or len(config.metrics) > 1:
         _show_best(sweep)
     return 1 if failed else 0
 
@@ -244,18 +244,19 @@ def _parser() -> Parser:
 def _config(asked: Namespace, file: Path) -> SweepConfig:
     """The sweep's file, with the command line's options."""
     fields = {key: asked[key] for key in SweepConfig.__dataclass_fields__}
-    config = _named(file, lambda: SweepConfig(**fields))
-    _named(file, lambda: (config.parameters, config.runs))
+    with _named(file):
+        config = SweepConfig(**fields)
     path = config.experiment if config.experiment.is_file() else file.parent / config.experiment
     if not path.is_file():
         raise UserError(f"{file}: experiment: there is no file {path}")
     return replace(config, experiment=path)
 
 
-def _named(file: Path, operation: Callable[[], Any]) -> Any:
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
     """Says in which file a mistake is."""
     try:
-        return operation()
+        yield
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
 
@@ -288,6 +289,11 @@ class _Checked(CellbenchCLI):
         """The whole configuration."""
         return self._plain_config()
 
+    def check(self, args: Sequence[str]) -> None:
+        """Takes another command line, with the same parser."""
+        self.parse_arguments(self.parser, ["fit", *args])
+        self.instantiate_classes()
+
 
 def _check(
     config: SweepConfig, experiment: Sequence[str], given: Sequence[str], file: Path
@@ -307,19 +313,20 @@ def _check(
             if path in getattr(config, where):
                 raise UserError(f"--{path}: it is in the sweep's {where}; choose one")
     try:
-        base = _Checked("fit", experiment, experiment)
+        checked = _Checked("fit", experiment, experiment)
     except UserError as error:
         raise UserError(f"{config.experiment}: {error}") from error
-    covering = config.parameters.covering()
-    for where, points in (("repeat", config.runs), ("space", covering)):
+    resolved = checked.plain()
+    checked.datamodule.seed = resolved["seed_everything"]
+    checked.datamodule.setup("fit")  # what it decodes, the workers find
+    repeated = [{path: value} for path, values in config.repeat.items() for value in values]
+    for where, points in (("repeat", repeated), ("space", config.parameters.covering())):
         for point in points:
             try:
-                _Checked("fit", [*experiment, *options(point)], [])
+                checked.check([*experiment, *options(point)])
             except UserError as error:
                 raise UserError(f"{file}: {where}: {error}") from error
-    base.datamodule.seed = base.config["fit"].seed_everything
-    base.datamodule.setup("fit")
-    return base.plain()
+    return resolved
 
 
 def _fixed(resolved: Mapping[str, Any]) -> dict[str, Any]:
@@ -332,27 +339,24 @@ def _fixed(resolved: Mapping[str, Any]) -> dict[str, Any]:
     return fixed | {"data": dict(resolved["data"]) | {"init_args": kept}, "trainer": trainer}
 
 
-class _held:  # noqa: N801  # a context manager
+@contextmanager
+def _held(folder: SweepFolder) -> Iterator[None]:
     """Keeps other sweeps off a folder."""
-
-    def __init__(self, folder: SweepFolder) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> None:
-        RunFolder(self._folder.path).make()
-        try:
-            write_text(self._folder.path / ".writable", "")
-            (self._folder.path / ".writable").unlink()
-            self._lock = FileLock(self._folder.lock)
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise UserError(
-                f"--name: another sweep is running in {self._folder.path}; use its --workers, or "
-                "give another --name"
-            ) from error
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+    RunFolder(folder.path).make()
+    lock = FileLock(folder.lock)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"--name: another sweep is running in {folder.path}; use its --workers, or give "
+            "another --name"
+        ) from error
+    except OSError as error:
+        raise CannotWrite(f"cannot write {folder.lock}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _check_folder(folder: SweepFolder, storage: str, resolved: Mapping[str, Any]) -> None:

@@ -45,7 +45,9 @@ def build(
     if tensorboard:
         if importlib.util.find_spec("tensorboard") is None:
             raise UserError("--tensorboard: TensorBoard is not installed; pip install tensorboard")
-        made.append(TensorBoardLogger(folder.path, name="tensorboard", version=""))
+        made.append(
+            TensorBoardLogger(folder.path, name="tensorboard", version="", default_hp_metric=False)
+        )
     if wandb_config.mode != "disabled":
         made.append(_wandb(folder, name, wandb_config))
     return made
@@ -83,8 +85,11 @@ def log_config(loggers: list[Logger], config: dict[str, Any]) -> None:
         logger.log_hyperparams(config)
 
 
-def log_result(loggers: list[Logger], result: dict[str, Any]) -> None:
-    """Gives every logger the final metrics with their intervals, as `best/<part>/<metric>`."""
+def log_result(loggers: list[Logger], config: dict[str, Any], result: dict[str, Any]) -> None:
+    """Gives every logger the final metrics with their intervals, as `best/<part>/<metric>`.
+
+    TensorBoard's view of hyperparameters needs them beside the configuration.
+    """
     flat = {
         f"best/{part}/{name}{end}": value[key]
         for part in ("val", "test")
@@ -95,6 +100,8 @@ def log_result(loggers: list[Logger], result: dict[str, Any]) -> None:
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.experiment.summary.update(flat | marks)
+        elif isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(config, flat)
         else:
             logger.log_metrics(flat)
 

@@ -333,7 +333,7 @@ class Run:
         write_predictions(self.folder.predictions, self.data.classes, predictions)
         result = self._evaluate()
         write_text(self.folder.metrics, json.dumps(result, indent=2) + "\n")
-        loggers.log_result(self.loggers, result)
+        loggers.log_result(self.loggers, self.config, result)
         if not self.draws:
             return result
         shown = parts[-1]

@@ -75,6 +75,7 @@ class SweepConfig:
                 raise UserError(f"{name}: {value} is not greater than 0")
         if self.pruner != "none" and len(self.metrics) > 1:
             raise UserError(f"pruner: {self.pruner} judges by one metric; remove it, or the others")
+        _ = self.parameters, self.runs, self.grid  # which say what is wrong with them
         if self.pruner == "wilcoxon" and len(self.runs) < 2:
             raise UserError("pruner: wilcoxon compares run by run; give folds or seeds in repeat")
         if self.pruner != "none" and self.metrics[0] in ("seconds", "parameters"):
@@ -84,8 +85,6 @@ class SweepConfig:
             raise UserError("sampler: cmaes needs at least two parameters, all of them ranges")
         for path in self.repeat.keys() & self.space.keys():
             raise UserError(f"repeat: {path} is in the space as well; choose one")
-        if self.sampler == "grid":
-            _ = self.grid
 
     @property
     def metrics(self) -> list[str]:

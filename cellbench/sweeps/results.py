@@ -5,6 +5,7 @@ import io
 import json
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import matplotlib.axes
@@ -87,29 +88,30 @@ def draw(folder: SweepFolder, config: SweepConfig, study: Study) -> list[str]:
     if len(done) < 3:
         return []
     plots = optuna.visualization.matplotlib
-    varied = [p for p in config.parameters.parameters if len({str(t.params.get(p)) for t in done}) > 1]
-    drawn = []
+    parameters = config.parameters.parameters
+    varied = [path for path in parameters if len({str(t.params.get(path)) for t in done}) > 1]
+    kinds: dict[str, Callable[..., Any]] = {"history": plots.plot_optimization_history}
+    if varied:
+        kinds["slice"] = partial(plots.plot_slice, params=varied)
+    if len(varied) > 1:
+        kinds["importances"] = partial(plots.plot_param_importances, params=varied)
+        kinds["parallel_coordinates"] = partial(plots.plot_parallel_coordinate, params=varied)
+    plotted: dict[str, Callable[[], Any]] = {}
     for k, metric in enumerate(config.metrics):
-        of_metric: dict[str, Any] = {"target_name": metric}
-        if len(config.metrics) > 1:
-            of_metric["target"] = lambda trial, k=k: trial.values[k]
-        end = f"_{metric.rpartition('/')[2]}" if len(config.metrics) > 1 else ""
-        kinds: dict[str, Callable[..., Any]] = {"history": plots.plot_optimization_history}
-        if varied:
-            kinds |= {"slice": plots.plot_slice}
-            kinds |= {"importances": plots.plot_param_importances} if len(varied) > 1 else {}
-        if len(varied) > 1:
-            kinds["parallel_coordinates"] = plots.plot_parallel_coordinate
+        several = len(config.metrics) > 1
+        end = f"_{metric.rpartition('/')[2]}" if several else ""
+        target = partial(_value, k) if several else None
         for kind, plot in kinds.items():
-            if _draw(folder, f"{kind}{end}", lambda plot=plot: plot(study.optuna, **of_metric)):  # type: ignore[misc]
-                drawn.append(f"{kind}{end}")
-    if len(config.metrics) in (2, 3) and _draw(
-        folder,
-        "pareto_front",
-        lambda: plots.plot_pareto_front(study.optuna, target_names=config.metrics),
-    ):
-        drawn.append("pareto_front")
-    return drawn
+            plotted[kind + end] = partial(plot, study.optuna, target=target, target_name=metric)
+    if len(config.metrics) in (2, 3):
+        front = partial(plots.plot_pareto_front, study.optuna, target_names=config.metrics)
+        plotted["pareto_front"] = front
+    return [name for name, plot in plotted.items() if _draw(folder, name, plot)]
+
+
+def _value(k: int, trial: FrozenTrial) -> float:
+    """A trial's value of one of several metrics."""
+    return float(trial.values[k])
 
 
 def _draw(folder: SweepFolder, name: str, plot: Callable[[], Any]) -> bool:

@@ -102,7 +102,7 @@ class Space:
         parameters: By the command line's path, each behind those that it depends on.
     """
 
-    parameters: Mapping[str, Choices | Range]
+    parameters: dict[str, Choices | Range]
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> "Space":
@@ -169,7 +169,7 @@ class Space:
         """
         points = []
         for path, parameter in self.parameters.items():
-            values = parameter.values or (parameter.low, parameter.high)  # type: ignore[union-attr]
+            values = _known(parameter)
             points += [self._around(path, value) for value in values]
         unique = {json.dumps(point, sort_keys=True, default=str): point for point in points}
         return list(unique.values())
@@ -184,9 +184,16 @@ class Space:
         point: Point = {}
         for name, parameter in self.parameters.items():
             if self.active(name, point):
-                first = parameter.values[0] if parameter.values else parameter.low  # type: ignore[union-attr]
+                first = _known(parameter)[0]
                 point[name] = wanted.get(name, first)
         return point
+
+
+def _known(parameter: Choices | Range) -> tuple[Any, ...]:
+    """All values of a parameter, or the ends of its range."""
+    if isinstance(parameter, Range):
+        return parameter.values or (parameter.low, parameter.high)
+    return parameter.values
 
 
 def repeats(given: Mapping[str, Sequence[Any]]) -> list[Point]:
@@ -246,11 +253,13 @@ def _choices(path: str, given: Any, when: Mapping[str, tuple[Any, ...]]) -> Choi
 
 
 def _range(path: str, given: Mapping[str, Any], when: Mapping[str, tuple[Any, ...]]) -> Range:
-    ends = [given.get("low"), given.get("high")]
-    numbers = [*ends, given.get("step", 1)]
+    low: Any = given.get("low")
+    high: Any = given.get("high")
+    step: Any = given.get("step")
+    numbers = [low, high, 1 if step is None else step]
     if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
         raise UserError(f"space: {path}: low, high and step must be numbers; got {dict(given)}")
-    low, high, step, log = *ends, given.get("step"), given.get("log", False)
+    log = given.get("log", False)
     if not isinstance(log, bool):
         raise UserError(f"space: {path}: log: expected true or false; got '{log}'")
     if not np.isfinite([low, high]).all() or not low < high:

@@ -104,8 +104,8 @@ class Study:
         directions = [StudyDirection[each.upper()] for each in self._config.directions]
         if stored is None and (self.trials() or self._study.directions != directions):
             raise UserError(
-                f"the storage has a study {self._study.study_name} that is no sweep of cellbench's; "
-                "give another --name"
+                f"the storage has a study {self._study.study_name} that is no sweep of "
+                "cellbench's; give another --name"
             )
         if stored != plain:
             self._patiently(lambda: self._study.set_user_attr("sweep", plain))
@@ -204,7 +204,9 @@ class Study:
         def draw() -> Any:
             if isinstance(distribution, CategoricalDistribution):
                 return trial.suggest_categorical(path, distribution.choices)
-            low, high, step, log = (getattr(distribution, k) for k in ("low", "high", "step", "log"))
+            low, high, step, log = (
+                getattr(distribution, k) for k in ("low", "high", "step", "log")
+            )
             if isinstance(distribution, IntDistribution):
                 return trial.suggest_int(path, low, high, step=step, log=log)
             assert isinstance(distribution, FloatDistribution)
@@ -319,7 +321,8 @@ def _open(storage: str, folder: Path) -> BaseStorage:
             import psycopg  # noqa: F401
         except ImportError as error:
             raise UserError(
-                "--storage: PostgreSQL's driver is not installed; pip install 'cellbench[postgresql]'"
+                "--storage: PostgreSQL's driver is not installed; "
+                "pip install 'cellbench[postgresql]'"
             ) from error
     elif not separator:
         raise UserError(f"--storage: '{storage}' is none; give journal, sqlite or postgresql://...")
@@ -363,5 +366,7 @@ def _only_ranges(a: Mapping[str, Any], b: Mapping[str, Any], path: str) -> bool:
     if not (isinstance(one, dict) and isinstance(other, dict)) or "low" not in one:
         return False
     rest = [{k: v for k, v in each.items() if k not in ("low", "high")} for each in (one, other)]
-    same_kind = all(isinstance(one[k], int) == isinstance(other.get(k), int) for k in ("low", "high"))
+    same_kind = all(
+        isinstance(one[k], int) == isinstance(other.get(k), int) for k in ("low", "high")
+    )
     return rest[0] == rest[1] and "low" in other and same_kind

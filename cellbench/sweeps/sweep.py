@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +24,9 @@ UNWRITABLE = 74
 
 IN_A_ROW = 5
 """Failed trials, one after the other, that stop a sweep."""
+
+TRIES = 3
+"""How often a run is begun that something else has killed, as the system does without memory."""
 
 PATIENCE = 2.0
 """Seconds between two questions for a trial where there was none."""
@@ -46,6 +49,7 @@ class OpenTrial:
         waiting: The numbers of its runs that have not begun.
         jobs: Those that go on.
         values: What the finished ones are worth.
+        killed: How often each was killed by something else.
         seen: Epochs of the only run that the pruner has judged.
         pruned: Whether the pruner has ended it.
         failed: Why it has failed; None where it has not.
@@ -56,6 +60,7 @@ class OpenTrial:
     waiting: deque[int]
     jobs: dict[int, Job] = field(default_factory=dict)
     values: dict[int, list[float]] = field(default_factory=dict)
+    killed: Counter[int] = field(default_factory=Counter)
     seen: int = 0
     pruned: bool = False
     failed: str | None = None
@@ -231,6 +236,10 @@ class Sweep:
             return
         if job.exit_code == 0 and run.metrics.is_file():
             self._note_value(one, number)
+            return
+        if job.killed and one.killed[number] + 1 < TRIES:
+            one.killed[number] += 1
+            one.waiting.appendleft(number)
             return
         one.failed = f"{run.path.name}: {job.why()}"
         one.stop()

@@ -145,6 +145,12 @@ class Job:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGTERM)
 
+    @property
+    def killed(self) -> bool:
+        """Whether something else than the sweep has ended it."""
+        code = self.exit_code
+        return self._ended is None and code is not None and (code < 0 or code > 128)
+
     def why(self) -> str:
         """Why it has failed, in a line."""
         if self.timed_out:

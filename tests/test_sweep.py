@@ -1,0 +1,325 @@
+"""Sweeps: what they train, what they choose by, and what they leave behind."""
+
+import csv
+import json
+import re
+import signal
+from statistics import fmean
+
+import pytest
+import yaml
+
+from cellbench.__main__ import main
+from cellbench.errors import UserError
+from cellbench.sweeps.config import SweepConfig
+from cellbench.sweeps.space import Space
+from tests.conftest import TINY
+from tests.test_sweep_misuse import sweep_file
+
+__all__ = ["sweep_file"]
+
+LR = {"model.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
+
+
+@pytest.fixture
+def sweep(sweep_file, tmp_path):
+    """Runs a sweep; returns its folder and the rows of its trials.csv."""
+
+    def run(*options, code=0, tiny=TINY, **changes):
+        assert main([*sweep_file(**changes), *tiny, *options]) == code
+        folder = tmp_path / "runs" / "sweep"
+        with (folder / "trials.csv").open() as file:
+            return folder, list(csv.DictReader(file))
+
+    return run
+
+
+def metrics(run):
+    return json.loads((run / "metrics.json").read_text())
+
+
+def test_a_comparison_tests_every_run_once(sweep, capsys):
+    folder, rows = sweep("--workers=2", repeat={"seed_everything": [0, 1]})
+    assert [row["data.view"] for row in rows] == ['"raw"', '"masked"']
+    assert {row["state"] for row in rows} == {"done"}
+    runs = sorted(path for path in (folder / "trials").iterdir() if path.is_dir())
+    assert [run.name for run in runs] == [
+        f"{trial:04d}-seed_everything{seed}" for trial in (0, 1) for seed in (0, 1)
+    ]
+    for row, pair in zip(rows, (runs[:2], runs[2:]), strict=True):
+        scores = [metrics(run)["val"]["metrics"]["f1_macro"]["value"] for run in pair]
+        assert float(row["val/f1_macro"]) == pytest.approx(fmean(scores))
+        assert [float(row[f"val/f1_macro of run {i}"]) for i in (0, 1)] == pytest.approx(scores)
+    assert len({metrics(run)["split"]["digest"] for run in runs}) == 1
+    assert {metrics(run)["view"] for run in runs[2:]} == {"masked"}
+    assert all("test" in metrics(run) for run in runs)
+    said = capsys.readouterr().out
+    assert "sweep (view masked)" in said
+    best = yaml.safe_load((folder / "best.yaml").read_text())
+    chosen = max(rows, key=lambda row: float(row["val/f1_macro"]))
+    assert best["data"]["init_args"]["view"] == json.loads(chosen["data.view"])
+
+
+def test_what_is_best_does_not_depend_on_the_test_set(sweep, monkeypatch):
+    """Whatever the test scores are: they are made the opposite of the validation's."""
+    folder, rows = sweep(space={"data.view": ["raw", "background", "silhouette"]})
+    by_test = []
+    for row, run in zip(rows, sorted((folder / "trials").glob("*/metrics.json")), strict=True):
+        found = json.loads(run.read_text())
+        value = found["val"]["metrics"]["f1_macro"]["value"]
+        assert float(row["val/f1_macro"]) == pytest.approx(value)
+        by_test.append(found["test"]["metrics"]["f1_macro"]["value"])
+        found["test"]["metrics"]["f1_macro"]["value"] = 1 - value
+        run.write_text(json.dumps(found))
+    before = (folder / "best.yaml").read_text()
+    (folder / "best.yaml").unlink()
+    sweep(space={"data.view": ["raw", "background", "silhouette"]})
+    assert (folder / "best.yaml").read_text() == before
+
+
+def test_a_search_touches_the_test_set_once_at_its_end(sweep, capsys):
+    search = {"sampler": "random", "trials": 4, "space": LR, "metric": "val/loss"}
+    folder, rows = sweep("--workers=2", direction="minimize", **search)
+    runs = sorted(path for path in (folder / "trials").iterdir() if path.is_dir())
+    assert len(rows) == len(runs) == 4
+    for run in runs:
+        assert "test" not in metrics(run)
+        with (run / "predictions.csv").open() as file:
+            assert {row["split"] for row in csv.DictReader(file)} == {"val"}
+    best = min(rows, key=lambda row: float(row["val/loss"]))["trial"]
+    (tested,) = (folder / "trials").glob("*/test/*/metrics.json")
+    assert tested.parents[2].name == f"{int(best):04d}"
+    last = max((run / "metrics.json").stat().st_mtime for run in runs)
+    assert tested.stat().st_mtime > last
+    assert len(list((folder / "trials").glob("*/checkpoints/best.ckpt"))) == 1
+    out = capsys.readouterr().out
+    assert f"best       trial {best}, validation val/loss" in out
+    assert "test       n = " in out
+    sweep("--workers=2", direction="minimize", **search)
+    assert len(list((folder / "trials").glob("*/test/*/metrics.json"))) == 1
+    config = folder / "best.yaml"
+    assert main(["fit", f"--config={config}", *TINY, f"--runs={folder.parent}"]) == 0
+    (again,) = (folder.parent / "best").iterdir()
+    known = metrics(folder / "trials" / f"{int(best):04d}")["val"]["metrics"]
+    assert metrics(again)["val"]["metrics"] == known
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "gp", "cmaes", "qmc"])
+def test_a_sampler_draws_the_same_trials_again(sampler, tmp_path):
+    """From nothing but the seed and the trials before, as after a kill."""
+    from optuna.trial import TrialState
+
+    from cellbench.sweeps.study import Study
+
+    space = {"model.lr": LR["model.lr"], "model.l2": {"low": 0.0, "high": 1.0}}
+    config = SweepConfig("x", space, sampler=sampler, trials=6)
+    points = []
+    for attempt in ("one", "two"):
+        (tmp_path / attempt).mkdir()
+        drawn = []
+        for number in range(6):
+            again = Study("s", config, {}, tmp_path / attempt, "journal", 1)
+            trial, point = again.ask()
+            drawn.append(point)
+            again.tell(trial, TrialState.COMPLETE, [point["model.l2"] + number / 10])
+        assert len({str(point) for point in drawn}) == 6
+        points.append(drawn)
+    assert points[0] == points[1]
+
+
+def test_a_condition_leaves_a_parameter_out(sweep):
+    space = {
+        "model.optimizer": ["adam", "adamw"],
+        "model.weight_decay": {"choices": [0.1, 0.2], "when": {"model.optimizer": "adamw"}},
+    }
+    _, rows = sweep(space=space)
+    found = [(row["model.optimizer"], row["model.weight_decay"]) for row in rows]
+    assert found == [('"adam"', ""), ('"adamw"', "0.1"), ('"adamw"', "0.2")]
+
+
+def test_several_metrics_give_a_front(sweep, capsys):
+    folder, rows = sweep(
+        metric=["val/accuracy", "parameters"],
+        direction=["maximize", "minimize"],
+        space={"model.backbone": ["small_cnn", "se_resnet8", "bottleneck_resnet"]},
+        tiny=[option for option in TINY if "backbone" not in option],
+    )
+    points = [(-float(row["val/accuracy"]), float(row["parameters"])) for row in rows]
+    front = [
+        number
+        for number, (a, b) in enumerate(points)
+        if not any(c <= a and d <= b and (c, d) != (a, b) for c, d in points)
+    ]
+    assert {float(row["parameters"]) for row in rows} == {661228, 142999, 163562}
+    said = capsys.readouterr().out
+    assert not (folder / "best.yaml").exists()
+    assert (folder / "figures" / "pareto_front.png").stat().st_size > 5000
+    shown = said.partition("no trial is better in every metric than these:")[2]
+    assert [int(number) for number in re.findall(r"trial (\d+):", shown)] == front
+
+
+def test_a_failed_trial_is_told_and_the_others_go_on(sweep, capsys):
+    space = {"model.lr": [1e-3, 1e30, 1e-2]}
+    folder, rows = sweep("--trainer.precision=32-true", code=1, space=space)
+    assert [row["state"] for row in rows] == ["done", "failed", "done"]
+    assert rows[1]["reason"].startswith("0001: the training diverged: train/loss is")
+    assert "train/loss" in (folder / "trials" / "0001.log").read_text()
+    assert "2 done, 0 pruned, 1 failed" in capsys.readouterr().out
+
+
+def test_too_many_failures_in_a_row_stop_a_sweep_and_are_run_again(sweep_file, fails, tmp_path):
+    space = {"model.lr": [k * 1e30 for k in range(1, 8)]}
+    command = [*sweep_file(space=space), *TINY, "--trainer.precision=32-true"]
+    for times in (1, 2):
+        said = fails(*command)
+        assert "5 trials in a row have failed, the last for: 0004: the training diverged" in said
+        with (tmp_path / "runs/sweep/trials.csv").open() as file:
+            assert [row["state"] for row in csv.DictReader(file)] == ["waiting"] * 5
+        log = (tmp_path / "runs/sweep/trials/0000.log").read_text()
+        assert log.count("$ python -m cellbench fit") == times
+
+
+def test_a_run_that_takes_too_long_is_ended(sweep):
+    folder, rows = sweep(
+        "--trainer.max_epochs=500",
+        code=1,
+        timeout=4,
+        space={"data.view": ["raw"]},
+    )
+    assert rows[0]["state"] == "failed"
+    assert rows[0]["reason"] == "0000: timed out after 4 s"
+    assert (folder / "trials/0000/checkpoints/last.ckpt").is_file()
+
+
+def test_a_full_disk_stops_a_sweep_at_once(sweep_file, fails, tmp_path, monkeypatch):
+    command = sweep_file(space={"model.l2": [0.0, 0.1, 0.2]})
+    (tmp_path / "runs" / "sweep" / "trials").mkdir(parents=True)
+    (tmp_path / "runs/sweep/trials/0000").write_text("a file in the way, as good as a full disk")
+    said = fails(*command, *TINY)
+    assert "cannot make the folder" in said
+    assert "nothing is lost: make room, and give the same command again" in said
+    (tmp_path / "runs/sweep/trials/0000").unlink()
+    assert main([*command, *TINY]) == 0
+    with (tmp_path / "runs/sweep/trials.csv").open() as file:
+        assert [row["state"] for row in csv.DictReader(file)] == ["done"] * 3
+
+
+PRUNED = {
+    "pruner": "median",
+    "metric": "val/loss",
+    "direction": "minimize",
+    "space": {"model.lr": [0.001, 0.0011, 0.0012, 0.0013, 0.0014, 1.0, 3.0]},
+}
+"""Of seven learning rates the last two are hopeless."""
+
+
+def test_a_trial_is_pruned_by_its_epochs(sweep):
+    long = [option for option in TINY if "max_epochs" not in option]
+    options = ["--trainer.max_epochs=30", "--trainer.precision=32-true"]
+    folder, rows = sweep(*options, tiny=long, **PRUNED)
+    assert [row["state"] for row in rows] == ["done"] * 5 + ["pruned"] * 2
+    for trial in ("0005", "0006"):
+        assert not (folder / "trials" / trial / "metrics.json").exists()
+        epochs = (folder / "trials" / trial / "history.csv").read_text().count("\n") - 1
+        assert 1 <= epochs < 30
+
+
+def test_a_trial_is_pruned_by_its_folds(sweep):
+    """By the running mean: the runs of a pruned trial that had not begun never do."""
+    folder, rows = sweep(
+        "--trainer.precision=32-true", repeat={"seed_everything": [0, 1, 2]}, **PRUNED
+    )
+    assert [row["state"] for row in rows] == ["done"] * 5 + ["pruned"] * 2
+    assert [run.name for run in sorted((folder / "trials").glob("0005*/"))] == [
+        "0005-seed_everything0"
+    ]
+
+
+@pytest.mark.slow
+def test_wilcoxon_prunes_run_by_run(sweep):
+    space = {"model.lr": [0.001, 1.0]}
+    options = ["--trainer.precision=32-true", "--trainer.max_epochs=1"]
+    repeat = {"seed_everything": list(range(10))}
+    pruned = PRUNED | {"pruner": "wilcoxon", "space": space}
+    folder, rows = sweep(*options, repeat=repeat, **pruned)
+    assert [row["state"] for row in rows] == ["done", "pruned"]
+    assert 5 <= len(list((folder / "trials").glob("0001-*/metrics.json"))) < 10
+
+
+def test_a_trial_on_two_devices_leaves_the_study_to_the_parent(sweep):
+    folder, rows = sweep(
+        "--trainer.devices=2", "--trainer.accelerator=cpu", space=LR, sampler="random", trials=1
+    )
+    environment = json.loads((folder / "trials/0000/environment.json").read_text())
+    assert environment["devices"] == 2
+    assert rows[0]["state"] == "done"
+    assert "x 2" in (folder / "trials/0000.log").read_text()
+
+
+def test_more_trials_are_added_and_a_range_is_extended(sweep, sweep_file, fails):
+    search = {"sampler": "random", "metric": "val/loss", "direction": "minimize"}
+    _, first = sweep(trials=2, space=LR, **search)
+    _, more = sweep(trials=3, space=LR, **search)
+    assert [row["model.lr"] for row in more[:2]] == [row["model.lr"] for row in first]
+    assert len(more) == 3
+    wider = {"model.lr": LR["model.lr"] | {"high": 0.5}}
+    said = fails(*sweep_file(trials=4, space=wider, **search), *TINY)
+    assert "space: model.lr; --extend goes on with the new range" in said
+    _, extended = sweep("--extend=true", trials=4, space=wider, **search)
+    assert len(extended) == 4
+
+
+def test_a_space_is_read(tmp_path):
+    space = Space.read(
+        {
+            "b": {"choices": [1, 2], "when": {"a": [True]}},
+            "a": [True, False],
+            "c": {"low": 0.1, "high": 0.3, "step": 0.1},
+        }
+    )
+    assert list(space.parameters) == ["a", "c", "b"]
+    assert space.parameters["c"].values == (0.1, 0.2, 0.3)
+    grid = space.grid()
+    assert len(grid) == 2 * 3 + 3
+    assert all(("b" in point) == point["a"] for point in grid)
+    covered = space.covering()
+    assert {point.get("b") for point in covered} == {1, 2, None}
+    with pytest.raises(UserError, match="go round in a circle"):
+        Space.read(
+            {"a": {"choices": [1], "when": {"b": 1}}, "b": {"choices": [1], "when": {"a": 1}}}
+        )
+
+
+def test_numbers_of_a_sweep_are_numbers(sweep_file, tmp_path, fails):
+    """PyYAML alone reads 1e-3 as a text, and off as false."""
+    command = sweep_file()
+    text = (tmp_path / "sweep.yaml").read_text()
+    (tmp_path / "sweep.yaml").write_text(
+        text.split("space")[0] + "space: {model.lr: [1e-3, 1e-2]}\n"
+    )
+    assert main([*command, *TINY]) == 0
+    with (tmp_path / "runs/sweep/trials.csv").open() as file:
+        assert [row["model.lr"] for row in csv.DictReader(file)] == ["0.001", "0.01"]
+
+
+def test_weights_and_biases_has_a_run_for_each(sweep):
+    folder, _ = sweep("--wandb.mode=offline", repeat={"seed_everything": [0, 1]})
+    found = sorted((folder / "trials").glob("*/wandb/offline-run-*/run-*.wandb"))
+    assert len(found) == 4
+    assert len({path.name for path in found}) == 4
+
+
+def test_tensorboard_has_hyperparameters_with_the_metrics(sweep):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, _ = sweep("--tensorboard=true", space={"data.view": ["raw"]})
+    events = EventAccumulator(str(folder / "trials/0000/tensorboard"))
+    events.Reload()
+    assert "best/val/f1_macro" in events.Tags()["scalars"]
+    assert "_hparams_/experiment" in events.summary_metadata
+
+
+def test_signals_have_the_handlers_they_had(sweep):
+    before = signal.getsignal(signal.SIGTERM)
+    sweep(space={"data.view": ["raw"]})
+    assert signal.getsignal(signal.SIGTERM) == before

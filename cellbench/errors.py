@@ -15,6 +15,10 @@ class CannotWrite(UserError):
     """A file that cannot be written: whatever comes next could not be, either."""
 
 
+class OtherRun(UserError):
+    """A folder that holds an unfinished run of another configuration."""
+
+
 class Interrupted(BaseException):
     """A signal has ended a run; the exit code is 128 more. No handler of errors must stop it.
 

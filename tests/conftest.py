@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 from cellbench.__main__ import main
 
@@ -23,6 +24,24 @@ TINY = [
     "--trainer.enable_progress_bar=false",
 ]
 """Options that make any run take a second."""
+
+
+SWEEP = {
+    "experiment": "tiny.yaml",
+    "sampler": "grid",
+    "space": {"data.view": ["raw", "masked"]},
+}
+"""A sweep's file, of two trials."""
+
+EXPERIMENT = {
+    "data": {
+        "class_path": "SyntheticDataModule",
+        "init_args": {"samples": 80, "slides": 40, "image_size": 32},
+    },
+    "model": {"backbone": "small_cnn"},
+    "trainer": {"max_epochs": 1, "limit_train_batches": 1},
+}
+"""Its experiment: a run of a second."""
 
 
 def pytest_collection_modifyitems(items):
@@ -74,6 +93,20 @@ def fails(capsys):
         return lines[0].removeprefix("cellbench: error: ")
 
     return run
+
+
+@pytest.fixture
+def sweep_file(tmp_path):
+    """Writes a sweep's file with some keys changed; returns the command line."""
+
+    def write(name="sweep", **changes):
+        (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(EXPERIMENT))
+        path = tmp_path / f"{name}.yaml"
+        given = {key: value for key, value in (SWEEP | changes).items() if value is not None}
+        path.write_text(yaml.safe_dump(given, sort_keys=False))
+        return ["sweep", f"--config={path}", f"--runs={tmp_path / 'runs'}"]
+
+    return write
 
 
 def draw_cell(rng, label, size):

@@ -14,9 +14,6 @@ from cellbench.errors import UserError
 from cellbench.sweeps.config import SweepConfig
 from cellbench.sweeps.space import Space
 from tests.conftest import TINY
-from tests.test_sweep_misuse import sweep_file
-
-__all__ = ["sweep_file"]
 
 LR = {"model.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
 
@@ -164,7 +161,7 @@ def test_a_failed_trial_is_told_and_the_others_go_on(sweep, capsys):
     assert [row["state"] for row in rows] == ["done", "failed", "done"]
     assert rows[1]["reason"].startswith("0001: the training diverged: train/loss is")
     assert "train/loss" in (folder / "trials" / "0001.log").read_text()
-    assert "2 done, 0 pruned, 1 failed" in capsys.readouterr().out
+    assert "3 trials: 2 done, 1 failed" in capsys.readouterr().out
 
 
 def test_too_many_failures_in_a_row_stop_a_sweep_and_are_run_again(sweep_file, fails, tmp_path):

@@ -16,8 +16,7 @@ import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from tests.conftest import TINY
-from tests.test_sweep_misuse import EXPERIMENT
+from tests.conftest import EXPERIMENT, TINY
 
 SEARCH = {
     "experiment": "tiny.yaml",

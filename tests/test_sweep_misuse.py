@@ -2,39 +2,9 @@
 
 import optuna
 import pytest
-import yaml
 
 from cellbench.__main__ import main
 from tests.conftest import TINY
-
-BASE = {
-    "experiment": "tiny.yaml",
-    "sampler": "grid",
-    "space": {"data.view": ["raw", "masked"]},
-}
-EXPERIMENT = {
-    "data": {
-        "class_path": "SyntheticDataModule",
-        "init_args": {"samples": 80, "slides": 40, "image_size": 32},
-    },
-    "model": {"backbone": "small_cnn"},
-    "trainer": {"max_epochs": 1, "limit_train_batches": 1},
-}
-
-
-@pytest.fixture
-def sweep_file(tmp_path):
-    """Writes a sweep's file with some keys changed; returns the command line."""
-
-    def write(name="sweep", **changes):
-        (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(EXPERIMENT))
-        path = tmp_path / f"{name}.yaml"
-        given = {key: value for key, value in (BASE | changes).items() if value is not None}
-        path.write_text(yaml.safe_dump(given, sort_keys=False))
-        return ["sweep", f"--config={path}", f"--runs={tmp_path / 'runs'}"]
-
-    return write
-
 
 RANGE = {"low": 1e-4, "high": 1e-2}
 
@@ -106,7 +76,9 @@ def test_a_mistake_in_the_file(sweep_file, fails, tmp_path, changes, said):
     [
         (["--workers=0"], "--workers: 0 is less than 1"),
         (["--name=a/b"], "--name: 'a/b' is no folder name"),
-        (["--storage=mysql"], "--storage: 'mysql' is none"),
+        (["--storage=mysql"], "--storage: expected journal, sqlite or postgresql"),
+        (["--storage=postgresql://me:secret@host/db"], "set PGPASSWORD, or use ~/.pgpass"),
+        (["--storage=postgresql://me@host:port/db"], "--storage: it is no address as"),
         (["--data.view=raw"], "--data.view: it is in the sweep's space; choose one"),
         (["--model.lrr=1"], "unknown option 'model.lrr'; closest: model.lr"),
         (["--data=HPVDataModule", "--data.root=nowhere"], "there is no folder nowhere"),

@@ -21,7 +21,7 @@ from cellbench.cli.console import quieten_lightning, show
 from cellbench.cli.launch import launch
 from cellbench.cli.parsing import LINKED, Parser, data_modules, refuse_linked, take_option
 from cellbench.data.base import CellDataModule
-from cellbench.errors import UserError
+from cellbench.errors import OtherRun, UserError
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs import features, loggers, precision
 from cellbench.runs.checkpoint import CheckpointConfig, WholeCheckpointIO
@@ -361,11 +361,17 @@ class CellbenchCLI(LightningCLI):
         folder.make()
         self._take(folder, "--folder", patience=60.0)  # one that was just told to end is saving
         if not folder.config.is_file():
+            others = [path.name for path in folder.path.iterdir() if path != folder.lock]
+            if others:  # where nothing comes of the run, its folder is deleted
+                raise UserError(
+                    f"--folder: {folder.path} holds no run, but {others[0]}; give an empty folder, "
+                    "or none yet"
+                )
             return folder.path, True
         if not folder.unfinished:
             raise UserError(f"--folder: the run {folder.path} is finished; give another folder")
         if folder.config.read_text("utf-8") != as_yaml(config):
-            raise UserError(
+            raise OtherRun(
                 f"--folder: the run in {folder.path} has another configuration, as its config.yaml "
                 "tells; give another folder"
             )

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +19,7 @@ from cellbench import __main__ as program
 from cellbench.cli import report
 from cellbench.cli.engine import CellbenchCLI
 from cellbench.cli.parsing import Parser, check_yaml, take_option
-from cellbench.errors import CannotWrite, UserError, find_user_error
+from cellbench.errors import CannotWrite, OtherRun, UserError, find_user_error
 from cellbench.runs.folder import RunFolder, as_yaml, write_text
 from cellbench.runs.progress import EndAtSignal
 from cellbench.sweeps import results, workers
@@ -26,8 +27,8 @@ from cellbench.sweeps.config import SweepConfig
 from cellbench.sweeps.folder import SweepFolder, merged
 from cellbench.sweeps.screen import Screen, shown
 from cellbench.sweeps.space import options
-from cellbench.sweeps.study import Study
-from cellbench.sweeps.sweep import UNWRITABLE, Sweep, stamp
+from cellbench.sweeps.study import Study, check_storage
+from cellbench.sweeps.sweep import OTHER_RUN, UNWRITABLE, Sweep, stamp
 
 EXPERIMENTS = (
     "--data",
@@ -40,6 +41,9 @@ EXPERIMENTS = (
     "--seed_everything",
 )
 """The options that are the experiment's, and change it for all trials."""
+
+SPECIAL = {CannotWrite: UNWRITABLE, OtherRun: OTHER_RUN}
+"""The mistakes that a sweep does not take for the trial's."""
 
 FREE = ("runs", "name", "wandb", "tensorboard", "test", "figures")
 """What of an experiment's configuration may differ between two commands of one sweep."""
@@ -61,9 +65,11 @@ def main(args: Sequence[str]) -> int:
     name = asked.name or file.stem
     if Path(name).name != name or name.startswith("."):
         raise UserError(f"--name: '{name}' is no folder name")
-    slots = workers.divide(asked.workers, _gpus(given), asked.gpus)
+    check_storage(asked.storage)
+    gpus = _gpus(config, given)
+    slots = workers.divide(asked.workers, gpus, asked.gpus)
     experiment = [f"--config={config.experiment}", *given]
-    if asked.gpus > 1:
+    if gpus and asked.gpus > 1:
         experiment.append(f"--trainer.devices={int(asked.gpus)}")
     experiment += [
         f"--name={name}",
@@ -86,7 +92,7 @@ def main(args: Sequence[str]) -> int:
     folder = SweepFolder(Path(asked.runs, name))
     hint = "nothing is lost: the same command goes on"
     with EndAtSignal(hint).watching(), _held(folder):
-        _check_folder(folder, asked.storage, resolved)
+        stored = _stored(folder, asked.storage)
         study = Study(
             name,
             config,
@@ -96,6 +102,7 @@ def main(args: Sequence[str]) -> int:
             steps,
             extend=asked.extend,
         )
+        _write_file(folder, stored, asked.storage, study.identifier, resolved)
         return _run(Sweep(config, name, study, folder, work, experiment, slots), given)
 
 
@@ -103,17 +110,14 @@ def work(args: list[str]) -> int:
     """What a worker calls: a command, as a user would.
 
     Returns:
-        Its exit code; UNWRITABLE where a file cannot be written.
+        Its exit code, or one of SPECIAL.
     """
     try:
         return program.run(args)
-    except Exception as error:
-        if not isinstance(find_user_error(error), CannotWrite):
-            return program.end(error, debug=False)
-        program.end(error, debug=False)
-        return UNWRITABLE
     except BaseException as error:
-        return program.end(error, debug=False)
+        code = program.end(error, debug=False)
+        mistake = find_user_error(error)
+        return next((own for kind, own in SPECIAL.items() if isinstance(mistake, kind)), code)
 
 
 def _run(sweep: Sweep, given: Sequence[str]) -> int:
@@ -124,7 +128,7 @@ def _run(sweep: Sweep, given: Sequence[str]) -> int:
         f"{sweep.workers} worker(s)\nfolder     {folder.path}",
         flush=True,
     )
-    own = yaml.safe_load(config.experiment.read_text(encoding="utf-8"))
+    own = yaml.safe_load(config.experiment.read_text(encoding="utf-8")) or {}
     overrides = {
         option.removeprefix("--").partition("=")[0]: yaml.safe_load(option.partition("=")[2])
         for option in given
@@ -135,21 +139,19 @@ def _run(sweep: Sweep, given: Sequence[str]) -> int:
     finally:
         results.write_trials(folder, config, study)
         results.write_best(folder, sweep.name, config, study, merged(own, overrides))
-    failed = [t for t in study.trials() if t.state.name == "FAIL"]
-    pruned = sum(t.state.name == "PRUNED" for t in study.trials())
-    trials = study.trials()
-    print(
-        f"{len(trials)} trials: {len(trials) - len(failed) - pruned} done, {pruned} pruned, "
-        f"{len(failed)} failed; trials.csv has them all"
-    )
+    states = Counter(trial.state.name for trial in study.trials())
+    words = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
+    words["WAITING"] = "not done"
+    counts = [f"{states[state]} {word}" for state, word in words.items() if states[state]]
+    print(f"{states.total()} trials: {', '.join(counts) or 'none'}; trials.csv has them all")
     drawn = results.draw(folder, config, study)
     if drawn:
         print(f"figures    {folder.path / 'figures'}: {', '.join(drawn)}")
-    if config.compares and len(failed) < len(trials):
-        report.main([str(folder.path / "trials")])
+    if config.compares and list((folder.path / "trials").glob("*/metrics.json")):
+        report.main([str(folder.path / "trials")])  # of those that this machine has
     if not config.compares or len(config.metrics) > 1:
         _show_best(sweep)
-    return 1 if failed else 0
+    return 1 if states["FAIL"] else 0
 
 
 def _show_best(sweep: Sweep) -> None:
@@ -172,6 +174,9 @@ def _show_best(sweep: Sweep) -> None:
         f"{shown(results.point_of(config, best))}\n"
         f"again      python -m cellbench fit --config {sweep.folder.best}"
     )
+    if not sweep.is_over:
+        print("test       once all trials are done: give the same command again")
+        return
     tested = sweep.test_best()
     for run in tested:
         found = json.loads(run.metrics.read_text(encoding="utf-8"))
@@ -261,15 +266,16 @@ def _named(file: Path) -> Iterator[None]:
         raise UserError(f"{file}: {error}") from error
 
 
-def _gpus(given: Sequence[str]) -> list[str]:
+def _gpus(config: SweepConfig, given: Sequence[str]) -> list[str]:
     """The GPUs that runs are divided among, as CUDA_VISIBLE_DEVICES names them."""
-    if "--trainer.accelerator=cpu" in given:
+    own = yaml.safe_load(config.experiment.read_text(encoding="utf-8")) or {}
+    configured = (own.get("trainer") or {}).get("accelerator", "auto")
+    asked = [option.partition("=")[2] for option in given if "trainer.accelerator=" in option]
+    if (asked or [configured])[-1] not in ("auto", "gpu", "cuda"):
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
-    if visible:
-        return visible.split(",")[:count]
-    return [str(number) for number in range(count)]
+    return visible.split(",")[:count] if visible else [str(number) for number in range(count)]
 
 
 class _Checked(CellbenchCLI):
@@ -359,17 +365,32 @@ def _held(folder: SweepFolder) -> Iterator[None]:
         lock.release()
 
 
-def _check_folder(folder: SweepFolder, storage: str, resolved: Mapping[str, Any]) -> None:
-    """Makes sure that a folder goes on with the storage that it was begun with."""
-    scheme, separator, rest = storage.partition("://")
-    shown = f"{scheme}{separator}{rest.rpartition('@')[2]}"  # without a password
-    if folder.file.is_file():
-        stored = yaml.safe_load(folder.file.read_text(encoding="utf-8"))["storage"]
-        if stored != shown:
-            raise UserError(
-                f"--storage: the sweep in {folder.path} was begun with {stored}, and here is "
-                f"{shown}; give that one, or another --name"
-            )
-        return
-    text = {"command": " ".join(sys.argv[1:]), "storage": shown, "experiment": dict(resolved)}
-    write_text(folder.file, as_yaml(text))
+def _stored(folder: SweepFolder, storage: str) -> dict[str, Any] | None:
+    """What sweep.yaml says, if there is one; it must be of the same storage."""
+    if not folder.file.is_file():
+        return None
+    stored: dict[str, Any] = yaml.safe_load(folder.file.read_text(encoding="utf-8"))
+    if stored["storage"] != storage:
+        raise UserError(
+            f"--storage: the sweep in {folder.path} was begun with {stored['storage']}, and here "
+            f"is {storage}; give that one, or another --name"
+        )
+    return stored
+
+
+def _write_file(
+    folder: SweepFolder,
+    stored: Mapping[str, Any] | None,
+    storage: str,
+    identifier: str,
+    resolved: Mapping[str, Any],
+) -> None:
+    """Writes sweep.yaml; what lies in the folder must be of the same study."""
+    if stored is None:
+        text = {"command": " ".join(sys.argv[1:]), "storage": storage, "study": identifier}
+        write_text(folder.file, as_yaml(text | {"experiment": dict(resolved)}))
+    elif stored["study"] != identifier:
+        raise UserError(
+            f"--storage: it has another study than the one that {folder.path} was begun with; "
+            "give another --name, or delete the folder"
+        )

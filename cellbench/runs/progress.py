@@ -22,6 +22,10 @@ from cellbench.runs.ranks import Ranks
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
+TOGETHER = 1.0
+"""Seconds within which two signals are one: a scheduler's own, and its sweep's or launcher's."""
+
+
 class EndAtSignal(Callback):
     """Ends a command at a signal, with 128 more as its exit code.
 
@@ -89,15 +93,18 @@ class Progress(EndAtSignal):
         self._ranks = ranks
         self._saved = time.monotonic()
         self._signum: int | None = None
+        self._signalled = 0.0
         self._in_training = False
         self._ended = False
         self._batch: int | None = None
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         """Training ends after its step and saves; anything else, and the second time, at once."""
-        if not self._in_training or self._signum is not None:
+        again = self._signum is not None and time.monotonic() - self._signalled > TOGETHER
+        if not self._in_training or again:
             raise self._interrupted(signum)
-        self._signum = signum
+        if self._signum is None:
+            self._signum, self._signalled = signum, time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the signals back."""

@@ -69,6 +69,8 @@ class SweepConfig:
             raise UserError("trials: a grid has as many as it has combinations; remove trials")
         if self.sampler != "grid" and self.trials is None and self.time is None:
             raise UserError(f"trials: the sampler {self.sampler} has no end; give trials or time")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed: {self.seed} is not in 0 to 2**32 - 1")
         for name in ("trials", "time", "timeout"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -132,6 +134,7 @@ class SweepConfig:
         return {
             "space": self.space,
             "repeat": self.repeat,
+            "order": [*self.space, *self.repeat],  # numbers a grid's points, and a trial's runs
             "metric": self.metrics,
             "direction": self.directions,
             "sampler": self.sampler,

@@ -30,7 +30,11 @@ def build_sampler(config: SweepConfig) -> BaseSampler:
         "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
         "cmaes": lambda seed: optuna.samplers.CmaEsSampler(seed=seed),
         # A sequence has one seed; its place in it is kept in the storage.
-        "qmc": lambda seed: optuna.samplers.QMCSampler(scramble=True, seed=config.seed),
+        "qmc": lambda seed: optuna.samplers.QMCSampler(
+            scramble=True,
+            seed=config.seed,
+            independent_sampler=optuna.samplers.RandomSampler(seed=seed),
+        ),
     }
     return SeededSampler(samplers[config.sampler], config.seed)
 

@@ -1,9 +1,8 @@
 """The trials of a sweep, in a storage that outlives every process, and that machines may share."""
 
 import contextlib
+import importlib.util
 import json
-import platform
-import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -13,14 +12,17 @@ from typing import Any, TypeVar
 import optuna
 from filelock import FileLock
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.pruners import HyperbandPruner
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from cellbench.errors import UserError
+from cellbench.runs.folder import write_text
 from cellbench.sweeps.config import SweepConfig
 from cellbench.sweeps.samplers import build_pruner, build_sampler
 from cellbench.sweeps.space import Point
@@ -33,7 +35,7 @@ BEAT = 15.0
 SILENT = 90.0
 """Seconds without a sign of life after which a machine's trials are run elsewhere."""
 
-WAIT_AT_START, WAIT_LATER = 60.0, 1800.0
+WAIT_AT_START, WAIT_LATER, WAIT_AT_END = 60.0, 1800.0, 5.0
 """Seconds that a storage which does not answer is waited for."""
 
 
@@ -69,12 +71,13 @@ class Study:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._config = config
-        self._place = f"{socket.gethostname() or platform.node()}:{folder.absolute()}:"
-        self._owner = f"{self._place}{uuid.uuid4().hex[:8]}"
+        self._local = storage in ("journal", "sqlite")
+        self._place = _place(folder)
+        self._owner = f"{self._place}:{uuid.uuid4().hex[:8]}"
         self._patience = WAIT_AT_START
         self._beats: dict[str, tuple[Any, float]] = {}
         self._beat, self._beaten = 0, 0.0
-        self._mine: set[int] = set()
+        self._mine: dict[int, Trial] = {}
         self._study = self._patiently(
             lambda: optuna.create_study(
                 study_name=name,
@@ -87,6 +90,10 @@ class Study:
         )
         self._patience = WAIT_LATER
         self._check(dict(identity), extend=extend)
+        pruner = self._study.pruner
+        if isinstance(pruner, HyperbandPruner):
+            # Else the trials before the first report of a process are all of one bracket.
+            pruner._try_initialization(self._study)
         self.beat()
 
     def _check(self, identity: dict[str, Any], *, extend: bool) -> None:
@@ -94,7 +101,8 @@ class Study:
         stored = self._patiently(lambda: self._study.user_attrs).get("sweep")
         if stored is not None and stored != plain:
             changed = sorted(_differing(stored, plain))
-            can_extend = all(_only_ranges(stored, plain, key) for key in changed)
+            grid = self._config.grid is not None
+            can_extend = not grid and all(_only_ranges(stored, plain, key) for key in changed)
             if not can_extend or not extend:
                 advice = "; --extend goes on with the new range" if can_extend else ""
                 raise UserError(
@@ -107,8 +115,19 @@ class Study:
                 f"the storage has a study {self._study.study_name} that is no sweep of "
                 "cellbench's; give another --name"
             )
+        if stored is None:
+            self._patiently(lambda: self._study.set_user_attr("id", uuid.uuid4().hex))
         if stored != plain:
             self._patiently(lambda: self._study.set_user_attr("sweep", plain))
+
+    @property
+    def identifier(self) -> str:
+        """Differs between two studies of the same name."""
+        return str(self._patiently(lambda: self._study.user_attrs)["id"])
+
+    def hurry(self) -> None:
+        """Waits for the storage a few seconds at most from now on."""
+        self._patience = WAIT_AT_END
 
     def _patiently(self, operation: Callable[[], T]) -> T:
         """Does something with the storage; waits for one that does not answer."""
@@ -117,11 +136,14 @@ class Study:
             try:
                 result = operation()
             except (StorageInternalError, SQLAlchemyError) as error:
-                reason = " ".join(str(error.__cause__ or error).split("\n")[0].split())
-                refused = "FATAL" in str(error) and not any(
-                    state in str(error) for state in ("starting up", "shutting down", "recovery")
+                cause = str(error.__cause__ or error)
+                reason = " ".join(cause.splitlines()[0].split())
+                refused = any(word in cause for word in ("disk is full", "readonly")) or (
+                    "FATAL" in cause
+                    and not any(word in cause for word in ("starting up", "shutting", "recovery"))
                 )
                 if refused or time.monotonic() - begun > self._patience:
+                    self.hurry()  # what is to be tidied up need not wait as long again
                     raise UserError(
                         f"--storage: it cannot be used: {reason[:300]}; nothing is lost: give the "
                         "command again when it can"
@@ -148,6 +170,10 @@ class Study:
             lambda: self._study.get_trials(deepcopy=False, states=states or None)
         )
         return [trial for trial in found if "surplus" not in trial.user_attrs]
+
+    def unfinished(self) -> bool:
+        """Whether a trial is running somewhere, or waiting to."""
+        return bool(self.trials(TrialState.RUNNING, TrialState.WAITING))
 
     @property
     def optuna(self) -> optuna.Study:
@@ -191,7 +217,7 @@ class Study:
             self._patiently(lambda: trial.set_user_attr("surplus", True))
             self._patiently(lambda: self._study.tell(trial, state=TrialState.FAIL))
             return None
-        self._mine.add(trial.number)
+        self._mine[trial.number] = trial
         self._patiently(lambda: trial.set_user_attr("owner", self._owner))
         point: Point = {}
         space = self._config.parameters
@@ -216,41 +242,61 @@ class Study:
 
     def report(self, trial: Trial, step: int, value: float) -> bool:
         """Notes how a trial does; returns whether the pruner ends it."""
-        frozen = self._patiently(lambda: self._study._storage.get_trial(trial._trial_id))
+        if not self.has(trial):
+            return False
+        frozen = self._frozen(trial)
         if step not in frozen.intermediate_values:
             self._patiently(lambda: trial.report(value, step))
         return self._patiently(trial.should_prune)
 
-    def note(self, trial: Trial, **values: Any) -> None:
+    def note(self, trial: Trial, key: str, value: Any) -> None:
         """Keeps something with a trial."""
-        for key, value in values.items():
-            self._patiently(lambda key=key, value=value: trial.set_user_attr(key, value))  # type: ignore[misc]
+        if self.has(trial):
+            self._patiently(lambda: trial.set_user_attr(key, value))
 
-    def tell(
-        self, trial: Trial, state: TrialState, values: Sequence[float] | None = None
-    ) -> FrozenTrial:
+    def tell(self, trial: Trial, state: TrialState, values: Sequence[float] | None = None) -> None:
         """Ends a trial."""
-        told = self._patiently(
-            lambda: self._study.tell(
-                trial, values if state == TrialState.COMPLETE else None, state, True
-            )
-        )
-        self._mine.discard(trial.number)
-        return told
+        if self.has(trial):
+            self._patiently(lambda: self._study.tell(trial, values, state, skip_if_finished=True))
+        self._mine.pop(trial.number, None)
 
     def give_back(self, trial: Trial) -> None:
         """Leaves a trial for whoever asks next."""
-        self._mine.discard(trial.number)
-        self._patiently(
-            lambda: self._study._storage.set_trial_state_values(
-                trial._trial_id, state=TrialState.WAITING
-            )
-        )
+        if self.has(trial):
+            self._wait(trial._trial_id)
+        self._mine.pop(trial.number, None)
 
-    def beat(self) -> None:
-        """Shows other machines that this one is alive, and takes over what dead ones have left."""
-        if self._beaten and time.monotonic() - self._beaten < BEAT:
-            return
+    def has(self, trial: Trial) -> bool:
+        """Whether a trial is still this process'.
+
+        A machine that was not heard of for too long may find that another one has it.
+        """
+        frozen = self._frozen(trial)
+        return frozen.state == TrialState.RUNNING and frozen.user_attrs.get("owner") == self._owner
+
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        return self._patiently(lambda: self._study._storage.get_trial(trial._trial_id))
+
+    def _wait(self, trial_id: int) -> None:
+        """Makes a trial one that is asked for."""
+        with contextlib.suppress(UpdateFinishedTrialError):
+            self._patiently(
+                lambda: self._study._storage.set_trial_state_values(
+                    trial_id, state=TrialState.WAITING
+                )
+            )
+
+    def beat(self) -> list[int]:
+        """Shows other machines that this one is alive, and takes over what dead ones have left.
+
+        Returns:
+            The numbers of the trials that others have taken over from this one.
+        """
+        now = time.monotonic()
+        if self._beaten and now - self._beaten < BEAT:
+            return []
+        if now - self._beaten > 3 * BEAT:  # this machine could not look: nobody was silent
+            self._beats.clear()
         self._beat += 1
         self._patiently(lambda: self._study.set_user_attr(f"alive {self._owner}", self._beat))
         self._beaten = time.monotonic()
@@ -258,23 +304,18 @@ class Study:
         for trial in self.trials(TrialState.RUNNING):
             owner = trial.user_attrs.get("owner")
             if trial.number not in self._mine and self._is_dead(trial, owner, attributes):
-                trial_id = trial._trial_id
-                self._patiently(
-                    lambda trial_id=trial_id: self._study._storage.set_trial_state_values(  # type: ignore[misc]
-                        trial_id, state=TrialState.WAITING
-                    )
+                again = self._patiently(
+                    lambda trial_id=trial._trial_id: self._study._storage.get_trial(trial_id)  # type: ignore[misc]
                 )
+                if again.state == TrialState.RUNNING and again.user_attrs.get("owner") == owner:
+                    self._wait(trial._trial_id)
+        return [number for number, trial in self._mine.items() if not self.has(trial)]
 
     def _is_dead(
         self, trial: FrozenTrial, owner: str | None, attributes: Mapping[str, Any]
     ) -> bool:
-        if owner is not None and owner.startswith(self._place):
-            return True  # nobody else has this folder on this machine
-        elsewhere = any(
-            key.startswith("alive ") and not key.removeprefix("alive ").startswith(self._place)
-            for key in attributes
-        )
-        if owner is None and not elsewhere:
+        # A folder is one process' at a time, and so are the storages in it.
+        if self._local or (owner is not None and owner.startswith(f"{self._place}:")):
             return True
         key = owner or f"trial {trial.number}"
         last = attributes.get(f"alive {owner}")
@@ -283,6 +324,14 @@ class Study:
             self._beats[key] = (last, time.monotonic())
             return False
         return time.monotonic() - since > SILENT
+
+
+def _place(folder: Path) -> str:
+    """A name of a sweep's folder that no other one has, wherever it is moved."""
+    path = folder / ".place"
+    if not path.is_file():
+        write_text(path, uuid.uuid4().hex)
+    return path.read_text(encoding="utf-8")
 
 
 class _SystemLock(JournalFileOpenLock):
@@ -302,11 +351,7 @@ class _SystemLock(JournalFileOpenLock):
 
 
 def _open(storage: str, folder: Path) -> BaseStorage:
-    """Opens a storage, and makes it if there is none.
-
-    Raises:
-        UserError: Its driver is not installed, or its address is none.
-    """
+    """Opens a storage, and makes it if there is none."""
     if storage == "journal":
         path = folder / "study.journal"
         _mend(path)
@@ -314,22 +359,35 @@ def _open(storage: str, folder: Path) -> BaseStorage:
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     if storage == "sqlite":
         return RDBStorage(f"sqlite:///{folder / 'study.db'}")
-    scheme, separator, rest = storage.partition("://")
-    if scheme in ("postgresql", "postgres") and separator:
-        storage = f"postgresql+psycopg://{rest}"
-        try:
-            import psycopg  # noqa: F401
-        except ImportError as error:
-            raise UserError(
-                "--storage: PostgreSQL's driver is not installed; "
-                "pip install 'cellbench[postgresql]'"
-            ) from error
-    elif not separator:
-        raise UserError(f"--storage: '{storage}' is none; give journal, sqlite or postgresql://...")
     return RDBStorage(
-        storage,
+        f"postgresql+psycopg://{storage.partition('://')[2]}",
         engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}},
     )
+
+
+def check_storage(storage: str) -> None:
+    """Makes sure that a storage can be one, before anything is written.
+
+    Raises:
+        UserError: It cannot, or its address has a password, which files would have then.
+    """
+    if storage in ("journal", "sqlite"):
+        return
+    scheme, separator, _ = storage.partition("://")
+    if not separator or scheme not in ("postgresql", "postgres"):
+        raise UserError("--storage: expected journal, sqlite or postgresql://USER@HOST/DATABASE")
+    try:
+        address = make_url(storage)
+    except (ArgumentError, ValueError) as error:
+        raise UserError("--storage: it is no address as postgresql://USER@HOST/DATABASE") from error
+    if address.password is not None or "password" in address.query:
+        raise UserError(
+            "--storage: a password in it would be written down; set PGPASSWORD, or use ~/.pgpass"
+        )
+    if importlib.util.find_spec("psycopg") is None:
+        raise UserError(
+            "--storage: PostgreSQL's driver is not installed; pip install 'cellbench[postgresql]'"
+        )
 
 
 def _mend(path: Path) -> None:

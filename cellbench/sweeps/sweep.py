@@ -1,7 +1,9 @@
 """Runs a sweep: asks for trials, gives their runs to workers, and notes what becomes of them."""
 
+import math
 import os
 import shutil
+import signal
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,14 +15,16 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cellbench.errors import UserError
 from cellbench.runs.folder import RunFolder
+from cellbench.runs.progress import SIGNALS
 from cellbench.sweeps.config import SweepConfig
 from cellbench.sweeps.folder import SweepFolder, epochs, final_values, values_at
 from cellbench.sweeps.space import Point, options
 from cellbench.sweeps.study import Study
 from cellbench.sweeps.workers import Command, Job, Slot, wait_for
 
-UNWRITABLE = 74
-"""A run's exit code where a file cannot be written: no other run could go on either."""
+UNWRITABLE, OTHER_RUN = 74, 75
+"""A run's exit codes where a file cannot be written, so that no other run could go on either, and
+where its folder holds an unfinished run of another configuration."""
 
 IN_A_ROW = 5
 """Failed trials, one after the other, that stop a sweep."""
@@ -52,6 +56,7 @@ class OpenTrial:
         killed: How often each was killed by something else.
         seen: Epochs of the only run that the pruner has judged.
         pruned: Whether the pruner has ended it.
+        lost: Whether another machine has it.
         failed: Why it has failed; None where it has not.
     """
 
@@ -63,6 +68,7 @@ class OpenTrial:
     killed: Counter[int] = field(default_factory=Counter)
     seen: int = 0
     pruned: bool = False
+    lost: bool = False
     failed: str | None = None
 
     def stop(self) -> None:
@@ -124,22 +130,28 @@ class Sweep:
                 self._begin()
                 show(self, None)
                 if not self.open:
-                    if not self.study.trials(TrialState.RUNNING, TrialState.WAITING):
+                    self._tell_failed()  # nothing comes after them that could be told first
+                    if self._time_is_up or not self.study.unfinished():
                         break
-                    if self._time_is_up and not self._streak:
-                        break
-                    if self._only_streak():
-                        break
-                wait_for(self._jobs, POLL)
+                wait_for(self._jobs, POLL if self.open else PATIENCE)
                 self._look(show)
-                self.study.beat()
-            self._tell_failed(show)
+                self._beat()
+
+    def _beat(self) -> None:
+        """Leaves alone what another machine has taken over."""
+        for number in self.study.beat():
+            for one in [one for one in self.open if one.trial.number == number]:
+                one.lost = True
+                one.stop()
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
         """Ends what goes on, whatever happens, and leaves it to the next command."""
         try:
             yield
+        except UserError:
+            self.study.hurry()
+            raise
         finally:
             for one in self.open:
                 one.stop()
@@ -162,16 +174,13 @@ class Sweep:
         limit = self.config.time
         return limit is not None and time.monotonic() - self.begun > limit
 
-    def _only_streak(self) -> bool:
-        """Whether all that is not finished are this process' failed trials."""
-        held = {one.trial.number for one, _ in self._streak}
-        unfinished = self.study.trials(TrialState.RUNNING, TrialState.WAITING)
-        return all(trial.number in held for trial in unfinished)
-
     def _begin(self) -> None:
         """Gives every free worker a run; what has finished before needs none."""
         while self._free:
-            one = next((one for one in self.open if one.waiting), None) or self._next_trial()
+            one = next((one for one in self.open if one.waiting), None)
+            if one is None and any(not other.jobs for other in self.open):
+                return  # which are to be told before another one is asked for
+            one = one or self._next_trial()
             if one is None:
                 return
             number = one.waiting.popleft()
@@ -187,8 +196,9 @@ class Sweep:
                 self.config.timeout,
             )
             run.path.parent.mkdir(parents=True, exist_ok=True)
-            one.jobs[number] = job
-            job.start(self._command)
+            with _unsignalled():  # a process that nobody knows of would never be ended
+                job.start(self._command)
+                one.jobs[number] = job
 
     def _next_trial(self) -> OpenTrial | None:
         if self._time_is_up or time.monotonic() - self._asked_in_vain < PATIENCE:
@@ -232,7 +242,11 @@ class Sweep:
     def _take(self, one: OpenTrial, number: int, job: Job) -> None:
         """Takes what a run that has ended is worth, or why it is worth nothing."""
         run = self._run_folder(one, number)
-        if one.pruned or one.failed is not None:
+        if one.pruned or one.lost or one.failed is not None:
+            return
+        if job.exit_code == OTHER_RUN:  # begun on another kind of machine, or by another version
+            shutil.rmtree(run.path)
+            one.waiting.appendleft(number)
             return
         if job.exit_code == 0 and run.metrics.is_file():
             self._note_value(one, number)
@@ -266,7 +280,14 @@ class Sweep:
         """Notes what a finished run is worth, and lets the pruner judge by it."""
         run = self._run_folder(one, number)
         self._judge_epochs(one, number)
-        one.values[number] = final_values(run, self.config.metrics)
+        values = final_values(run, self.config.metrics)
+        for name, value in zip(self.config.metrics, values, strict=True):
+            if not math.isfinite(value):
+                one.failed = f"{run.path.name}: {name} is {value}"
+                one.stop()
+                return
+        run.last.unlink(missing_ok=True)  # the run is over; a hundred of them would fill a disk
+        one.values[number] = values
         if len(self._runs) == 1 or self.config.pruner == "none" or one.pruned:
             return
         first = [values[0] for values in one.values.values()]
@@ -281,6 +302,8 @@ class Sweep:
     def _conclude(self, one: OpenTrial, show: Show) -> None:
         """Ends a trial."""
         self.open.remove(one)
+        if one.lost:
+            return
         if one.failed is not None:
             self._streak.append((one, one.failed))
             show(self, one)
@@ -291,29 +314,29 @@ class Sweep:
                     "run them again"
                 )
             return
-        self._tell_failed(show)
+        self._tell_failed()
         if one.pruned:
             self.study.tell(one.trial, TrialState.PRUNED)
         else:
             by_metric = zip(*one.values.values(), strict=True)
-            self.study.note(one.trial, values=[one.values[k] for k in sorted(one.values)])
+            self.study.note(one.trial, "values", [one.values[k] for k in sorted(one.values)])
             means = [fmean(values) for values in by_metric]
             self.study.tell(one.trial, TrialState.COMPLETE, means)
         if not self.config.compares:
             self._keep_the_best()
         show(self, one)
 
-    def _tell_failed(self, show: Show) -> None:
+    def _tell_failed(self) -> None:
         """Fails what is not the beginning of an end: a trial that succeeded came after it."""
         for one, reason in self._streak:
-            self.study.note(one.trial, reason=reason)
+            self.study.note(one.trial, "reason", reason)
             self.study.tell(one.trial, TrialState.FAIL)
         self._streak.clear()
 
     def _keep_the_best(self) -> None:
         """Deletes the checkpoints of the others: a hundred networks would fill a disk."""
         kept = {trial.number for trial in self.best_trials()}
-        for trial in self.study.trials(TrialState.COMPLETE, TrialState.PRUNED):
+        for trial in self.study.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
             for repeat in [] if trial.number in kept else self._runs:
                 run = self.folder.run(trial.number, repeat)
                 shutil.rmtree(run.best.parent, ignore_errors=True)
@@ -323,39 +346,58 @@ class Sweep:
         best = self.study.best()
         return self.study.front() if len(self.config.metrics) > 1 else [best] if best else []
 
+    @property
+    def is_over(self) -> bool:
+        """Whether a search has run all of its trials; one without a number of them, its time."""
+        total = self.config.total
+        return not self.study.unfinished() and (total is None or len(self.study.trials()) >= total)
+
     def test_best(self) -> list[RunFolder]:
         """Scores the test split with the configuration that a search has chosen, once.
 
         Returns:
-            Where the scores are; empty where nothing was chosen, or not on this machine.
+            Where the scores are; empty where the chosen runs are on another machine.
 
         Raises:
             UserError: A test has failed.
         """
         best = self.study.best()
-        if self.config.compares or best is None:
+        assert best is not None
+        runs = [self.folder.run(best.number, repeat) for repeat in self._runs]
+        if not all(run.best.is_file() for run in runs):
             return []
-        found = []
-        for repeat in self._runs:
-            run = self.folder.run(best.number, repeat)
-            if not run.best.is_file():
-                return []
-            done = sorted((run.path / "test").glob("*/metrics.json"))
-            if not done:
-                job = Job(
-                    ["test", f"--run={run.path}", "--trainer.enable_progress_bar=false"],
-                    self.folder.log(run),
-                    self._free[0],
-                    dict(os.environ),
-                )
+        return [self._tested(run) for run in runs]
+
+    def _tested(self, run: RunFolder) -> RunFolder:
+        """A run's test, which an interrupted command may have done."""
+        job = Job(
+            ["test", f"--run={run.path}", "--trainer.enable_progress_bar=false"],
+            self.folder.log(run),
+            self._free[0],
+            dict(os.environ),
+        )
+        if not (done := sorted((run.path / "test").glob("*/metrics.json"))):
+            with _unsignalled():
                 job.start(self._command)
+            try:
                 while job.exit_code is None:
                     wait_for([job], 1.0)
-                done = sorted((run.path / "test").glob("*/metrics.json"))
-                if job.exit_code or not done:
-                    raise UserError(f"the best trial could not be tested: {job.why()}")
-            found.append(RunFolder(done[0].parent))
-        return found
+            finally:
+                job.end()
+            done = sorted((run.path / "test").glob("*/metrics.json"))
+            if job.exit_code or not done:
+                raise UserError(f"the best trial could not be tested: {job.why()}")
+        return RunFolder(done[0].parent)
+
+
+@contextmanager
+def _unsignalled() -> Iterator[None]:
+    """Keeps signals back as long as it lasts."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def stamp(config: SweepConfig) -> str | None:

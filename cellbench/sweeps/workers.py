@@ -32,7 +32,7 @@ def warm_up(modules: list[str]) -> None:
     Args:
         modules: What it imports once, so that no run has to. None of it may touch a GPU.
     """
-    _context.set_forkserver_preload(modules)
+    _context.set_forkserver_preload([f"{__package__}.forkserver", *modules])
     forkserver.ensure_running()
 
 
@@ -109,11 +109,12 @@ class Job:
     def start(self, command: Command) -> None:
         """Begins it."""
         self.begun = time.monotonic()
-        self._process = _context.Process(
+        process = _context.Process(
             target=_work,
             args=(command, self.args, self.log, self.slot, dict(self.environment)),
         )
-        self._process.start()
+        process.start()
+        self._process = process
 
     @property
     def sentinel(self) -> int:
@@ -193,6 +194,9 @@ def _work(
 ) -> None:
     """What a run's process does."""
     os.setsid()  # Ctrl-C comes through the sweep, which ends what it began
+    for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(signum, signal.SIG_DFL)
+    sys.argv = ["cellbench", *args]  # else it is the sweep's
     threading.Thread(target=_end_with_the_sweep, daemon=True).start()
     os.environ.clear()
     os.environ.update(environment)

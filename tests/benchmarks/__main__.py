@@ -8,7 +8,7 @@ from importlib import import_module, metadata
 
 import torch
 
-NAMES = ("startup", "epoch", "state", "features", "input_path", "datasets", "smote")
+NAMES = ("startup", "epoch", "state", "features", "input_path", "datasets", "smote", "sweeps")
 
 
 def main(names: list[str]) -> None:

@@ -212,13 +212,13 @@ PRUNED = {
 
 def test_a_trial_is_pruned_by_its_epochs(sweep):
     long = [option for option in TINY if "max_epochs" not in option]
-    options = ["--trainer.max_epochs=30", "--trainer.precision=32-true"]
+    options = ["--trainer.max_epochs=15", "--trainer.precision=32-true"]
     folder, rows = sweep(*options, tiny=long, **PRUNED)
     assert [row["state"] for row in rows] == ["done"] * 5 + ["pruned"] * 2
     for trial in ("0005", "0006"):
         assert not (folder / "trials" / trial / "metrics.json").exists()
         epochs = (folder / "trials" / trial / "history.csv").read_text().count("\n") - 1
-        assert 1 <= epochs < 30
+        assert 1 <= epochs < 15
 
 
 def test_a_trial_is_pruned_by_its_folds(sweep):

@@ -63,6 +63,8 @@ def divide(workers: int, gpus: Sequence[str], per_run: float) -> list[Slot]:
     if workers < 1:
         raise UserError(f"--workers: {workers} is less than 1")
     threads = max(cores.available() // workers, 1)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    threads = min(threads, int(asked)) if asked.isdigit() and int(asked) else threads
     if not gpus:
         return [Slot(threads)] * workers
     if per_run <= 0 or (per_run > 1 and per_run != int(per_run)):

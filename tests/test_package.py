@@ -19,7 +19,8 @@ MAY_IMPORT = {
     "audit": {"data", "models", "runs"},
     "relabel": {"data", "models", "runs"},
     "report": {"data", "models", "runs"},
-    "cli": {"data", "models", "runs", "audit", "relabel", "report"},
+    "sweeps": {"data", "models", "runs"},
+    "cli": {"data", "models", "runs", "audit", "relabel", "report", "sweeps"},
 }
 
 

@@ -316,6 +316,35 @@ def test_tensorboard_has_hyperparameters_with_the_metrics(sweep):
     assert "_hparams_/experiment" in events.summary_metadata
 
 
+def test_an_unfinished_run_of_another_configuration_is_begun_afresh(sweep, tmp_path):
+    """As where it was begun on a machine that trains with another precision."""
+    run = tmp_path / "runs/sweep/trials/0000"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("seed_everything: 7\n")
+    _, rows = sweep(space={"data.view": ["raw"]})
+    assert rows[0]["state"] == "done"
+    assert yaml.safe_load((run / "config.yaml").read_text())["seed_everything"] == 0
+    assert not (run / "checkpoints" / "last.ckpt").exists()
+    assert (run / "checkpoints" / "best.ckpt").exists()
+
+
+def test_a_folder_of_fit_holds_one_run(tmp_path, fails):
+    folder, other = tmp_path / "mine", tmp_path / "photographs"
+    command = ["fit", "--data.samples=80", "--data.slides=40", *TINY, f"--folder={folder}"]
+    assert main([*command, "--test=false", "--figures=false"]) == 0
+    assert "test" not in metrics(folder)
+    assert not (folder / "figures").exists()
+    assert "is finished; give another folder" in fails(*command)
+    other.mkdir()
+    (other / "cell.png").write_text("dear to somebody")
+    said = fails(*command[:-1], f"--folder={other}", "--trainer.gradient_clip_algorithm=nonsense")
+    assert "holds no run, but cell.png" in said or "gradient_clip" in said
+    assert (other / "cell.png").read_text() == "dear to somebody"
+    assert main(["test", f"--run={folder}", "--trainer.enable_progress_bar=false"]) == 0
+    (scored,) = (folder / "test").glob("*/metrics.json")
+    assert "test" in json.loads(scored.read_text())
+
+
 def test_signals_have_the_handlers_they_had(sweep):
     before = signal.getsignal(signal.SIGTERM)
     sweep(space={"data.view": ["raw"]})

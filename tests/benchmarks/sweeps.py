@@ -53,7 +53,8 @@ def command(folder: Path) -> float:
 def loop(threads: int) -> float:
     """Seconds of a trial in a plain loop of Optuna and Lightning in one process, once warm.
 
-    It makes data and model anew for each trial, trains and validates, and writes nothing.
+    It decodes the images once, makes the model anew for each trial, trains and validates, and
+    writes nothing.
     """
     import optuna
     import torch
@@ -65,13 +66,13 @@ def loop(threads: int) -> float:
     torch.set_num_threads(threads)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     seconds = []
+    data = SyntheticDataModule(augment="flips", image_size=32, batch_size=16)
+    data.setup("fit")
+    data.choose_loading("cpu", 1)
 
     def objective(trial: optuna.Trial) -> float:
         begun = time.perf_counter()
         lr = trial.suggest_float("lr", 1e-4, 1e-2, log=True)
-        data = SyntheticDataModule(augment="flips", image_size=32, batch_size=16)
-        data.setup("fit")
-        data.choose_loading("cpu", 1)
         model = CellClassifier(data.classes, (32, 32), "small_cnn", lr=lr, l2=1e-4)
         trainer = Trainer(
             max_epochs=1,

@@ -274,7 +274,7 @@ class Study:
         frozen = self._frozen(trial)
         return frozen.state == TrialState.RUNNING and frozen.user_attrs.get("owner") == self._owner
 
-    def _frozen(self, trial: Trial) -> FrozenTrial:
+    def _frozen(self, trial: Trial | FrozenTrial) -> FrozenTrial:
         return self._patiently(lambda: self._study._storage.get_trial(trial._trial_id))
 
     def _wait(self, trial_id: int) -> None:
@@ -304,9 +304,7 @@ class Study:
         for trial in self.trials(TrialState.RUNNING):
             owner = trial.user_attrs.get("owner")
             if trial.number not in self._mine and self._is_dead(trial, owner, attributes):
-                again = self._patiently(
-                    lambda trial_id=trial._trial_id: self._study._storage.get_trial(trial_id)  # type: ignore[misc]
-                )
+                again = self._frozen(trial)
                 if again.state == TrialState.RUNNING and again.user_attrs.get("owner") == owner:
                     self._wait(trial._trial_id)
         return [number for number, trial in self._mine.items() if not self.has(trial)]

@@ -71,10 +71,7 @@ def divide(workers: int, gpus: Sequence[str], per_run: float) -> list[Slot]:
         raise UserError(f"--gpus: {per_run:g} is neither a share of one nor a whole number")
     if per_run <= 1:
         shared = int(1 / per_run + 1e-9)
-        groups = [(gpu,) for gpu in gpus for _ in range(shared)]
-        groups.sort(key=lambda group: [(gpu,) for gpu in gpus].index(group))
-        # Fill every GPU once before any twice.
-        groups = [groups[i] for k in range(shared) for i in range(k, len(groups), shared)]
+        groups = [(gpu,) for _ in range(shared) for gpu in gpus]  # each GPU once before any twice
     else:
         n = int(per_run)
         groups = [tuple(gpus[i : i + n]) for i in range(0, len(gpus) - n + 1, n)]  # type: ignore[misc]

@@ -82,7 +82,7 @@ def _data_of(config: str | None) -> list[str]:
 
 
 def _show(found: Audit, plain: dict[str, Any]) -> None:
-    console = Console()
+    console = Console(emoji=False)
     console.width = max(console.width, 120)  # a cut interval would be worse than a wrapped one
     for name, what in (
         ("unreadable", "unreadable files"),

@@ -35,7 +35,7 @@ def quieten_lightning() -> None:
 
 def show(folder: RunFolder, result: Mapping[str, Any]) -> None:
     """Prints what a run found on its last split, beside its baseline, and where it lies."""
-    console = Console()
+    console = Console(emoji=False)
     part = "test" if "test" in result else "val"
     scores = result[part]
     table = Table(title=_title(part, result))

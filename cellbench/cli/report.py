@@ -41,7 +41,7 @@ def main(args: Sequence[str]) -> int:
         if one.older:
             notes.append(f"{one.experiment}: {one.older} older runs of the same folds left out")
         stamps += [f"{one.experiment}: {stamp}" for stamp in one.stamps]
-    console = Console()
+    console = Console(emoji=False)
     console.width = max(console.width, 100)  # a cut interval would be worse than a wrapped one
     console.print(table)
     for note in notes:

@@ -12,6 +12,6 @@ def main(args: Sequence[str]) -> int:
     """Runs the command."""
     if not {"-h", "--help"} & set(args):
         # It imports them while this process does.
-        workers.warm_up([SWEEPING, "cellbench.cli.fit", "cellbench.cli.test"])
+        workers.warm_up([SWEEPING, "cellbench.cli.warm"])
     result: int = import_module(SWEEPING).main(args)
     return result

@@ -24,7 +24,7 @@ class Screen:
     """Shows a sweep as it goes."""
 
     def __init__(self) -> None:
-        self._console = Console()
+        self._console = Console(emoji=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._shown = 0.0
 

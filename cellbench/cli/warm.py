@@ -1,0 +1,30 @@
+"""Imported by the process that a sweep's runs are forked from, and by nothing else.
+
+What each run would import and make anew is here when it begins.
+"""
+
+import pkgutil
+from importlib import import_module
+
+import rich.pretty  # noqa: F401  # what a table's first print imports
+import torch.utils.serialization  # noqa: F401  # what a checkpoint's first save imports
+
+import cellbench.models.networks
+from cellbench.cli import fit, test  # noqa: F401
+from cellbench.cli.engine import CellbenchCLI
+
+for _module in pkgutil.iter_modules(cellbench.models.networks.__path__):
+    import_module(f"{cellbench.models.networks.__name__}.{_module.name}")
+
+
+class _Parsed(CellbenchCLI):
+    """Parses and does nothing: the command's parser is made."""
+
+    def instantiate_classes(self) -> None:
+        """Makes nothing."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs nothing."""
+
+
+_Parsed("fit", (), ())

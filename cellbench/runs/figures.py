@@ -71,9 +71,9 @@ def confusion(scores: dict[str, Any], classes: Sequence[str], title: str) -> Fig
     for i, j in np.ndindex(counts.shape):
         colour = "white" if shares[i, j] > 0.55 else MARK
         axes.text(j, i, str(counts[i, j]), ha="center", va="center", color=colour)
-    recall = scores["recall"]
+    recall = {name: own["recall"] for name, own in scores["classes"].items()}
     rows = [
-        f"{name} (n = {recall[name]['n']})\nrecall {recall[name]['value']:.2f} "
+        f"{name} (n = {scores['classes'][name]['n']})\nrecall {recall[name]['value']:.2f} "
         f"[{recall[name]['low']:.2f}, {recall[name]['high']:.2f}]"
         for name in classes
     ]

@@ -41,7 +41,8 @@ class Folds:
         labels: Class indices, (n,).
         probabilities: Of every class, (n, classes).
         groups: Each sample's group, (n,).
-        majority: The largest class of the training split that each sample's model saw, (n,).
+        prior: The classes' shares of the training split that each sample's model saw,
+            (n, classes).
         stamps: Why the numbers are not what they may seem.
         older: How many runs of the same were left out for a later one of the same fold.
     """
@@ -53,7 +54,7 @@ class Folds:
     labels: np.ndarray
     probabilities: np.ndarray
     groups: np.ndarray
-    majority: np.ndarray
+    prior: np.ndarray
     stamps: tuple[str, ...]
     older: int = 0
 

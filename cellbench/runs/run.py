@@ -20,7 +20,7 @@ from cellbench.data.splits import read_split
 from cellbench.data.table import Part
 from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
-from cellbench.runs import environment, features, figures, loggers, metrics
+from cellbench.runs import environment, features, figures, loggers, probabilities
 from cellbench.runs.averaging import Averaging
 from cellbench.runs.checkpoint import BestEpoch, CheckpointConfig, Description, read_checkpoint
 from cellbench.runs.folder import RunFolder, as_yaml, write_text
@@ -324,10 +324,14 @@ class Run:
         for part in parts:
             evaluate = self.trainer.validate if part == "val" else self.trainer.test
             evaluate(self.model, datamodule=self.data, verbose=False)
-            positions, probabilities = self.callbacks.collector.take()
+            positions, found = self.callbacks.collector.take()
+            if not np.isfinite(found).all():
+                raise UserError(
+                    "the training diverged: what the network says is no number; lower model.lr"
+                )
             ids = [self.data.table.samples[i].id for i in positions]
             labels = self.data.table.labels[positions]
-            predictions[part] = Predictions(ids, labels, probabilities)
+            predictions[part] = Predictions(ids, labels, found)
         if not self.ranks.first:
             return None
         write_predictions(self.folder.predictions, self.data.classes, predictions)
@@ -347,8 +351,8 @@ class Run:
         """metrics.json, computed from predictions.csv."""
         classes, parts = read_predictions(self.folder.predictions)
         drawn, table = self.data.drawn, self.data.table
-        own = table.labels[drawn.indices("train")]
-        majority = int(np.bincount(own, minlength=len(classes)).argmax())
+        counts = np.bincount(table.labels[drawn.indices("train")], minlength=len(classes))
+        prior = counts / counts.sum()
         result: dict[str, Any] = {
             "experiment": self.config["name"],
             "stamps": self.stamps,
@@ -362,7 +366,7 @@ class Run:
             "epoch": self._best_epoch() if self.callbacks.history.rows else None,
             "view": self.data.view,
             "seed": self.data.seed,
-            "majority_class": classes[majority],
+            "majority_class": classes[prior.argmax()],
             "parameters": sum(p.numel() for p in self.model.parameters()),
         }
         group = {row["id"]: row["group"] for row in read_split(self.folder.split)}
@@ -370,8 +374,10 @@ class Run:
             if [table.samples[i].id for i in drawn.indices(part)] != given.ids:
                 raise AssertionError(f"{part}: not every sample was counted once")
             groups = np.array([group[name] for name in given.ids])
-            always = np.full(len(groups), majority)
-            result[part] = metrics.evaluate(given.labels, given.predicted, groups, classes, always)
+            baseline = np.tile(prior, (len(groups), 1))
+            result[part] = probabilities.score(
+                given.labels, given.probabilities, groups, classes, baseline
+            )
         return result
 
     def _best_epoch(self) -> int:

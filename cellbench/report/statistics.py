@@ -1,0 +1,105 @@
+"""The tests of paired differences: effect and interval first, p after."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much one condition is better than another.
+
+    Attributes:
+        mean: The mean difference.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        p: Of no difference; None where nothing varies, so that there is nothing to judge by.
+        n: The number of independent differences, or of groups that were resampled.
+        worse: The posterior probability that it is worse by more than the region of practical
+            equivalence; None where the test has no posterior.
+        same: That the two are practically equivalent.
+        better: That it is better.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float | None
+    n: int
+    worse: float | None = None
+    same: float | None = None
+    better: float | None = None
+
+
+def corrected_t(differences: Sequence[float], ratio: float, rope: float) -> Difference:
+    """The t-tests for resampled training sets, which overlap.
+
+    Differences between folds, or random splits, are not independent: most training images are
+    shared. Nadeau and Bengio (Machine Learning 52, 2003) put the factor 1/n + n_test/n_train in
+    the place of 1/n before the variance. The Bayesian correlated t-test (Corani and Benavoli,
+    Machine Learning 100, 2015) has a Student posterior with the same location and scale, for a
+    correlation of n_test/(n_test + n_train); its 95 % interval is the test's.
+
+    Args:
+        differences: One a split, at least two.
+        ratio: Test images for each training image.
+        rope: Half the width of the region of practical equivalence.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    n, mean = len(values), float(values.mean())
+    scale = float(np.sqrt((1 / n + ratio) * values.var(ddof=1)))
+    if scale < 1e-12:  # not one of them differs from another
+        inside = float(abs(mean) <= rope)
+        return Difference(
+            mean, mean, mean, None, n, float(mean < -rope), inside, float(mean > rope)
+        )
+    posterior = stats.t(n - 1, mean, scale)
+    low, high = posterior.interval(LEVEL)
+    worse, better = float(posterior.cdf(-rope)), float(posterior.sf(rope))
+    p = float(2 * stats.t(n - 1).sf(abs(mean) / scale))
+    return Difference(mean, float(low), float(high), p, n, worse, 1 - worse - better, better)
+
+
+def mcnemar(first: int, second: int) -> float:
+    """McNemar's exact test (1947): p of as uneven a split of the discordant samples.
+
+    Args:
+        first: Samples that the first alone has right.
+        second: Samples that the second alone has right.
+    """
+    if first + second == 0:
+        return 1.0
+    return float(stats.binomtest(first, first + second).pvalue)
+
+
+def bootstrapped(
+    mean: float, replicates: np.ndarray, groups: int, p: float | None = None
+) -> Difference:
+    """A difference on one test set, from a bootstrap over its groups.
+
+    Args:
+        mean: The difference.
+        replicates: Of the difference, (replicates,).
+        groups: How many were resampled.
+        p: Of a better test, where there is one; else that of the bootstrap: twice the share of the
+            replicates on the rarer side of 0, which counts as half.
+    """
+    low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    if p is None and np.ptp(replicates) > 0:
+        share = float((replicates < 0).mean() + (replicates == 0).mean() / 2)
+        p = float(min(2 * min(share, 1 - share) + 1 / len(replicates), 1.0))
+    return Difference(mean, float(low), float(high), p, groups)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values (Scandinavian Journal of Statistics 6, 1979), in the same order."""
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p)
+    raised = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    adjusted = np.empty_like(p)
+    adjusted[order] = raised
+    return [float(value) for value in adjusted]

@@ -1,0 +1,225 @@
+"""Reads finished runs back, and says of every other why it is left out."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from cellbench.data.splits import read_split
+from cellbench.data.table import Part
+from cellbench.errors import UserError
+from cellbench.runs.folder import RunFolder
+from cellbench.runs.predictions import Predictions, read_predictions
+
+# Ten times as fast, where libyaml is there.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A split, as split.csv has it.
+
+    Attributes:
+        digest: Of the file; the same for runs that can be compared.
+        parts: Each part's sample ids, in the table's order.
+        label: Each sample's class.
+        group: Each sample's group.
+    """
+
+    digest: str
+    parts: Mapping[str, list[str]]
+    label: Mapping[str, str]
+    group: Mapping[str, str]
+
+    def prior(self, classes: Sequence[str]) -> np.ndarray:
+        """The classes' shares of the training split, (classes,)."""
+        counts = Counter(self.label[name] for name in self.parts["train"])
+        return np.array([counts[name] for name in classes]) / max(counts.total(), 1)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has been tested.
+
+    Attributes:
+        folder: Where it lies.
+        config: Its configuration, flat: dotted keys as on the command line.
+        metrics: What metrics.json holds.
+        split: Its split.
+        classes: The class names.
+        parts: Its predictions of each part; the test split's are there.
+    """
+
+    folder: RunFolder
+    config: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    split: Drawn
+    classes: tuple[str, ...]
+    parts: Mapping[Part, Predictions]
+
+    @property
+    def experiment(self) -> str:
+        """Its name."""
+        return str(self.metrics["experiment"])
+
+    @property
+    def fold(self) -> int | None:
+        """Which fold it was tested on; None where there are none."""
+        return self.metrics["split"]["fold"]  # type: ignore[no-any-return]
+
+    @property
+    def seed(self) -> int:
+        """seed_everything."""
+        return int(self.metrics["seed"])
+
+    @property
+    def test(self) -> Predictions:
+        """Its predictions of the test split."""
+        return self.parts["test"]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run that cannot be counted.
+
+    Attributes:
+        path: Its folder.
+        reason: Why.
+        damaged: Whether something is wrong with it; one that is not finished, or not tested, is
+            only not done.
+    """
+
+    path: Path
+    reason: str
+    damaged: bool = True
+
+
+def read_finished(paths: Sequence[Path]) -> tuple[list[Finished], list[LeftOut]]:
+    """Reads all runs below some folders.
+
+    The test of a run that was trained without one (a search's choice) is looked for in its folder
+    `test`.
+
+    Returns:
+        The runs that have been tested, in the order of the paths and names, and those left out.
+    """
+    splits: dict[str, Drawn] = {}
+    finished, left = [], []
+    for folder in _runs_below(paths):
+        try:
+            finished.append(_read(folder, splits))
+        except UserError as error:
+            left.append(LeftOut(folder.path, str(error)))
+        except _NotDone as reason:
+            left.append(LeftOut(folder.path, str(reason), damaged=False))
+    return finished, left
+
+
+class _NotDone(Exception):
+    """A run that has not been tested, or not yet."""
+
+
+def _runs_below(paths: Sequence[Path]) -> Iterator[RunFolder]:
+    for path in paths:
+        for config in sorted(path.rglob("config.yaml")):
+            scored = config.parent.parent.parent / "config.yaml"
+            if not scored.is_file():  # else a later test or validation of that run
+                yield RunFolder(config.parent)
+
+
+def _read(folder: RunFolder, splits: dict[str, Drawn]) -> Finished:
+    if not folder.metrics.is_file():
+        raise _NotDone("it is not finished: there is no metrics.json")
+    config = _plain(folder.config)
+    metrics = _metrics(folder)
+    tested = folder
+    if "test" not in metrics:
+        later = sorted((folder.path / "test").glob("*/metrics.json"))
+        if not later:
+            raise _NotDone("its test split has not been scored")
+        tested = RunFolder(later[-1].parent)
+        metrics = _metrics(tested)
+    split = _split(tested, splits)
+    if split.digest != metrics["split"]["digest"]:
+        raise UserError(
+            f"split.csv has the digest {split.digest[:12]}, and metrics.json says "
+            f"{metrics['split']['digest'][:12]}"
+        )
+    classes, parts = read_predictions(tested.predictions)
+    if tested is not folder and folder.predictions.is_file():
+        parts = read_predictions(folder.predictions)[1] | parts  # the validation split's
+    if "test" not in parts:
+        raise UserError("predictions.csv holds no test split")
+    for part, given in parts.items():
+        _check(part, given, classes, split)
+    return Finished(folder, config, metrics, split, classes, parts)
+
+
+def _plain(path: Path) -> dict[str, Any]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return dict(flat(yaml.load(file, Loader=_LOADER)))
+    except (OSError, AttributeError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read config.yaml: {' '.join(str(error).split())}") from error
+
+
+def _metrics(folder: RunFolder) -> dict[str, Any]:
+    try:
+        found = json.loads(folder.metrics.read_text(encoding="utf-8"))
+        for key in ("experiment", "split", "seed", "stamps"):
+            found[key]
+        found["split"]["digest"], found["split"]["fold"], found["split"]["n"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"cannot read metrics.json: {error!r}") from error
+    return dict(found)
+
+
+def _split(folder: RunFolder, splits: dict[str, Drawn]) -> Drawn:
+    """The split; one that many runs share is parsed once."""
+    try:
+        digest = hashlib.sha256(folder.split.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read split.csv: {error.strerror}") from error
+    if digest not in splits:
+        rows = read_split(folder.split)
+        parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+        for row in rows:
+            parts.setdefault(row["split"], []).append(row["id"])
+        label = {row["id"]: row["class"] for row in rows}
+        splits[digest] = Drawn(digest, parts, label, {row["id"]: row["group"] for row in rows})
+    return splits[digest]
+
+
+def _check(part: Part, given: Predictions, classes: tuple[str, ...], split: Drawn) -> None:
+    ids = split.parts[part]
+    if given.ids != ids:
+        raise UserError(
+            f"predictions.csv has {len(given.ids)} samples of the {part} split, and split.csv "
+            f"{len(ids)}"
+            if len(given.ids) != len(ids)
+            else f"predictions.csv has other samples in the {part} split than split.csv"
+        )
+    values = given.probabilities
+    if not np.isfinite(values).all():
+        bad = given.ids[int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])]
+        raise UserError(f"predictions.csv: the probabilities of '{bad}' are no numbers")
+    if (values < 0).any() or np.abs(values.sum(axis=1) - 1).max() > 1e-2:
+        raise UserError(f"predictions.csv: probabilities of the {part} split do not add up to 1")
+    if [classes[label] for label in given.labels] != [split.label[name] for name in ids]:
+        raise UserError(f"predictions.csv has other labels in the {part} split than split.csv")
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """A configuration's dotted keys, as on the command line, with their values."""
+    for key, value in config.items():
+        name = f"{prefix}{key}".replace("data.init_args.", "data.")
+        if isinstance(value, dict):
+            yield from flat(value, f"{name}.")
+        else:
+            yield name, value

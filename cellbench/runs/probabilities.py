@@ -1,0 +1,170 @@
+"""What probabilities are worth: metrics that need more than the predicted class."""
+
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from cellbench.runs.metrics import (
+    draws,
+    entry,
+    evaluate,
+    mean_interval,
+    percentiles,
+    share_intervals,
+)
+
+BINS = 15
+"""Of the calibration diagram, of equal width (Guo et al. 2017)."""
+
+REPLICATES = 500
+"""For the AUROC: every one of them goes through all samples."""
+
+TINY = 1e-7
+"""The least probability that a logarithm is taken of."""
+
+
+def score(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    groups: np.ndarray,
+    classes: tuple[str, ...],
+    prior: np.ndarray,
+) -> dict[str, Any]:
+    """Scores predictions with their probabilities: all that `evaluate` does, and more.
+
+    The baseline knows nothing but the training split: it gives every image the classes' shares
+    there as probabilities, and so always says the largest class.
+
+    Args:
+        labels: Class indices, (n,); every class must occur.
+        probabilities: (n, classes); rows sum to 1.
+        groups: Each sample's group, a name or a number, (n,).
+        classes: The class names.
+        prior: The classes' shares of the training split that each sample's model saw,
+            (n, classes).
+
+    Returns:
+        What `evaluate` returns, and besides, in `metrics`, auroc (mean of the classes against the
+        rest), log_loss, brier (Brier 1950: summed over classes, 0 to 2) and ece (expected
+        calibration error), in `classes` each one's auroc, and `calibration`: for each bin that is
+        not empty n, mean confidence and accuracy.
+    """
+    found = evaluate(labels, probabilities.argmax(axis=1), groups, classes, prior.argmax(axis=1))
+    _, group = np.unique(groups, return_inverse=True)
+    own, base = _losses(labels, probabilities), _losses(labels, prior)
+    sums = np.zeros((int(group.max()) + 1, 3 + 3 * BINS))
+    binned = _binned(labels, probabilities)
+    np.add.at(sums, group, np.column_stack([np.ones(len(labels)), *own, binned]))
+    replicates = np.concatenate([drawn @ sums for drawn in draws(len(sums))])
+    means = replicates[:, 1:3] / replicates[:, :1]
+    areas, replicated = aurocs(labels, probabilities, group)
+    n_groups = [len(np.unique(group[labels == k])) for k in range(len(classes))]
+    ends = share_intervals(replicated, areas, np.full(len(areas), len(sums)), np.array(n_groups))
+    metrics = found["metrics"]
+    metrics["auroc"] = entry(areas.mean(), mean_interval(replicated.mean(axis=1), areas, ends), 0.5)
+    for k, name in enumerate(("log_loss", "brier")):
+        metrics[name] = entry(own[k].mean(), percentiles(means[:, k]), base[k].mean())
+    metrics["ece"] = entry(
+        _calibration_error(binned.sum(axis=0)),
+        percentiles(_calibration_error(replicates[:, 3:])),
+        _calibration_error(_binned(labels, prior).sum(axis=0)),
+    )
+    for k, name in enumerate(classes):
+        found["classes"][name]["auroc"] = entry(areas[k], ends[k], 0.5)
+    n, confidence, right = binned.sum(axis=0).reshape(3, BINS)
+    found["calibration"] = [
+        {"n": int(n[k]), "confidence": confidence[k] / n[k], "accuracy": right[k] / n[k]}
+        for k in range(BINS)
+        if n[k]
+    ]
+    return found
+
+
+def aurocs(
+    labels: np.ndarray, probabilities: np.ndarray, group: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each class' area under the ROC curve against the rest.
+
+    Args:
+        labels: Class indices, (n,); every class must occur.
+        probabilities: (n, classes).
+        group: Each sample's group, counted from 0, (n,).
+
+    Returns:
+        The areas, (classes,), and REPLICATES of them with groups resampled, (REPLICATES, classes);
+        NaN where a replicate has none of a class, or nothing else.
+    """
+    every = np.ones((1, len(labels)))
+    areas = np.array([_area(labels == k, p, every)[0] for k, p in enumerate(probabilities.T)])
+    replicates = [
+        np.stack([_area(labels == k, p, drawn[:, group]) for k, p in enumerate(probabilities.T)])
+        for drawn in draws(int(group.max()) + 1, REPLICATES)
+    ]
+    return areas, np.concatenate(replicates, axis=1).T
+
+
+def _area(positive: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Areas for several weightings of the samples, (replicates, n), at once."""
+    order = np.argsort(values)
+    weights = weights[:, order]
+    begins = np.flatnonzero(np.r_[True, np.diff(values[order]) > 0])  # equal values tie
+    above = np.add.reduceat(weights * positive[order], begins, axis=1)
+    below = np.add.reduceat(weights, begins, axis=1) - above
+    passed = np.cumsum(below, axis=1) - below / 2
+    with np.errstate(invalid="ignore"):
+        area: np.ndarray = (above * passed).sum(axis=1) / (above.sum(axis=1) * below.sum(axis=1))
+    return area
+
+
+def _losses(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each sample's log loss and Brier score."""
+    own = probabilities[np.arange(len(labels)), labels]
+    brier = (probabilities**2).sum(axis=1) - 2 * own + 1
+    return -np.log(np.clip(own, TINY, None)), brier
+
+
+def _binned(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Each sample's one, confidence and hit, in the columns of its bin: (n, 3 * BINS)."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    own = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    rows = np.zeros((len(labels), 3, BINS))
+    rows[np.arange(len(labels)), :, own] = np.column_stack([np.ones(len(own)), confidence, right])
+    return rows.reshape(len(labels), -1)
+
+
+def _calibration_error(sums: np.ndarray) -> np.ndarray:
+    """The expected calibration error of `_binned` sums, (..., 3 * BINS)."""
+    n, confidence, right = np.moveaxis(sums.reshape(*sums.shape[:-1], 3, BINS), -2, 0)
+    error: np.ndarray = np.abs(confidence - right).sum(axis=-1) / n.sum(axis=-1)
+    return error
+
+
+def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """The temperature that makes the log loss least (Guo et al. 2017), .05 to 20.
+
+    Args:
+        labels: Class indices, (n,), best of the validation split.
+        probabilities: (n, classes).
+    """
+
+    def loss(log_temperature: float) -> float:
+        scaled = temper(probabilities, float(np.exp(log_temperature)))
+        return float(_losses(labels, scaled)[0].mean())
+
+    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities at another temperature, (n, classes); the order of the classes stays.
+
+    Args:
+        probabilities: (n, classes).
+        temperature: Above 1 makes them less certain.
+    """
+    logits = np.log(np.clip(probabilities.astype(np.float64), TINY, None))
+    raised = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
+    scaled: np.ndarray = raised / raised.sum(axis=1, keepdims=True)
+    return scaled

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,7 +20,10 @@ from cellbench.data.cache import CacheConfig
 from cellbench.data.folder import FolderDataModule
 from cellbench.data.synthetic import SyntheticDataModule
 from cellbench.errors import UserError
-from cellbench.runs.folds import Folds
+from cellbench.runs.conditions import Condition
+from cellbench.runs.finished import Drawn, Finished
+from cellbench.runs.folder import RunFolder
+from cellbench.runs.predictions import Predictions
 from tests.conftest import SHARED, write_image
 from tests.lookalikes import draw_field
 
@@ -221,6 +225,20 @@ def test_an_interrupted_audit_goes_on(tmp_path, monkeypatch, capsys):
     assert min(others) > min(kept_ones)  # those are not read for their facts once more
 
 
+def cross_validation(data, labels, probabilities):
+    """A run that has tested every image of a dataset."""
+    ids = [sample.id for sample in data.table.samples]
+    parts = {"train": ids[:1], "val": [], "test": ids}
+    names = [data.classes[label] for label in labels]
+    split = Drawn(
+        "", parts, dict(zip(ids, names, strict=True)), dict(zip(ids, ids, strict=True)), frozenset()
+    )
+    metrics = {"experiment": "runs", "seed": 0, "stamps": [], "split": {"fold": 0, "folds": None}}
+    test = Predictions(ids, labels, probabilities.astype(np.float32))
+    run = Finished(RunFolder(Path()), {}, metrics, split, data.classes, {"test": test})
+    return Condition("runs", {}, (run,), 0)
+
+
 def test_flipped_labels_are_doubted():
     data = SyntheticDataModule(samples=200, slides=100)
     rng = np.random.default_rng(0)
@@ -231,17 +249,7 @@ def test_flipped_labels_are_doubted():
     probabilities = 0.9 * np.eye(len(data.classes))[true] + 0.1 * rng.dirichlet(
         np.ones(len(data.classes)), 200
     )
-    folds = Folds(
-        "runs",
-        0,
-        data.classes,
-        [sample.id for sample in data.table.samples],
-        given,
-        probabilities.astype(np.float32),
-        np.arange(200),
-        np.zeros(200),
-        (),
-    )
+    folds = cross_validation(data, given, probabilities)
     with pytest.raises(UserError, match=r"--runs: runs was trained on another label of 'cell"):
         labels.find(data, folds)
     data.table.labels[:] = given
@@ -263,9 +271,7 @@ def test_annotators_disagree_more_on_doubtful_labels():
         for i, sample in enumerate(data.table.samples)
     ]
     probabilities = np.eye(len(data.classes), dtype=np.float32)[true] * 0.8 + 0.05
-    ids = [sample.id for sample in data.table.samples]
-    group = np.arange(200)
-    folds = Folds("runs", 0, data.classes, ids, given, probabilities, group, group * 0, ())
+    folds = cross_validation(data, given, probabilities)
     data.table.labels[:] = given
     found = labels.find(data, folds)
     assert found.doubted.share == 1

@@ -17,7 +17,8 @@ from cellbench.data.synthetic import SyntheticDataModule
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.co_teaching import CoTeacher, CoTeachingConfig
 from cellbench.relabel.detection import correct, easy, noisy
-from cellbench.report.pool import pool
+from cellbench.runs.conditions import conditions
+from cellbench.runs.finished import read_finished
 from tests.conftest import TINY
 from tests.test_resume import assert_same, results, terminate_at
 
@@ -447,4 +448,6 @@ def test_seeds_with_tables_of_labels_of_their_own_are_pooled(relabelled, tmp_pat
         fit = ["fit", *command[1:], f"--runs={tmp_path / 'runs'}", "--name=pooled"]
         fit += ["--trainer.max_epochs=1", f"--seed_everything={seed}"]
         assert main([*fit, f"--data.train_labels={own}"]) == 0
-    assert [one.seeds for one in pool([tmp_path / "runs"])] == [(0,), (1,), (0, 1)]
+    runs, left = read_finished([tmp_path / "runs"])
+    assert not left
+    assert [each.seeds for each in conditions(runs)] == [[0, 1]]

@@ -20,7 +20,7 @@ from cellbench.__main__ import main
 from cellbench.data.synthetic import SyntheticDataModule
 from cellbench.data.views import View
 from cellbench.models.classifier import CellClassifier
-from cellbench.runs.metrics import evaluate
+from cellbench.runs.probabilities import score
 from cellbench.runs.predictions import read_predictions
 from tests.conftest import TINY, draw_cell, write_image
 
@@ -82,12 +82,12 @@ def test_metrics_come_from_the_predictions(fit):
     classes, parts = read_predictions(run / "predictions.csv")
     group = {row["id"]: row["group"] for row in rows(run / "split.csv")}
     train = [row["class"] for row in rows(run / "split.csv") if row["split"] == "train"]
-    majority = classes.index(max(set(train), key=train.count))
+    shares = np.array([train.count(name) for name in classes]) / len(train)
     for part, given in parts.items():
         assert np.allclose(given.probabilities.sum(axis=1), 1, atol=1e-5)
         groups = np.array([group[name] for name in given.ids])
-        always = np.full(len(groups), majority)
-        expected = evaluate(given.labels, given.predicted, groups, classes, always)
+        prior = np.tile(shares, (len(groups), 1))
+        expected = score(given.labels, given.probabilities, groups, classes, prior)
         assert metrics(run)[part] == expected
 
 
@@ -383,6 +383,7 @@ def test_folds_are_pooled_by_report(fit, capsys, tmp_path):
     found = [metrics(run) for run in (tmp_path / "runs" / "cv").iterdir()]
     right = sum(m["test"]["metrics"]["accuracy"]["value"] * m["test"]["n"] for m in found)
     assert re.search(rf"{right / 80:.3f} \[0\.\d{{3}}, 0\.\d{{3}}\] ", out)
+    assert "There is one condition alone, cv, and nothing to compare it with" in out
     assert "NOT TO BE BELIEVED" not in out
 
 
@@ -393,15 +394,16 @@ def test_report_tells_apart_what_is_configured_differently(fit, fails, tmp_path,
         return capsys.readouterr().out
 
     fit("--data.split.folds=3", "--data.split.fold=0", name="cv")
-    assert "cv: folds 1, 2 missing" in shown(tmp_path / "runs")
+    assert "NOT TO BE BELIEVED: folds 1, 2 missing" in shown(tmp_path / "runs")
     fit("--data.split.folds=3", "--data.split.fold=1", "--model.lr=0.1", name="cv")
     fit("--data.split.folds=3", "--data.split.fold=0", name="cv")
     out = shown(tmp_path / "runs")
-    assert "cv (lr 0.001): folds 1, 2 missing" in out
-    assert "cv (lr 0.1): folds 0, 2 missing" in out
-    assert "NOTE cv (lr 0.001): 1 older runs of the same folds left out" in out
+    assert "lr 0.001: folds 1, 2 missing" in out
+    assert "lr 0.1: folds 0, 2 missing" in out
+    assert "lr 0.1 cannot be compared with lr 0.001: no two runs are a pair" in out
+    assert "NOTE lr 0.001: 1 older runs of the same folds and seeds left out" in out
     fit("--data.split.folds=3", "--data.split.protocol=image", name="leaky")
-    assert "NOT TO BE BELIEVED: leaky: split by image" in shown(tmp_path / "runs" / "leaky")
+    assert "NOT TO BE BELIEVED: split by image" in shown(tmp_path / "runs" / "leaky")
     assert "there is no finished run below" in fails("report", str(tmp_path / "nothing"))
 
 

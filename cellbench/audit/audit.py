@@ -14,7 +14,7 @@ from cellbench.audit.leaks import Leaks
 from cellbench.audit.masks import Overlap
 from cellbench.audit.shortcuts import Shortcut
 from cellbench.data.base import CellDataModule, Check
-from cellbench.runs.folds import Folds
+from cellbench.runs.conditions import Condition
 
 OUTLIERS = ("blur", "brightness", "clipped")
 
@@ -69,12 +69,12 @@ class Audit:
         return f"{protocol} does not leak: no image, near copy or group stands in two parts."
 
 
-def audit(data: CellDataModule, runs: Sequence[Folds]) -> Audit:
+def audit(data: CellDataModule, runs: Sequence[Condition]) -> Audit:
     """Looks at a dataset; what takes long is kept, so that an interrupted audit goes on.
 
     Args:
         data: Its data module.
-        runs: Predictions by which labels are doubted.
+        runs: Cross-validations, each with one seed, by which labels are doubted.
 
     Raises:
         UserError: The dataset is not there, or what is found cannot be kept.
@@ -89,7 +89,7 @@ def audit(data: CellDataModule, runs: Sequence[Folds]) -> Audit:
         found,
         shortcuts.look(data, looked, found.together),
         masks.compare(data, found.together),
-        [labels.find(data, folds) for folds in runs],
+        [labels.find(data, each) for each in runs],
     )
 
 

@@ -9,7 +9,7 @@ from cleanlab.rank import get_label_quality_scores
 
 from cellbench.data.base import CellDataModule
 from cellbench.errors import UserError
-from cellbench.runs.folds import Folds
+from cellbench.runs.conditions import Condition, pool
 from cellbench.runs.metrics import wilson
 
 
@@ -55,22 +55,27 @@ class Doubtful:
     stamps: tuple[str, ...]
 
 
-def find(data: CellDataModule, folds: Folds) -> Doubtful:
+def find(data: CellDataModule, runs: Condition) -> Doubtful:
     """Lists the doubtful labels of a cross-validation's test predictions.
+
+    Args:
+        data: The dataset.
+        runs: The folds, with one seed.
 
     Raises:
         UserError: The predictions are of other images, classes or labels.
     """
+    folds = pool(runs.runs)
     position = {sample.id: i for i, sample in enumerate(data.table.samples)}
     lacking = [name for name in folds.ids if name not in position]
-    if lacking or folds.classes != data.classes:
-        what = f"'{lacking[0]}'" if lacking else f"the classes {', '.join(folds.classes)}"
-        raise UserError(f"--runs: {folds.experiment} tested {what}, which this dataset has not")
+    if lacking or runs.classes != data.classes:
+        what = f"'{lacking[0]}'" if lacking else f"the classes {', '.join(runs.classes)}"
+        raise UserError(f"--runs: {runs.name} tested {what}, which this dataset has not")
     where = np.array([position[name] for name in folds.ids])
     differ = np.flatnonzero(folds.labels != data.table.labels[where])
     if len(differ):
         raise UserError(
-            f"--runs: {folds.experiment} was trained on another label of '{folds.ids[differ[0]]}' "
+            f"--runs: {runs.name} was trained on another label of '{folds.ids[differ[0]]}' "
             f"than this dataset's ({len(differ)} differ)"
         )
     quality = get_label_quality_scores(folds.labels, folds.probabilities)
@@ -82,14 +87,14 @@ def find(data: CellDataModule, folds: Folds) -> Doubtful:
     found = np.asarray(found, dtype=np.int64)
     rest = np.setdiff1d(np.arange(len(where)), found)
     return Doubtful(
-        folds.experiment,
+        runs.name,
         len(where),
         where[found],
         folds.probabilities[found].argmax(axis=1),
         quality[found],
         _disagreement(data, where[found]),
         _disagreement(data, where[rest]),
-        folds.stamps,
+        tuple(runs.stamps),
     )
 
 

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 import cellbench
 from cellbench.audit import pictures
 from cellbench.audit.audit import OUTLIERS, Audit
+from cellbench.page import render as fill
 
 PAIRS, EXAMPLES, WORST = 40, 6, 10
 """At most so many pairs, images of a class, and images of a kind are shown; audit.json has all."""
@@ -24,14 +23,6 @@ def render(found: Audit, plain: dict[str, Any], name: str) -> str:
         plain: The same as plain values.
         name: What it is the audit of.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["share"] = _share
     data, looked, leaks = found.data, found.images, found.leaks
     table = data.table
     rng = np.random.default_rng(0)
@@ -59,7 +50,8 @@ def render(found: Audit, plain: dict[str, Any], name: str) -> str:
         outlined = list(zip(found.overlap.positions[worst], found.overlap.cell[worst], strict=True))
     elif data.shows_cells:
         outlined = [(i, None) for label in range(len(table.classes)) for i in some(label)[:3]]
-    page: str = environment.get_template("page.html").render(
+    return fill(
+        Path(__file__).with_name("page.html"),
         name=name,
         version=cellbench.__version__,
         audit=found,
@@ -78,7 +70,7 @@ def render(found: Audit, plain: dict[str, Any], name: str) -> str:
                 )
             )
         ],
-        histograms=Markup(pictures.histograms(looked, table.labels, table.classes)),
+        histograms=pictures.histograms(looked, table.labels, table.classes),
         identical=[describe(positions[:4]) for positions in leaks.identical[:PAIRS]],
         near=[
             {
@@ -111,9 +103,3 @@ def render(found: Audit, plain: dict[str, Any], name: str) -> str:
             for each in found.doubtful
         ],
     )
-    return page
-
-
-def _share(entry: dict[str, Any]) -> str:
-    """A metric with its interval."""
-    return f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"

@@ -1,13 +1,10 @@
 """The page's pictures: images side by side, histograms, mean images."""
 
-import base64
-import io
 from collections.abc import Sequence
 from contextlib import suppress
 
 import cv2
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from cellbench.audit.images import BINS, Images
@@ -15,22 +12,17 @@ from cellbench.data import segmentation
 from cellbench.data.base import CellDataModule
 from cellbench.data.views import BACKGROUND, NUCLEUS, Image, Mask
 from cellbench.errors import UserError
+from cellbench.page import jpeg, plain
 
 HEIGHT = 110
 """Pixels of an image on the page; it is shown at this size, however large it is."""
 OURS, EXPERTS = (230, 60, 60), (40, 160, 70)
 
 
-def inline(image: Image) -> str:
-    """An image as the text of a data URL, as a JPEG."""
-    _, content = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
-    return "data:image/jpeg;base64," + base64.b64encode(content.tobytes()).decode()
-
-
 def shown(data: CellDataModule, position: int) -> str:
     """A sample's image at the page's size, as a data URL; empty where it cannot be read."""
     try:
-        return inline(_sized(data.read_image(data.table.samples[position])))
+        return jpeg(_sized(data.read_image(data.table.samples[position])))
     except UserError:
         return ""
 
@@ -51,34 +43,31 @@ def outlined(data: CellDataModule, position: int) -> str:
             resized = cv2.resize(region.astype(np.uint8), large.shape[1::-1])
             contours, _ = cv2.findContours(resized, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(large, contours, -1, colour, 1, cv2.LINE_AA)
-    return inline(large)
+    return jpeg(large)
 
 
 def mean_images(images: Images, labels: np.ndarray, classes: Sequence[str]) -> list[str]:
     """Each class' mean image, as data URLs."""
     means = [images.thumbnail[labels == label].mean(axis=0) for label in range(len(classes))]
-    return [inline(_sized(mean.round().astype(np.uint8))) for mean in means]
+    return [jpeg(_sized(mean.round().astype(np.uint8))) for mean in means]
 
 
-def histograms(images: Images, labels: np.ndarray, classes: Sequence[str]) -> str:
-    """The classes' mean histograms of red, green and blue, as SVG."""
+def histograms(images: Images, labels: np.ndarray, classes: Sequence[str]) -> Figure:
+    """The classes' mean histograms of red, green and blue, drawn."""
     figure = Figure(figsize=(8.5, 2.2), layout="constrained")
     centres = (np.arange(BINS) + 0.5) * 256 / BINS
     for channel, axes in enumerate(figure.subplots(1, 3, sharey=True)):
         for label, name in enumerate(classes):
             own = images.histogram[labels == label]
             mean = own[:, channel * BINS : (channel + 1) * BINS].mean(axis=0)
-            axes.plot(centres, mean, label=name, linewidth=1.2)
+            axes.plot(centres, mean, label=plain(name), linewidth=1.2)
         axes.set_title(("red", "green", "blue")[channel], fontsize=9)
         axes.set_xlabel("value", fontsize=8)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("share of the pixels", fontsize=8)
     figure.axes[0].legend(fontsize=7, frameon=False)
-    text = io.StringIO()
-    with rc_context({"svg.hashsalt": "cellbench"}):  # the same page from the same data
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]
+    return figure
 
 
 def _sized(image: Image, height: int = HEIGHT) -> Image:

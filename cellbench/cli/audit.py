@@ -17,8 +17,9 @@ from cellbench.audit.page import render
 from cellbench.cli.parsing import Parser, check_yaml, take_option
 from cellbench.data.base import CellDataModule
 from cellbench.errors import Interrupted, UserError
+from cellbench.runs.conditions import Condition, conditions
+from cellbench.runs.finished import read_finished
 from cellbench.runs.folder import write_text
-from cellbench.runs.folds import read_folds
 
 
 def main(args: Sequence[str]) -> int:
@@ -29,7 +30,7 @@ def main(args: Sequence[str]) -> int:
         raise UserError("--config: one experiment at a time")
     given = _parser().parse_args([*_data_of(config), *rest])
     data: CellDataModule = _parser().instantiate(given).data
-    runs = read_folds(given.runs) if given.runs else []
+    runs = _cross_validations(given.runs) if given.runs else []
     name = Path(config).stem if config else type(data).__name__
     output = given.output or Path("audits", name)
     try:
@@ -49,6 +50,17 @@ def main(args: Sequence[str]) -> int:
     _show(found, plain)
     print(f"audit.html and audit.json are in {output}")
     return 0 if found.holds else 1
+
+
+def _cross_validations(paths: Sequence[Path]) -> list[Condition]:
+    """The runs by whose folds labels are doubted, each condition and seed by itself."""
+    runs, left = read_finished(paths)
+    for one in left:
+        if one.damaged:
+            raise UserError(f"--runs: {one.path}: {one.reason}")
+    if not runs:
+        raise UserError(f"--runs: there is no finished run below {', '.join(map(str, paths))}")
+    return [each.with_seed(seed) for each in conditions(runs) for seed in each.seeds]
 
 
 def _parser() -> Parser:

@@ -1,8 +1,10 @@
 """report: what finished runs say together."""
 
+import json
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -10,46 +12,106 @@ from rich.markup import escape
 from rich.table import Table
 
 from cellbench.cli.parsing import Parser
-from cellbench.report.pool import pool
+from cellbench.errors import UserError
+from cellbench.page import share
+from cellbench.report.comparison import Metric
+from cellbench.report.page import render_page
+from cellbench.report.report import Report, as_plain, build, shown_p
+from cellbench.runs.folder import write_text
 
 
 def main(args: Sequence[str]) -> int:
     """Runs the command."""
-    parser = Parser(
-        prog="python -m cellbench report",
-        description="Pools the folds of each experiment below the given folders: accuracy and "
-        "macro F1 with 95 % intervals, beside the majority class.",
-    )
-    parser.add_argument("runs", type=Path, nargs="+", help="folders that hold runs")
-    table = Table(box=SIMPLE_HEAD, caption="value [95 % interval]; baseline: the majority class")
-    for column in ("experiment", "seeds", "n", "accuracy", "macro F1", "baseline"):
-        justify: Literal["left", "right"] = "left" if column == "experiment" else "right"
-        table.add_column(column, justify=justify, no_wrap=column != "experiment")
-    stamps, notes = [], []
-    for one in pool(parser.parse_args(list(args)).runs):
-        metrics = one.scores["metrics"]
-        table.add_row(
-            escape(one.experiment),
-            ", ".join(map(str, one.seeds)),
-            str(one.n),
-            _shown(metrics["accuracy"]),
-            _shown(metrics["f1_macro"]),
-            f"{metrics['accuracy']['baseline']:.3f}",
-        )
-        if len(one.seeds) > 1:  # said of each seed above
-            continue
-        if one.older:
-            notes.append(f"{one.experiment}: {one.older} older runs of the same folds left out")
-        stamps += [f"{one.experiment}: {stamp}" for stamp in one.stamps]
-    console = Console(emoji=False)
-    console.width = max(console.width, 100)  # a cut interval would be worse than a wrapped one
-    console.print(table)
-    for note in notes:
-        console.print(f"NOTE {note}", markup=False)
-    for stamp in stamps:
-        console.print(f"NOT TO BE BELIEVED: {stamp}", style="bold red", markup=False)
+    given = _parser().parse_args(list(args))
+    paths = list(dict.fromkeys(given.runs))
+    if not 0 <= given.rope < 1:
+        raise UserError(f"--rope: {given.rope} is not in 0 to 1")
+    report = build(paths, given.metric, given.rope, given.reference)
+    output = given.output or Path(os.path.commonpath([path.resolve() for path in paths]))
+    page = render_page(report, paths, output.resolve().name, given.audit)
+    text = json.dumps(as_plain(report), indent=1, allow_nan=False)
+    write_text(output / "report.json", text + "\n")
+    write_text(output / "report.html", page)
+    _show(report)
+    print(f"report.html and report.json are in {_near(output)}")
     return 0
 
 
-def _shown(entry: dict[str, Any]) -> str:
-    return f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]".replace("[", "\\[")
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m cellbench report",
+        description="Compares the conditions of the runs below the given folders, and writes "
+        "report.html and report.json. Runs that differ in nothing but fold and seeds are one "
+        "condition.",
+    )
+    parser.add_argument("runs", type=Path, nargs="+", help="folders that hold runs")
+    parser.add_argument("--metric", type=Metric, default="accuracy", help="what is compared")
+    parser.add_argument(
+        "--reference",
+        type=str | None,
+        help="the condition that the others are compared with, by its name or value (that of the "
+        "first run)",
+    )
+    parser.add_argument(
+        "--rope", type=float, default=0.01, help="a difference up to this one is none in practice"
+    )
+    parser.add_argument("--audit", type=Path | None, help="the dataset's audit.json")
+    parser.add_argument("--output", type=Path | None, help="a folder (that which holds the runs)")
+    return parser
+
+
+def _show(report: Report) -> None:
+    console = Console(emoji=False)
+    console.width = max(console.width, 110)  # a cut interval would be worse than a wrapped one
+    table = Table(box=SIMPLE_HEAD, caption="value [95 % interval]; baseline: the majority class")
+    table.add_column("condition", overflow="fold")
+    for column in ("runs", "n", "accuracy", "macro F1", "baseline"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for one in report.scored:
+        metrics = one.scores["metrics"]
+        table.add_row(
+            escape(one.condition.name),
+            str(len(one.condition.runs)),
+            str(one.condition.n),
+            escape(share(metrics["accuracy"])),
+            escape(share(metrics["f1_macro"])),
+            f"{metrics['accuracy']['baseline']:.3f}",
+        )
+    console.print(table)
+    for sentence in report.verdict:
+        console.print(sentence, style="bold", markup=False, highlight=False)
+    for effect in report.effects:
+        found = effect.contrast.difference
+        if found is not None:
+            kind = "interaction" if effect.interaction else "effect"
+            p = "" if found.p is None else f", p {shown_p(found.p)}"
+            console.print(
+                f"{kind:11} {effect.what}: {found.mean:+.3f} [{found.low:+.3f}, "
+                f"{found.high:+.3f}]{p}",
+                markup=False,
+                highlight=False,
+            )
+    for one in report.scored:
+        if one.condition.older:
+            console.print(
+                f"NOTE {one.condition.name}: {one.condition.older} older runs of the same folds "
+                "and seeds left out",
+                markup=False,
+            )
+    refused = {reason for one in report.comparisons for reason in one.contrast.refused}
+    for reason in sorted(refused):
+        console.print(f"NOT PAIRED {reason}", style="bold red", markup=False)
+    for left in report.left:
+        if left.damaged:
+            told = f"LEFT OUT {left.path}: {left.reason}"
+            console.print(told, style="bold red", markup=False, highlight=False)
+    for reason, n in Counter(left.reason for left in report.left if not left.damaged).items():
+        console.print(f"NOTE {n} run(s) left out: {reason}", markup=False)
+    for stamp in report.stamps:
+        console.print(f"NOT TO BE BELIEVED: {stamp}", style="bold red", markup=False)
+
+
+def _near(path: Path) -> Path:
+    """A path as a user would type it here."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

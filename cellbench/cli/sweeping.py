@@ -148,7 +148,7 @@ def _run(sweep: Sweep, given: Sequence[str]) -> int:
     if drawn:
         print(f"figures    {folder.path / 'figures'}: {', '.join(drawn)}")
     if config.compares and list((folder.path / "trials").glob("*/metrics.json")):
-        report.main([str(folder.path / "trials")])  # of those that this machine has
+        report.main([str(folder.path)])  # of those that this machine has
     if not config.compares or len(config.metrics) > 1:
         _show_best(sweep)
     return 1 if states["FAIL"] else 0

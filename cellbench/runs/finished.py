@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import yaml
@@ -30,12 +30,14 @@ class Drawn:
         parts: Each part's sample ids, in the table's order.
         label: Each sample's class.
         group: Each sample's group.
+        shared: The groups and contents that stand in more than one of train, val and test.
     """
 
     digest: str
     parts: Mapping[str, list[str]]
     label: Mapping[str, str]
     group: Mapping[str, str]
+    shared: frozenset[str]
 
     def prior(self, classes: Sequence[str]) -> np.ndarray:
         """The classes' shares of the training split, (classes,)."""
@@ -77,6 +79,11 @@ class Finished:
     def seed(self) -> int:
         """seed_everything."""
         return int(self.metrics["seed"])
+
+    @property
+    def repeat(self) -> tuple[int | None, int, int]:
+        """Fold, the split's seed, and its own: what is repeated within a condition."""
+        return self.fold, int(self.config.get("data.split.seed") or 0), self.seed
 
     @property
     def test(self) -> Predictions:
@@ -191,9 +198,23 @@ def _split(folder: RunFolder, splits: dict[str, Drawn]) -> Drawn:
         parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
         for row in rows:
             parts.setdefault(row["split"], []).append(row["id"])
-        label = {row["id"]: row["class"] for row in rows}
-        splits[digest] = Drawn(digest, parts, label, {row["id"]: row["group"] for row in rows})
+        splits[digest] = Drawn(
+            digest,
+            parts,
+            {row["id"]: row["class"] for row in rows},
+            {row["id"]: row["group"] for row in rows},
+            _shared(rows),
+        )
     return splits[digest]
+
+
+def _shared(rows: Sequence[Mapping[str, str]]) -> frozenset[str]:
+    where: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in rows:
+        if row["split"] in get_args(Part):  # what is purged is in none
+            where["group", row["group"]].add(row["split"])
+            where["content", row["content"]].add(row["split"])
+    return frozenset(name for (_, name), parts in where.items() if len(parts) > 1)
 
 
 def _check(part: Part, given: Predictions, classes: tuple[str, ...], split: Drawn) -> None:

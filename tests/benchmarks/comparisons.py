@@ -235,7 +235,7 @@ def run(commands: list[list[str]]) -> int:
 
 def table(runs: Path, comparison: Comparison) -> Iterator[str]:
     """A Markdown row for each condition: all folds and seeds together."""
-    from cellbench.report.pool import pool
+    from cellbench.report.report import build
 
     yield (
         "| condition | parameters | n | seeds | accuracy [95 % interval] | balanced accuracy | "
@@ -246,7 +246,7 @@ def table(runs: Path, comparison: Comparison) -> Iterator[str]:
         done = list((runs / condition.name).glob("*/metrics.json"))
         if not done:
             continue
-        *_, every = pool([runs / condition.name])
+        (every,) = build([runs / condition.name], "accuracy", 0.01).scored
         metrics = every.scores["metrics"]
         shown = [
             f"{m['value']:.3f} [{m['low']:.3f}, {m['high']:.3f}]"
@@ -257,7 +257,7 @@ def table(runs: Path, comparison: Comparison) -> Iterator[str]:
         seconds = [float(rows["seconds"].sum()) for rows in tables]
         parameters = json.loads(done[0].read_text())["parameters"]
         yield (
-            f"| {condition.name} | {parameters:,} | {every.n} | {len(every.seeds)} | "
+            f"| {condition.name} | {parameters:,} | {every.condition.n} | {len(every.condition.seeds)} | "
             f"{' | '.join(shown)} | {metrics['accuracy']['baseline']:.3f} | "
             f"{statistics.median(seconds):.0f} |"
         )

@@ -1,0 +1,162 @@
+"""The report's figures."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+from cellbench.page import plain
+from cellbench.report.comparison import Comparison
+from cellbench.report.report import Scored
+from cellbench.runs.metrics import wilson
+
+COLOURS = ("#4477aa", "#cc6677", "#228833", "#aa7711", "#8855aa", "#117799", "#bb3388")
+"""Told apart by the colour-blind (after Tol 2021), and readable on white and on black."""
+
+WIDTH = 7.4
+"""Inches of a figure that takes the page's whole width."""
+
+
+def forest(
+    comparisons: Sequence[Comparison], rope: float, metric: str, *, paired: bool = True
+) -> Figure:
+    """Each condition's paired difference with its interval, and each pair as a dot.
+
+    Args:
+        comparisons: At least one with a difference.
+        rope: Half the width of the region of practical equivalence, shaded.
+        metric: The metric's name.
+        paired: Whether the pairs are shown.
+    """
+    drawn = [one for one in comparisons if one.contrast.difference is not None]
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.42 * len(drawn)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvspan(-rope, rope, color="#888888", alpha=0.25, lw=0)
+    axes.axvline(0, color="#000000", lw=0.8)
+    for row, one in enumerate(drawn):
+        found = one.contrast.difference
+        assert found is not None
+        colour = COLOURS[0]
+        if paired:
+            each = [pair.value - pair.reference for pair in one.pairs]
+            axes.plot(each, [row + 0.22] * len(each), "o", ms=3, alpha=0.45, color="#888888", mew=0)
+        axes.plot([found.low, found.high], [row, row], color=colour, lw=2)
+        axes.plot(found.mean, row, "s", color=colour, ms=6)
+    axes.set_yticks(range(len(drawn)), [plain(one.name) for one in drawn], fontsize=9)
+    axes.set_ylim(len(drawn) - 0.5, -0.6)
+    axes.set_xlabel(f"difference in {metric} to {plain(drawn[0].reference)}", fontsize=9)
+    _tidy(axes)
+    return figure
+
+
+def learning_curves(
+    histories: Sequence[Sequence[Mapping[str, np.ndarray]]], names: Sequence[str]
+) -> Figure:
+    """Validation loss and accuracy by epoch: each condition's mean, and the range of its runs.
+
+    Args:
+        histories: For each condition its runs' `loss` and `accuracy` by epoch.
+        names: The conditions.
+    """
+    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
+    for axes, column in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for k, runs in enumerate(histories):
+            longest = max(len(rows[column]) for rows in runs)
+            values = np.full((len(runs), longest), np.nan)
+            for i, rows in enumerate(runs):
+                values[i, : len(rows[column])] = rows[column]
+            epochs, colour = np.arange(longest), COLOURS[k % len(COLOURS)]
+            marker = "o" if longest == 1 else None
+            mean = np.nanmean(values, axis=0)
+            style = "--" if k >= len(COLOURS) else "-"
+            axes.plot(epochs, mean, style, color=colour, marker=marker, label=plain(names[k]))
+            axes.fill_between(
+                epochs,
+                np.nanmin(values, axis=0),
+                np.nanmax(values, axis=0),
+                color=colour,
+                alpha=0.12,
+                lw=0,
+            )
+        axes.set_xlabel("epoch", fontsize=9)
+        axes.set_ylabel(f"validation {column}", fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _tidy(axes)
+    figure.axes[0].set_yscale("log")  # one run's bad epoch would flatten all the rest
+    figure.axes[0].yaxis.set_major_formatter("{x:g}")
+    figure.axes[0].yaxis.set_minor_formatter(NullFormatter())
+    figure.axes[1].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def calibration(one: Scored) -> Figure:
+    """Accuracy by confidence, as the network says it and after the temperature.
+
+    Args:
+        one: A condition.
+    """
+    figure = Figure(figsize=(2.9, 2.7), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="#000000", lw=0.7, ls=":")
+    drawn = [("as it is", one.scores["calibration"], COLOURS[0])]
+    if one.tempered is not None:
+        drawn.append(("tempered", one.bins, COLOURS[1]))
+    for label, bins, colour in drawn:
+        x, y = [each["confidence"] for each in bins], [each["accuracy"] for each in bins]
+        axes.plot(x, y, "o-", color=colour, ms=3, lw=1.2, label=label)
+        for each in bins if label == "as it is" else []:
+            low, high = wilson(each["accuracy"], each["n"])
+            axes.plot([each["confidence"]] * 2, [low, high], color=colour, lw=0.8, alpha=0.6)
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.set_title(plain(one.condition.name), fontsize=9)
+    axes.set_xlabel("confidence", fontsize=9)
+    axes.set_ylabel("accuracy", fontsize=9)
+    axes.legend(fontsize=7, frameon=False)
+    _tidy(axes)
+    return figure
+
+
+def curve(scored: Sequence[Scored], key: str, metric: str) -> Figure:
+    """The metric over an option's numbers, a line for the other options' values.
+
+    Args:
+        scored: The conditions.
+        key: The option.
+        metric: The metric.
+    """
+    lines: dict[str, list[tuple[float, dict[str, float]]]] = {}
+    for one in scored:
+        others = [str(value) for k, value in one.condition.settings.items() if k != key]
+        point = float(one.condition.settings[key]), one.scores["metrics"][metric]
+        lines.setdefault(", ".join(others), []).append(point)
+    figure = Figure(figsize=(4.6, 2.9), layout="constrained")
+    axes = figure.subplots()
+    for k, (label, points) in enumerate(lines.items()):
+        points.sort(key=lambda point: point[0])
+        x, colour = [value for value, _ in points], COLOURS[k % len(COLOURS)]
+        axes.plot(x, [e["value"] for _, e in points], "o-", color=colour, label=plain(label), ms=4)
+        axes.fill_between(
+            x,
+            [e["low"] for _, e in points],
+            [e["high"] for _, e in points],
+            color=colour,
+            alpha=0.12,
+            lw=0,
+        )
+    positive = [value for points in lines.values() for value, _ in points]
+    if min(positive) > 0 and max(positive) / min(positive) > 20:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(key, fontsize=9)
+    axes.set_ylabel(metric, fontsize=9)
+    if len(lines) > 1:
+        axes.legend(fontsize=8, frameon=False)
+    _tidy(axes)
+    return figure
+
+
+def _tidy(axes: Axes) -> None:
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,260 @@
+"""What finished runs say together: the values that the page and the tables show."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import cellbench
+from cellbench.errors import UserError, suggest
+from cellbench.report.comparison import Comparer, Comparison, Effect, Metric, effects
+from cellbench.runs.conditions import Condition, Pooled, conditions, pool
+from cellbench.runs.finished import Finished, LeftOut, read_finished
+from cellbench.runs.probabilities import calibration, fit_temperature, score, temper
+
+SIGNIFICANT, EQUIVALENT = 0.05, 0.95
+"""A p-value below which conditions differ, and a probability above which they are the same."""
+
+SENTENCES = 6
+"""More comparisons than that are told in numbers."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A condition and what its predictions are worth.
+
+    Attributes:
+        condition: The condition.
+        pooled: All of its test predictions.
+        scores: What `probabilities.score` says of them: each sample counts once a seed, and its
+            predictions stay together in the intervals.
+        temperatures: Fitted to each run's validation split; empty where it has none.
+        tempered: log_loss, brier and ece after it, with intervals; None without temperatures.
+        bins: The calibration diagram's after it.
+    """
+
+    condition: Condition
+    pooled: Pooled
+    scores: dict[str, Any]
+    temperatures: list[float]
+    tempered: dict[str, dict[str, float]] | None
+    bins: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Several conditions, compared with one of them.
+
+    Attributes:
+        metric: What is compared.
+        rope: Half the width of the region of practical equivalence.
+        scored: The conditions, the reference first.
+        comparisons: Each of the others against the reference.
+        effects: The factors' effects, where the conditions are a grid of several.
+        left: Runs that are not counted, with the reasons.
+    """
+
+    metric: Metric
+    rope: float
+    scored: list[Scored]
+    comparisons: list[Comparison]
+    effects: list[Effect]
+    left: list[LeftOut]
+
+    @property
+    def conditions(self) -> list[Condition]:
+        """The conditions, the reference first."""
+        return [one.condition for one in self.scored]
+
+    @property
+    def stamps(self) -> list[str]:
+        """Why the numbers are not what they may seem."""
+        several = len(self.scored) > 1
+        return [
+            f"{each.name}: {stamp}" if several else stamp
+            for each in self.conditions
+            for stamp in each.stamps
+        ]
+
+    @property
+    def verdict(self) -> list[str]:
+        """The answer: a sentence for each comparison, or for all of them where there are many."""
+        named = self.metric.replace("_", " ")
+        if not self.comparisons:
+            (only,) = self.scored
+            entry = only.scores["metrics"][self.metric]
+            return [
+                f"There is one condition alone, {only.condition.name}, and nothing to compare it "
+                f"with: {named} {entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}] on "
+                f"n = {only.condition.n}, where the majority class has {entry['baseline']:.3f}."
+            ]
+        sentences = [self._sentence(one) for one in self.comparisons]
+        if len(sentences) <= SENTENCES:
+            return sentences
+        kinds = Counter(judgement(one, self.rope) for one in self.comparisons)
+        told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        best = max(
+            (one for one in self.comparisons if one.contrast.difference is not None),
+            key=lambda one: one.contrast.difference.mean,  # type: ignore[union-attr]
+            default=None,
+        )
+        whole = f"Of {len(sentences)} conditions against {self.comparisons[0].reference}: {told}."
+        return [whole] if best is None else [whole, "The best: " + self._sentence(best)]
+
+    def _sentence(self, one: Comparison) -> str:
+        found, named = one.contrast.difference, self.metric.replace("_", " ")
+        if found is None:
+            return f"{one.name} cannot be compared with {one.reference}: no two runs are a pair."
+        judged = judgement(one, self.rope)
+        on = (
+            f"n = {one.n}, {one.contrast.folds} splits"
+            if one.contrast.folds > 1
+            else f"n = {one.n}"
+        )
+        seeds = one.contrast.seeds
+        on += f", the mean of {seeds} seeds" if seeds > 1 else ", one seed"
+        size = f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+        p = "" if one.p is None else f"; p {shown_p(one.p)}"
+        if found.p is None and found.mean == 0:
+            return (
+                f"{one.name} and {one.reference} have the same {named} in every pair ({on}): "
+                "nothing varies that a difference could be judged by."
+            )
+        what = {
+            "better": f"{one.name} is better than {one.reference}",
+            "worse": f"{one.name} is worse than {one.reference}",
+            "the same": f"{one.name} is practically as good as {one.reference}",
+            "not told apart": f"{one.name} and {one.reference} cannot be told apart",
+        }[judged]
+        if found.same is not None and judged in ("the same", "not told apart"):
+            p += f"; within ±{self.rope:g} with probability {found.same:.2f}"
+        return f"{what}: {named} {size} ({on}{p})."
+
+
+def judgement(one: Comparison, rope: float) -> str:
+    """better, worse, the same, or not told apart."""
+    found = one.contrast.difference
+    if found is None:
+        return "not compared"
+    if one.p is not None and one.p < SIGNIFICANT:
+        return "better" if found.mean > 0 else "worse"
+    if found.same is not None and found.same >= EQUIVALENT and abs(found.mean) <= rope:
+        return "the same"
+    return "not told apart"
+
+
+def shown_p(p: float) -> str:
+    """A p-value, as it stands after "p"."""
+    return "< .001" if p < 0.001 else f"= {p:.3f}".replace("0.", ".")
+
+
+def build(
+    paths: Sequence[Path], metric: Metric, rope: float, reference: str | None = None
+) -> Report:
+    """Reads runs and compares their conditions.
+
+    Args:
+        paths: Folders that hold runs.
+        metric: What is compared.
+        rope: Half the width of the region of practical equivalence.
+        reference: The name of the condition that the others are compared with; None for that of
+            the first run.
+
+    Raises:
+        UserError: There is no finished run, or no such condition.
+    """
+    runs, left = read_finished(paths)
+    if not runs:
+        where = ", ".join(map(str, paths))
+        if not left:
+            raise UserError(f"there is no finished run below {where}; run fit first")
+        raise UserError(
+            f"no run below {where} can be counted; {left[0].path}: {left[0].reason}"
+            + (f" (and {len(left) - 1} more)" if len(left) > 1 else "")
+        )
+    runs, strange = _of_one_kind(runs)
+    found = conditions(runs)
+    if reference is not None:
+        chosen = [
+            each for each in found if reference in (each.name, *map(str, each.settings.values()))
+        ]
+        if len(chosen) != 1:
+            names = [each.name for each in found]
+            raise UserError(f"--reference: no condition '{reference}'{suggest(reference, names)}")
+        found = [chosen[0], *(each for each in found if each is not chosen[0])]
+    compare = Comparer(metric, rope)
+    return Report(
+        metric,
+        rope,
+        [_scored(each) for each in found],
+        compare.against(found[0], found[1:]),
+        effects(compare, found),
+        [*left, *strange],
+    )
+
+
+def as_plain(report: Report) -> dict[str, Any]:
+    """All values of a report, ready for JSON."""
+    return {
+        "cellbench": cellbench.__version__,
+        "verdict": report.verdict,
+        "stamps": report.stamps,
+        "metric": report.metric,
+        "rope": report.rope,
+        "conditions": [
+            {
+                "name": one.condition.name,
+                "settings": one.condition.settings,
+                "runs": [str(run.folder.path) for run in one.condition.runs],
+                "older": one.condition.older,
+                "samples": one.condition.n,
+                "seeds": one.condition.seeds,
+                "folds": one.condition.folds,
+                "temperatures": one.temperatures,
+                "tempered": one.tempered,
+            }
+            | one.scores
+            for one in report.scored
+        ],
+        "comparisons": [asdict(one) for one in report.comparisons],
+        "effects": [asdict(one) for one in report.effects],
+        "left_out": [
+            {"path": str(one.path), "reason": one.reason, "damaged": one.damaged}
+            for one in report.left
+        ],
+    }
+
+
+def _of_one_kind(runs: Sequence[Finished]) -> tuple[list[Finished], list[LeftOut]]:
+    """Those runs that have the classes that most have, and the others with the reason."""
+    ((classes, _),) = Counter(run.classes for run in runs).most_common(1)
+    strange = [
+        LeftOut(
+            run.folder.path,
+            f"its classes are {', '.join(run.classes)}, and those of the others "
+            f"{', '.join(classes)}",
+        )
+        for run in runs
+        if run.classes != classes
+    ]
+    return [run for run in runs if run.classes == classes], strange
+
+
+def _scored(condition: Condition) -> Scored:
+    pooled = pool(condition.runs)
+    scores = score(
+        pooled.labels, pooled.probabilities, pooled.groups, condition.classes, pooled.prior
+    )
+    vals = [run.parts.get("val") for run in condition.runs]
+    if any(val is None for val in vals):
+        return Scored(condition, pooled, scores, [], None, [])
+    temperatures = [fit_temperature(v.labels, v.probabilities) for v in vals if v is not None]
+    scaled = [
+        temper(run.test.probabilities, t)
+        for run, t in zip(condition.runs, temperatures, strict=True)
+    ]
+    tempered, bins = calibration(pooled.labels, np.concatenate(scaled), pooled.groups, pooled.prior)
+    return Scored(condition, pooled, scores, temperatures, tempered, bins)

@@ -1,0 +1,168 @@
+"""Puts runs together: the folds and seeds of each condition, which differ in nothing else."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from cellbench.runs.finished import Finished
+
+REPEATED = ("seed_everything", "data.split.fold", "data.split.seed")
+"""What the runs of one condition differ in."""
+
+# Where and how it ran, not what was run.
+_FREE = (
+    "runs",
+    "name",
+    "wandb",
+    "tensorboard",
+    "label_history",
+    "test",
+    "figures",
+    "trainer.enable_progress_bar",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "data.root",
+    "data.cache",
+    "data.num_workers",
+    "data.augment_on",
+)
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The test predictions of several runs together.
+
+    Attributes:
+        ids: The samples, (n,); one that was tested several times occurs as often.
+        labels: Class indices, (n,).
+        probabilities: Of every class, (n, classes).
+        groups: Each sample's group, (n,).
+        prior: The classes' shares of the training split that each sample's model saw,
+            (n, classes).
+    """
+
+    ids: list[str]
+    labels: np.ndarray
+    probabilities: np.ndarray
+    groups: np.ndarray
+    prior: np.ndarray
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Runs that differ in nothing but fold and seeds.
+
+    Attributes:
+        name: What it is called: what it differs in from the others.
+        settings: The options that differ between the conditions, with its values.
+        runs: The last run of each fold and seeds, in their order.
+        older: How many earlier runs of the same were left out.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    runs: tuple[Finished, ...]
+    older: int
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names."""
+        return self.runs[0].classes
+
+    @property
+    def seeds(self) -> list[int]:
+        """The values of seed_everything."""
+        return sorted({run.seed for run in self.runs})
+
+    @property
+    def folds(self) -> list[int]:
+        """The folds that were tested; empty where there are none."""
+        return sorted({run.fold for run in self.runs if run.fold is not None})
+
+    @property
+    def n(self) -> int:
+        """The number of samples that were tested, each counted once."""
+        return len({name for run in self.runs for name in run.test.ids})
+
+    def with_seed(self, seed: int) -> "Condition":
+        """Its runs with one value of seed_everything."""
+        return replace(self, runs=tuple(run for run in self.runs if run.seed == seed))
+
+    @property
+    def stamps(self) -> list[str]:
+        """Why its numbers are not what they may seem."""
+        stamps = {stamp for run in self.runs for stamp in run.metrics["stamps"]}
+        total = self.runs[0].metrics["split"]["folds"]
+        if total is not None and len(self.folds) < total:
+            missing = ", ".join(str(k) for k in range(total) if k not in self.folds)
+            stamps.add(f"folds {missing} missing")
+        return sorted(stamps)
+
+
+def conditions(runs: Sequence[Finished]) -> list[Condition]:
+    """Groups runs by all of their configuration but fold and seeds.
+
+    Of several runs of the same fold and seeds the last counts.
+
+    Args:
+        runs: At least one, of the same classes.
+
+    Returns:
+        The conditions, in the order of their first runs. Each is named by the experiment, where
+        these differ, and by the values of the options that differ.
+    """
+    plain = [_settings(run) for run in runs]
+    keys = sorted({key for settings in plain for key in settings})
+    differ = [key for key in keys if len({str(s.get(key)) for s in plain}) > 1]
+    of: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for i, settings in enumerate(plain):
+        of[(runs[i].experiment, *(str(settings.get(key)) for key in differ))].append(i)
+    several = len({run.experiment for run in runs}) > 1
+    found = []
+    for (experiment, *_), members in of.items():
+        settings = {key: plain[members[0]].get(key) for key in differ}
+        within = [plain[i] for i, run in enumerate(runs) if run.experiment == experiment]
+        own = [key for key in differ if len({str(each.get(key)) for each in within}) > 1]
+        told = ", ".join(_told(key, settings[key], alone=len(own) == 1) for key in own)
+        name = experiment + (f" ({told})" if told else "") if several or not told else told
+        last = {runs[i].repeat: runs[i] for i in members}
+        ordered = tuple(run for _, run in sorted(last.items(), key=lambda item: str(item[0])))
+        found.append(Condition(name, settings, ordered, len(members) - len(ordered)))
+    return found
+
+
+def pool(runs: Sequence[Finished]) -> Pooled:
+    """Puts the test predictions of runs together.
+
+    Args:
+        runs: At least one, of the same classes.
+    """
+    tests = [run.test for run in runs]
+    priors = {run.split.digest: run.split.prior(run.classes) for run in runs}
+    return Pooled(
+        [name for test in tests for name in test.ids],
+        np.concatenate([test.labels for test in tests]),
+        np.concatenate([test.probabilities for test in tests]),
+        np.array([run.split.group[name] for run in runs for name in run.test.ids]),
+        np.concatenate([np.tile(priors[run.split.digest], (len(run.test.ids), 1)) for run in runs]),
+    )
+
+
+def _settings(run: Finished) -> dict[str, Any]:
+    skipped = (*_FREE, *REPEATED)
+    below = tuple(f"{key}." for key in _FREE)
+    settings = {k: v for k, v in run.config.items() if k not in skipped and not k.startswith(below)}
+    if settings.get("data.train_labels") is not None:  # each fold and seed has its own
+        settings["data.train_labels"] = "relabelled"
+    return settings
+
+
+def _told(key: str, value: Any, *, alone: bool) -> str:
+    """An option with its value; a word that stands alone says enough."""
+    if alone and isinstance(value, str) and value != "none":
+        return value
+    return f"{key.rpartition('.')[2]} {'none' if value is None else value}"

@@ -1,0 +1,321 @@
+"""The report: what it concludes, what it refuses, and a page that shows names as text."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import accuracy_score
+
+from cellbench.__main__ import main
+from cellbench.runs.finished import read_finished
+from tests.conftest import write_image
+from tests.drawn_runs import CLASSES, cross_validation, draw
+
+
+@pytest.fixture
+def report(tmp_path, capsys):
+    """Runs the command; gives what it prints, report.json and the page."""
+
+    def run(*args):
+        capsys.readouterr()
+        paths = [arg for arg in args if not str(arg).startswith("--")] or [tmp_path / "runs"]
+        options = [arg for arg in args if str(arg).startswith("--")]
+        output = tmp_path / "out"
+        assert main(["report", *map(str, paths), *options, f"--output={output}"]) == 0
+        plain = json.loads((output / "report.json").read_text())
+        return capsys.readouterr().out, plain, (output / "report.html").read_text()
+
+    return run
+
+
+def accuracy(path):
+    (run,), _ = read_finished([path])
+    return accuracy_score(run.test.labels, run.test.predicted)
+
+
+def test_a_difference_is_found_with_the_mean_of_the_seeds_of_each_fold(report, tmp_path):
+    cross_validation(tmp_path / "runs", seeds=3, view="raw", recall=0.9)
+    cross_validation(tmp_path / "runs", seeds=3, view="background", recall=0.4)
+    out, plain, page = report("--reference=raw")
+    (one,) = plain["comparisons"]
+    differences = [
+        np.mean(
+            [
+                accuracy(tmp_path / "runs" / "cells-background" / f"{fold}-{seed}")
+                - accuracy(tmp_path / "runs" / "cells-raw" / f"{fold}-{seed}")
+                for seed in range(3)
+            ]
+        )
+        for fold in range(5)
+    ]
+    found = one["contrast"]["difference"]
+    assert found["mean"] == pytest.approx(np.mean(differences))
+    ratio = np.mean([20 / 70] * 5)  # test images for each training image
+    scale = np.sqrt((1 / 5 + ratio) * np.var(differences, ddof=1))
+    assert found["high"] == pytest.approx(found["mean"] + stats.t.ppf(0.975, 4) * scale)
+    assert one["p"] == found["p"] < 0.05
+    assert one["contrast"]["test"] == "corrected resampled t-test"
+    assert (one["n"], len(one["pairs"]), one["contrast"]["folds"]) == (100, 15, 5)
+    assert "background is worse than raw: accuracy -0." in " ".join(out.split())
+    assert "(n = 100, 5 splits, the mean of 3 seeds; p &lt; .001)" in page
+    (raw, other) = plain["conditions"]
+    assert (raw["name"], other["name"]) == ("raw", "background")
+    assert raw["samples"] == 100
+    assert raw["n"] == 300
+    assert raw["groups"] == 100
+
+
+def test_conditions_alike_are_not_told_apart(report, tmp_path):
+    cross_validation(tmp_path / "runs", seeds=2, view="raw")
+    cross_validation(tmp_path / "runs", seeds=2, view="masked")
+    _, plain, _ = report()
+    (sentence,) = plain["verdict"]
+    assert sentence.startswith("raw and masked cannot be told apart: accuracy ")
+    assert "within ±0.01 with probability" in sentence
+    found = plain["comparisons"][0]["contrast"]["difference"]
+    assert found["low"] < 0 < found["high"]
+    assert found["worse"] + found["same"] + found["better"] == pytest.approx(1)
+
+
+def test_one_test_set_is_judged_by_mcnemar_and_a_bootstrap(report, tmp_path):
+    for view, recall in (("raw", 0.95), ("nucleus", 0.6)):
+        path = tmp_path / "runs" / view
+        draw(path, view=view, recall=recall, fold=None, folds=None, n=200)
+    _, plain, _ = report("--reference=raw")
+    (one,) = plain["comparisons"]
+    assert one["contrast"]["test"] == "McNemar's exact test"
+    runs, _ = read_finished([tmp_path / "runs"])
+    right = [run.test.predicted == run.test.labels for run in runs]  # nucleus, raw
+    b, c = (right[0] & ~right[1]).sum(), (~right[0] & right[1]).sum()
+    assert one["p"] == pytest.approx(stats.binomtest(int(b), int(b + c)).pvalue)
+    found = one["contrast"]["difference"]
+    assert found["mean"] == pytest.approx(right[0].mean() - right[1].mean())
+    assert found["low"] < found["mean"] < found["high"] < 0
+    assert found["n"] == len(right[0])
+
+
+def test_images_of_one_group_count_as_one(report, tmp_path):
+    for view, recall in (("raw", 0.9), ("nucleus", 0.6)):
+        for name, groups in (("alone", None), ("grouped", 40)):
+            path = tmp_path / name / view
+            draw(path, view=view, recall=recall, fold=None, folds=None, n=400, groups=groups)
+    widths = {}
+    for name in ("alone", "grouped"):
+        _, plain, _ = report(tmp_path / name)
+        (one,) = plain["comparisons"]
+        widths[name] = one["contrast"]["difference"]
+        kind = "McNemar's exact test" if name == "alone" else "bootstrap of the test set's groups"
+        assert one["contrast"]["test"] == kind
+    assert widths["alone"]["n"] == 80
+    assert widths["grouped"]["n"] == 8
+
+
+def test_several_comparisons_are_adjusted_by_holm(report, tmp_path):
+    for view, recall in (("raw", 0.9), ("nucleus", 0.7), ("silhouette", 0.5), ("crop", 0.88)):
+        cross_validation(tmp_path / "runs", view=view, recall=recall, n=200)
+    _, plain, _ = report("--reference=raw")
+    raw = {one["name"]: one["contrast"]["difference"]["p"] for one in plain["comparisons"]}
+    adjusted = {one["name"]: one["p"] for one in plain["comparisons"]}
+    order = sorted(raw, key=raw.get)
+    assert adjusted[order[0]] == pytest.approx(min(3 * raw[order[0]], 1))
+    assert adjusted[order[1]] >= raw[order[1]]
+    assert [adjusted[name] for name in order] == sorted(adjusted.values())
+
+
+def test_factors_of_a_grid_have_main_effects_and_an_interaction(report, tmp_path):
+    recalls = {("raw", 0.1): 0.9, ("raw", 0.3): 0.9, ("masked", 0.1): 0.9, ("masked", 0.3): 0.3}
+    for (view, l2), recall in recalls.items():
+        root = tmp_path / "runs" / str(l2)
+        cross_validation(root, view=view, recall=recall, n=300, l2=l2)
+    out, plain, _ = report("--reference=view raw, l2 0.1")
+    found = {one["what"]: one for one in plain["effects"]}
+    assert set(found) == {
+        "view: masked against raw",
+        "l2: 0.3 against 0.1",
+        "view masked x l2 0.3",
+    } or set(found) == {"l2: 0.3 against 0.1", "view: masked against raw", "l2 0.3 x view masked"}
+    (interaction,) = [one for one in found.values() if one["interaction"]]
+    value = {
+        key: np.mean(
+            [
+                accuracy(tmp_path / "runs" / str(key[1]) / f"cells-{key[0]}" / f"{fold}-0")
+                for fold in range(5)
+            ]
+        )
+        for key in recalls
+    }
+    expected = value["masked", 0.3] - value["masked", 0.1] - value["raw", 0.3] + value["raw", 0.1]
+    assert interaction["contrast"]["difference"]["mean"] == pytest.approx(expected)
+    main_effect = found["view: masked against raw"]["contrast"]["difference"]["mean"]
+    masked = value["masked", 0.3] + value["masked", 0.1]
+    assert main_effect == pytest.approx((masked - value["raw", 0.3] - value["raw", 0.1]) / 2)
+    assert "interaction" in out
+
+
+def test_a_number_that_varies_is_drawn_as_a_curve(report, tmp_path):
+    for lr in (0.0001, 0.001, 0.01):
+        cross_validation(tmp_path / "runs" / str(lr), lr=lr)
+    _, _, page = report()
+    assert "<h2>Curves</h2>" in page
+    assert ">model.lr<" in page
+
+
+def test_damaged_runs_are_named_and_the_rest_is_reported(report, tmp_path):
+    runs = tmp_path / "runs"
+    cross_validation(runs, view="raw")
+    cross_validation(runs, view="masked", recall=0.7)
+    broken = {
+        "no predictions": "cannot read the predictions",
+        "cut": "samples of the test split, and split.csv",
+        "other classes": "its classes are x, y, z",
+        "other digest": "and metrics.json says",
+        "nan": "the probabilities of 'cell 000.png' are no numbers",
+        "no yaml": "cannot read config.yaml",
+        "no json": "cannot read metrics.json",
+        "no split": "cannot read split.csv",
+        "other labels": "has other labels in the test split than split.csv",
+    }
+    for seed, name in enumerate(broken, start=1):
+        classes = ("x", "y", "z") if name == "other classes" else CLASSES
+        draw(runs / name, seed=seed, classes=classes)
+    predictions = {name: runs / name / "predictions.csv" for name in broken}
+    predictions["no predictions"].unlink()
+    text = predictions["cut"].read_text()
+    predictions["cut"].write_text("\n".join(text.splitlines()[:-3]) + "\n")
+    metrics = json.loads((runs / "other digest" / "metrics.json").read_text())
+    metrics["split"]["digest"] = "0" * 64
+    (runs / "other digest" / "metrics.json").write_text(json.dumps(metrics))
+    lines = predictions["nan"].read_text().splitlines()
+    k = next(i for i, line in enumerate(lines) if line.startswith("cell 000.png,test"))
+    lines[k] = ",".join([*lines[k].split(",")[:4], "nan", "nan", "nan"])
+    predictions["nan"].write_text("\n".join(lines) + "\n")
+    (runs / "no yaml" / "config.yaml").write_text("a: [")
+    (runs / "no json" / "metrics.json").write_text('{"experiment": ')
+    (runs / "no split" / "split.csv").unlink()
+    text = predictions["other labels"].read_text()
+    predictions["other labels"].write_text(text.replace(",test,a,", ",test,b,"))
+    draw(runs / "unfinished", seed=20)
+    (runs / "unfinished" / "metrics.json").unlink()
+
+    out, plain, page = report()
+    left = {one["path"].rpartition("/")[2]: one for one in plain["left_out"]}
+    assert set(left) == {*broken, "unfinished"}
+    for name, reason in broken.items():
+        assert reason in left[name]["reason"], name
+        assert left[name]["damaged"]
+        assert f"LEFT OUT {runs / name}" in re.sub(r"\s+", " ", out.replace("\n", ""))
+        assert str(runs / name) in page
+    assert not left["unfinished"]["damaged"]
+    assert [len(each["runs"]) for each in plain["conditions"]] == [5, 5]
+    assert plain["comparisons"][0]["contrast"]["folds"] == 5
+
+
+def test_a_pair_of_other_splits_is_refused_by_name(report, tmp_path):
+    cross_validation(tmp_path / "runs", view="raw")
+    cross_validation(tmp_path / "runs", view="masked")
+    shutil.rmtree(tmp_path / "runs" / "cells-masked" / "3-0")
+    draw(tmp_path / "runs" / "cells-masked" / "3-0", view="masked", fold=3, n=102)
+    out, plain, page = report("--reference=raw")
+    (one,) = plain["comparisons"]
+    (reason,) = one["contrast"]["refused"]
+    assert f"{tmp_path / 'runs' / 'cells-masked' / '3-0'} and " in reason
+    assert "their splits differ" in reason
+    assert "their splits differ" in page
+    assert "NOT PAIRED" in out
+    assert one["contrast"]["folds"] == 4
+    shutil.rmtree(tmp_path / "runs" / "cells-masked" / "4-0")
+    _, plain, page = report("--reference=raw")
+    assert plain["comparisons"][0]["contrast"]["unpaired"] == 1
+    assert "1 run without a partner" in page
+
+
+def test_little_is_said_of_little(report, tmp_path):
+    cross_validation(tmp_path / "one", folds=2)
+    _, plain, _ = report(tmp_path / "one")
+    assert plain["verdict"][0].startswith("There is one condition alone, cells, and nothing")
+    for view in ("raw", "masked"):  # drawn alike: the same in every pair
+        cross_validation(tmp_path / "ties", view=view, recall=1.0)
+    _, plain, _ = report(tmp_path / "ties")
+    (tie,) = plain["verdict"]
+    assert "have the same accuracy in every pair (n = 100, 5 splits" in tie
+    for view in ("raw", "masked"):
+        draw(tmp_path / "fold" / view, view=view)
+    _, plain, page = report(tmp_path / "fold")
+    assert plain["comparisons"][0]["contrast"]["folds"] == 1
+    assert "folds 1, 2, 3, 4 missing" in page
+
+
+EVIL = '<script>alert("x")</script>\'&amp;'
+
+
+class _Elements(HTMLParser):
+    """What a browser would make elements of."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.links = set(), []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.links += [value for key, value in attrs if key in ("href", "src", "xlink:href")]
+        assert not [key for key, _ in attrs if key.startswith("on")]
+
+
+def test_names_are_shown_as_text_and_nothing_is_fetched(report, tmp_path):
+    classes = (EVIL, "two\nlines $x^2$", "שלום {{ 7 * 7 }}")
+    name = "שם <img src=x onerror=alert(1)> $a$ {:03d}.png"
+    for view in ("raw", "masked"):
+        cross_validation(tmp_path / "runs", view=view, recall=0.6, classes=classes, names=name)
+    write_image(tmp_path / "runs" / "cells-raw" / name.format(0), np.zeros((9, 9, 3), np.uint8))
+    _, plain, page = report("--reference=raw")
+    assert list(plain["conditions"][0]["classes"]) == list(classes)
+    found = _Elements()
+    found.feed(page)
+    assert not found.tags & {"script", "iframe", "link", "object"}
+    assert all(link.startswith(("data:image/", "#")) for link in found.links)
+    assert "alert(&#34;x&#34;)" in page
+    assert "onerror=alert(1)&gt;" in page
+    assert "{{ 7 * 7 }}" in page
+    assert " 49 " not in page.replace("&nbsp;", " ").partition("<h2>Classes")[2][:2000]
+
+
+def test_the_errors_are_shown_as_pictures_of_files_below_the_root_alone(report, tmp_path):
+    cross_validation(tmp_path / "runs", recall=0.5, names="inside {:03d}.png")
+    root = tmp_path / "runs" / "cells-raw"
+    for i in range(100):
+        write_image(root / f"inside {i:03d}.png", np.full((40, 60, 3), 200, np.uint8))
+    assert report()[2].count("data:image/jpeg") == 12
+    cross_validation(tmp_path / "evil", recall=0.5, names="../../inside {:03d}.png")
+    for i in range(100):
+        write_image(tmp_path / f"inside {i:03d}.png", np.full((40, 60, 3), 200, np.uint8))
+    _, _, page = report(tmp_path / "evil")
+    assert "data:image/jpeg" not in page
+    assert "../../inside" in page
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nothing"], "there is no finished run below"),
+        (["runs", "--reference=rwa"], "--reference: no condition 'rwa'; closest: raw"),
+        (["runs", "--rope=2"], "--rope: 2.0 is not in 0 to 1"),
+        (["runs", "--metric=accurcy"], "metric: expected accuracy"),
+        (["runs", "--audit=none.json"], "--audit: none.json is not an audit.json"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(fails, tmp_path, monkeypatch, args, message):
+    monkeypatch.chdir(tmp_path)
+    for view in ("raw", "masked"):
+        draw(tmp_path / "runs" / view, view=view)
+    assert message in fails("report", *args)
+
+
+def test_an_audit_stands_on_the_page(report, tmp_path):
+    draw(tmp_path / "runs" / "a")
+    audit = tmp_path / "audit.json"
+    audit.write_text(json.dumps({"verdict": "the splits leak by two", "holds": False}))
+    assert "the splits leak by two" in report(f"--audit={audit}")[2]

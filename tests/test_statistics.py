@@ -1,0 +1,106 @@
+"""The report's tests against published numbers, and against what they promise."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from cellbench.report.statistics import bootstrapped, corrected_t, holm, mcnemar
+
+
+def test_the_correlated_t_test_agrees_with_its_authors_own():
+    # baycomp 1.0.3, two_on_single(x, y, rope=.01), of Corani, Benavoli and Demsar
+    first = np.array([0.74, 0.81, 0.79, 0.76, 0.83])
+    second = np.array([0.78, 0.82, 0.80, 0.81, 0.84])
+    found = corrected_t(second - first, 1 / 4, 0.01)
+    assert (found.worse, found.same, found.better) == pytest.approx(
+        (0.03002264460779636, 0.1423008995109215, 0.8276764558812821)
+    )
+    assert found.mean == pytest.approx(0.024)
+    assert found.n == 5
+
+
+def test_the_correction_is_nadeaus_and_bengios():
+    differences, ratio = np.array([0.02, 0.05, -0.01, 0.04, 0.03, 0.0]), 0.25
+    found = corrected_t(differences, ratio, 0.01)
+    t = differences.mean() / np.sqrt((1 / 6 + ratio) * differences.var(ddof=1))
+    assert found.p == pytest.approx(2 * stats.t.sf(t, 5))
+    assert corrected_t(differences, 0.0, 0.01).p == pytest.approx(
+        stats.ttest_1samp(differences, 0).pvalue
+    )
+
+
+def test_what_does_not_vary_is_not_judged():
+    found = corrected_t([0.0, 0.0, 0.0], 0.25, 0.01)
+    assert (found.mean, found.low, found.high, found.p) == (0, 0, 0, None)
+    assert found.same == 1
+
+
+def test_mcnemar_agrees_with_the_published_example():
+    # Fagerland, Lydersen and Laake, BMC Med Res Methodol 13:91 (2013): 1 and 7, exact p = .070
+    assert mcnemar(1, 7) == pytest.approx(0.0703125)
+    assert mcnemar(0, 0) == 1
+
+
+def test_holm_steps_down():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1, 1]
+
+
+def nearest_mean(rng, n, folds, repeats, farther):
+    """Differences of two classifiers in repeated cross-validation, fold by fold.
+
+    Both take a sample for the class whose mean is nearer, each in three features of its own; the
+    classes are as far apart in both, but for `farther`.
+    """
+    labels = np.arange(n) % 2
+    apart = np.array([0.4, 0.4 + farther])[:, None, None]
+    features = rng.normal(size=(2, n, 3)) + (2 * labels - 1)[None, :, None] * apart
+    differences = []
+    for _ in range(repeats):
+        order = rng.permutation(n)
+        for fold in range(folds):
+            test = np.zeros(n, bool)
+            test[order[fold::folds]] = True
+            means = [features[:, ~test & (labels == k)].mean(axis=1) for k in (0, 1)]
+            distances = [((features[:, test] - m[:, None]) ** 2).sum(axis=2) for m in means]
+            right = (distances[0] > distances[1]) == (labels[test] == 1)
+            differences.append(right[1].mean() - right[0].mean())
+    return np.array(differences)
+
+
+def rejected(farther, trials=300):
+    """How often the corrected and the naive test reject at 5 %."""
+    rng, counts = np.random.default_rng(0), np.zeros(2)
+    for _ in range(trials):
+        differences = nearest_mean(rng, 100, 5, 3, farther)
+        p = corrected_t(differences, 1 / 4, 0.01).p
+        counts += [p is not None and p < 0.05, stats.ttest_1samp(differences, 0).pvalue < 0.05]
+    return counts / trials
+
+
+def test_the_corrected_test_keeps_its_size_where_the_naive_one_does_not():
+    corrected, naive = rejected(0.0)
+    assert corrected <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 300)
+    assert naive > 0.2
+    power, _ = rejected(0.25)
+    assert power > 0.3
+
+
+def test_the_corrected_test_is_exact_for_the_correlation_that_it_assumes():
+    rng, n, ratio = np.random.default_rng(0), 15, 1 / 4
+    rho = ratio / (1 + ratio)
+    trials = 4000
+    draws = np.sqrt(rho) * rng.normal(size=(trials, 1)) + np.sqrt(1 - rho) * rng.normal(
+        size=(trials, n)
+    )
+    share = np.mean([corrected_t(own, ratio, 0.01).p < 0.05 for own in draws])
+    assert abs(share - 0.05) < 2.6 * np.sqrt(0.05 * 0.95 / trials)
+
+
+def test_a_bootstraps_p_keeps_its_size():
+    rng, trials, rejected = np.random.default_rng(0), 400, 0
+    for _ in range(trials):
+        own = rng.choice([-1, 0, 1], p=[0.1, 0.8, 0.1], size=120)
+        replicates = rng.multinomial(120, np.full(120, 1 / 120), 1000) @ own / 120
+        rejected += bootstrapped(own.mean(), replicates, 120).p < 0.05
+    assert rejected / trials == pytest.approx(0.05, abs=2.6 * np.sqrt(0.05 * 0.95 / trials))

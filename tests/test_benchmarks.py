@@ -17,6 +17,7 @@ SMALL = {
     "features": {"REPETITIONS": 1, "NETWORK": "squeezenet1_1", "EPOCHS": 1},
     "datasets": {"REPETITIONS": 1, "IMAGES": 200, "AUDITED": 200, "COPIES": 40},
     "sweeps": {"REPETITIONS": 1, "TRIALS": 8, "HEADS": 2},
+    "report": {"REPETITIONS": 1, "CONDITIONS": 2, "SEEDS": 1, "TESTED": 12},
     "smote": {"IMAGES": 120, "SIZE": 32, "REPETITIONS": 1},
     "input_path": {"REPETITIONS": 1, "IMAGES": 200, "SIZE": 32, "POLICIES": ["flips"]},
 }

@@ -89,7 +89,7 @@ class TestWBC9(DataModuleContract):
         images = self.root / "classify-images"
         assert main(["predict", "--run", str(run), "--images", str(images)]) == 0
         rows = (run / "predict" / "classify-images.csv").read_text().splitlines()
-        assert rows[0].split(",")[2:] == [f"p_{name}" for name in WBC9]
+        assert rows[0].split(",")[3:] == [f"p_{name}" for name in WBC9]
         assert [row.split(",")[0] for row in rows[1:]] == ["1.jpg", "2.jpg", "3.jpg"]
 
 

@@ -3,10 +3,22 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    cohen_kappa_score,
+    f1_score,
+    log_loss,
+    matthews_corrcoef,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs.metrics import evaluate, wilson
+from cellbench.runs.probabilities import fit_temperature, temper
+from cellbench.runs.probabilities import score as score_probabilities
 
 CLASSES = ("a", "b", "c", "d")
 
@@ -91,3 +103,79 @@ def test_intervals_hold_the_truth_as_often_as_they_say(sizes, recalls):
         for name, value in truth.items():
             held[name] += found[name]["low"] <= value <= found[name]["high"]
     assert min(held.values()) >= 0.92 * 300  # a standard error of .0126 below .95, twice
+
+
+def draw_probabilities(rng, n=200, sharp=2.0):
+    """Labels, and probabilities that know something of them."""
+    labels = rng.integers(0, 4, n)
+    logits = rng.normal(size=(n, 4)) + sharp * np.eye(4)[labels]
+    return labels, np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+
+
+def with_probabilities(labels, probabilities, groups=None):
+    groups = np.arange(len(labels)) if groups is None else groups
+    prior = np.tile([0.4, 0.3, 0.2, 0.1], (len(labels), 1))
+    return score_probabilities(labels, probabilities, groups, CLASSES, prior)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_metrics_of_probabilities_agree_with_scikit_learn(seed):
+    labels, probabilities = draw_probabilities(np.random.default_rng(seed))
+    probabilities = probabilities.round(2) / probabilities.round(2).sum(axis=1, keepdims=True)
+    found = with_probabilities(labels, probabilities)  # rounded, so that there are ties
+    predicted = probabilities.argmax(axis=1)
+    expected = {
+        "auroc": roc_auc_score(labels, probabilities, multi_class="ovr"),
+        "log_loss": log_loss(labels, np.clip(probabilities, 1e-7, None)),
+        "brier": ((probabilities - np.eye(4)[labels]) ** 2).sum(axis=1).mean(),
+        "mcc": matthews_corrcoef(labels, predicted),
+        "kappa": cohen_kappa_score(labels, predicted),
+        "precision_macro": precision_score(labels, predicted, average="macro"),
+    }
+    for name, value in expected.items():
+        entry = found["metrics"][name]
+        assert entry["value"] == pytest.approx(value, rel=1e-4), name
+        assert entry["low"] <= entry["value"] <= entry["high"]
+    for k, name in enumerate(CLASSES):
+        own = roc_auc_score(labels == k, probabilities[:, k])
+        assert found["classes"][name]["auroc"]["value"] == pytest.approx(own)
+    f1 = f1_score(labels, predicted, average=None)
+    assert [own["f1"]["value"] for own in found["classes"].values()] == pytest.approx(list(f1))
+
+
+def test_the_baseline_of_probabilities_says_the_classes_shares():
+    labels, probabilities = draw_probabilities(np.random.default_rng(0), 1000)
+    found = with_probabilities(labels, probabilities)["metrics"]
+    shares = np.array([0.4, 0.3, 0.2, 0.1])
+    assert found["log_loss"]["baseline"] == pytest.approx(-np.log(shares)[labels].mean())
+    assert found["auroc"]["baseline"] == 0.5
+    assert found["mcc"]["baseline"] == found["kappa"]["baseline"] == 0
+    assert found["ece"]["baseline"] == pytest.approx(abs(0.4 - (labels == 0).mean()))
+
+
+def test_calibration_is_measured_and_mended_by_the_temperature():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4000, 4)) * 2
+    true = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = np.array([rng.choice(4, p=p) for p in true])
+    sure = temper(true, 1 / 3)  # three times as sure as it may be
+    assert fit_temperature(labels, sure) == pytest.approx(3, rel=0.06)
+    honest, boasting = (with_probabilities(labels, p)["metrics"]["ece"] for p in (true, sure))
+    assert honest["value"] < 0.02 < 0.1 < boasting["low"]
+    mended = with_probabilities(labels, temper(sure, 3.0))["metrics"]["ece"]
+    assert mended["value"] == pytest.approx(honest["value"], abs=2e-3)
+    few = np.eye(4)[[0, 1, 2, 3]] * 0.6 + 0.1
+    assert 0.5 < fit_temperature(np.arange(4), few) < 1  # no mistake in four is no certainty
+
+
+def test_an_interval_of_the_auroc_counts_groups():
+    labels, probabilities = draw_probabilities(np.random.default_rng(1), 120, sharp=1.0)
+    alone = with_probabilities(labels, probabilities)["metrics"]["auroc"]
+    copies = np.repeat(np.arange(120), 10)
+    copied = with_probabilities(labels[copies], probabilities[copies], copies)["metrics"]["auroc"]
+    assert copied["value"] == pytest.approx(alone["value"])
+    width = alone["high"] - alone["low"]
+    assert copied["high"] - copied["low"] == pytest.approx(width, rel=0.1)
+    perfect = with_probabilities(labels, np.eye(4)[labels] * 0.8 + 0.05)["metrics"]
+    assert perfect["auroc"]["low"] < 0.97
+    assert perfect["mcc"]["low"] < 0.97

@@ -20,8 +20,8 @@ from cellbench.__main__ import main
 from cellbench.data.synthetic import SyntheticDataModule
 from cellbench.data.views import View
 from cellbench.models.classifier import CellClassifier
-from cellbench.runs.probabilities import score
 from cellbench.runs.predictions import read_predictions
+from cellbench.runs.probabilities import score
 from tests.conftest import TINY, draw_cell, write_image
 
 FILES = {

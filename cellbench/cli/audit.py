@@ -14,7 +14,8 @@ from rich.table import Table
 
 from cellbench.audit.audit import Audit, as_plain, audit
 from cellbench.audit.page import render
-from cellbench.cli.parsing import Parser, check_yaml, take_option
+from cellbench.cli.experiment import ExperimentParser
+from cellbench.cli.parsing import check_yaml, take_option
 from cellbench.data.base import CellDataModule
 from cellbench.errors import Interrupted, UserError
 from cellbench.runs.conditions import Condition, conditions
@@ -63,8 +64,8 @@ def _cross_validations(paths: Sequence[Path]) -> list[Condition]:
     return [each.with_seed(seed) for each in conditions(runs) for seed in each.seeds]
 
 
-def _parser() -> Parser:
-    parser = Parser(
+def _parser() -> ExperimentParser:
+    parser = ExperimentParser(
         prog="python -m cellbench audit",
         description="Looks for copies, leaks, conflicting labels and shortcuts in a dataset, and "
         "writes audit.html and audit.json. Exit code 1: the split leaks, or cannot be drawn.",

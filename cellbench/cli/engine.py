@@ -18,8 +18,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import Logger
 
 from cellbench.cli.console import quieten_lightning, show
+from cellbench.cli.experiment import ExperimentParser
 from cellbench.cli.launch import launch
-from cellbench.cli.parsing import LINKED, Parser, data_modules, refuse_linked, take_option
+from cellbench.cli.parsing import LINKED, data_modules, refuse_linked, take_option
 from cellbench.data.base import CellDataModule
 from cellbench.errors import OtherRun, UserError
 from cellbench.models.classifier import CellClassifier
@@ -114,7 +115,7 @@ class CellbenchCLI(LightningCLI):
             save_config_callback=None,
             seed_everything_default=0,
             trainer_defaults=TRAINER_DEFAULTS,
-            parser_class=Parser,
+            parser_class=ExperimentParser,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             parser_kwargs={"prog": "python -m cellbench"},

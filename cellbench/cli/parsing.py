@@ -1,4 +1,4 @@
-"""The command line's parser: Lightning's, with each mistake told in one line."""
+"""The command line's parser, with each mistake told in one line."""
 
 import dataclasses
 import inspect
@@ -7,25 +7,22 @@ import re
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
-from jsonargparse import Namespace
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 import cellbench.data
-from cellbench.data.base import CellDataModule
 from cellbench.errors import UserError, suggest
 
-# A dataset is one new file: importing it makes its class known by its short name.
-for _module in pkgutil.iter_modules(cellbench.data.__path__, "cellbench.data."):
-    import_module(_module.name)
+if TYPE_CHECKING:  # torch and lightning take six seconds, which not every command needs
+    from cellbench.data.base import CellDataModule
 
 LINKED = {"model.classes": "data.classes", "model.image_size": "data.input_size"}
 """What the model takes from the data; never typed."""
 
 
-class Parser(LightningArgumentParser):
+class Parser(ArgumentParser):
     """Raises UserError instead of printing a usage of several pages."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -141,15 +138,18 @@ def _expected(message: str) -> Iterator[str]:
             yield re.sub(r"<class '(?:.*\.)?(\w+)'>", r"\1", kind)
 
 
-def data_modules() -> dict[str, type[CellDataModule]]:
+def data_modules() -> "dict[str, type[CellDataModule]]":
     """All data modules, by name."""
+    # A dataset is one new file: importing it makes its class known by its short name.
+    for module in pkgutil.iter_modules(cellbench.data.__path__, "cellbench.data."):
+        import_module(module.name)
 
-    def below(kind: type[CellDataModule]) -> Iterator[type[CellDataModule]]:
+    def below(kind: "type[CellDataModule]") -> "Iterator[type[CellDataModule]]":
         for child in kind.__subclasses__():
             yield child
             yield from below(child)
 
-    base: Any = CellDataModule
+    base: Any = import_module("cellbench.data.base").CellDataModule
     return {kind.__name__: kind for kind in below(base) if not inspect.isabstract(kind)}
 
 

@@ -1,4 +1,4 @@
-"""predict: classifies a folder of images with a run's best checkpoint."""
+"""predict: classifies images with a run's best checkpoint."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,24 +14,43 @@ def main(args: Sequence[str]) -> int:
     """Runs the command."""
     parser = Parser(
         prog="python -m cellbench predict",
-        description="Writes a CSV with each image's file, predicted class and every probability.",
+        description="Writes a CSV with each image's file, predicted class, confidence and every "
+        "probability. Images that cannot be read are left out, and listed beside it in "
+        "OUTPUT.unreadable.csv. The confidence is the highest probability, after scaling by the "
+        "temperature that fits the run's validation images.",
     )
     parser.add_argument("--run", type=Path, required=True, help="the run's folder")
-    parser.add_argument("--images", type=Path, required=True, help="folder of the images")
+    parser.add_argument(
+        "--images", type=Path, nargs="+", required=True, help="folders of images, or single files"
+    )
     parser.add_argument(
         "--masks",
         type=Path | None,
-        help="folder of the masks: of IMAGES/a/b.jpg it is MASKS/a/b.png; needed by every view "
-        "but raw",
+        help="folder of the masks: of FOLDER/a/b.jpg it is MASKS/a/b.png, of a single file b.jpg "
+        "MASKS/b.png; needed by every view but raw",
     )
     parser.add_argument(
-        "--output", type=Path | None, help="the CSV (RUN/predict/<name of IMAGES>.csv)"
+        "--output",
+        type=Path | None,
+        help="the CSV (RUN/predict/<name of IMAGES>.csv; of several, images.csv)",
+    )
+    parser.add_argument(
+        "--contact_sheet",
+        type=Path | None,
+        help="a PNG of up to 64 images as the network sees them: the least certain and the most",
     )
     parser.add_argument("--batch_size", type=int, default=64, help="images at a time")
     parser.add_argument("--accelerator", type=Literal["auto", "cpu", "gpu"], default="auto")
     quieten_lightning()
     given = parser.parse_args(list(args))
-    folder = RunFolder.open(given.run)
-    output = given.output or given.run / "predict" / f"{given.images.resolve().name}.csv"
-    predict(folder, given.images, given.masks, output, given.batch_size, given.accelerator)
+    name = given.images[0].resolve().name if len(given.images) == 1 else "images"
+    predict(
+        RunFolder.open(given.run),
+        given.images,
+        given.masks,
+        given.output or given.run / "predict" / f"{name}.csv",
+        given.contact_sheet,
+        given.batch_size,
+        given.accelerator,
+    )
     return 0

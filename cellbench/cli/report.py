@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -15,8 +16,8 @@ from cellbench.cli.parsing import Parser
 from cellbench.errors import UserError
 from cellbench.page import share
 from cellbench.report.comparison import Metric
-from cellbench.report.page import render_page
-from cellbench.report.report import Report, as_plain, build, shown_p
+from cellbench.report.page import render_page, save_figures
+from cellbench.report.report import Report, as_plain, build, rows, shown_p
 from cellbench.runs.folder import write_text
 
 
@@ -34,6 +35,23 @@ def main(args: Sequence[str]) -> int:
     write_text(output / "report.html", page)
     _show(report)
     print(f"report.html and report.json are in {_near(output)}")
+    if given.wandb is not None:
+        from cellbench.report import wandb  # it imports lightning, which no other report needs
+
+        entity, _, project = given.wandb.rpartition("/")
+        drawn = save_figures(report, output / "report")
+        where = wandb.publish(
+            output,
+            entity or None,
+            project,
+            given.wandb_mode,
+            output.resolve().name,
+            list(report.conditions[0].settings),
+            output / "report.html",
+            drawn,
+            rows(report),
+        )
+        print(f"W&B        {where}")
     return 0
 
 
@@ -55,6 +73,12 @@ def _parser() -> Parser:
     parser.add_argument(
         "--rope", type=float, default=0.01, help="a difference up to this one is none in practice"
     )
+    parser.add_argument(
+        "--wandb",
+        type=str | None,
+        help="ENTITY/PROJECT on W&B, which gets the report as a run, and a workspace",
+    )
+    parser.add_argument("--wandb_mode", type=Literal["online", "offline"], default="online")
     parser.add_argument("--audit", type=Path | None, help="the dataset's audit.json")
     parser.add_argument("--output", type=Path | None, help="a folder (that which holds the runs)")
     return parser

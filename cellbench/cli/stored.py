@@ -5,7 +5,9 @@ from typing import Any
 
 import yaml
 
+from cellbench.cli.experiment import ExperimentParser
 from cellbench.cli.parsing import data_modules
+from cellbench.data.base import CellDataModule
 from cellbench.errors import UserError
 from cellbench.runs.folder import RunFolder
 
@@ -49,6 +51,19 @@ def read_config(folder: RunFolder, *, whole: bool) -> dict[str, Any]:
             "began it with --resume auto"
         )
     return config
+
+
+def read_data(folder: RunFolder) -> CellDataModule:
+    """A run's data module, with no image read yet.
+
+    Raises:
+        UserError: The configuration is none, or names code.
+    """
+    parser = ExperimentParser()
+    parser.add_lightning_class_args(CellDataModule, "data", subclass_mode=True, required=True)
+    given = parser.parse_object({"data": read_config(folder, whole=False)["data"]})
+    data: CellDataModule = parser.instantiate(given).data
+    return data
 
 
 def _is_code(key: str, value: Any) -> bool:

@@ -1,5 +1,7 @@
 """Images to be classified: read and prepared batch by batch, however many there are."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,85 +11,134 @@ from torch.utils.data import Dataset
 from cellbench.data import files
 from cellbench.data.dataset import Batch
 from cellbench.data.preprocessing import Preprocessing
-from cellbench.data.views import apply_view, needs_mask
+from cellbench.data.views import Image, apply_view, needs_mask
 from cellbench.errors import UserError
 
 
 class UnlabelledImages(Dataset[Batch]):
-    """The image files below a folder; the item of a list of positions is a batch, labels -1.
+    """Image files without labels; the item of a list of positions is a batch, labels -1.
+
+    An image that cannot be read, or not be prepared as the view asks for, is blank in its batch and
+    noted in `unreadable`.
 
     Args:
-        images: The folder. Every image file below it counts, but those that are masks of others.
-        masks: The folder of the masks: of `images/a/b.jpg` it is `masks/a/b.png`. It may be the
-            same folder. None where there are none.
+        images: Folders and single files. Of a folder every image file below it counts, but those
+            that are masks of others; a single file counts whatever its name.
+        masks: The folder of the masks: of `FOLDER/a/b.jpg` it is `masks/a/b.png`, of a single
+            `any/b.jpg` it is `masks/b.png`. It may be the folder of the images. None where there
+            are none.
         preprocessing: The training's.
 
     Attributes:
-        files: The image files, sorted by their path below the folder.
+        names: What each file is called: its path below the folder where that is all that was
+            given, else its path. They are in the order given, those of a folder sorted.
+        unreadable: The positions of those that could not be read so far, each with the reason.
 
     Raises:
-        UserError: A folder is missing or holds no image, or an image lacks the mask that the view
-            needs.
+        UserError: A file or folder is missing or a folder cannot be listed, there is no image, an
+            image lacks the mask that the view needs, or two would have the same.
     """
 
-    def __init__(self, images: Path, masks: Path | None, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self, images: Sequence[Path], masks: Path | None, preprocessing: Preprocessing
+    ) -> None:
         self._preprocessing = preprocessing
-        for option, folder in (("--images", images), ("--masks", masks)):
-            if folder is not None and not folder.is_dir():
-                raise UserError(f"{option}: there is no folder {folder}")
-        inside = images / "masks"  # where a folder of one's own has them
-        found = [path for path in files.images_below(images) if inside not in path.parents]
-        paths = dict.fromkeys(found) if masks is None else _with_masks(found, images, masks)
-        if not paths:
-            raise UserError(f"--images: there is no image file below {images}")
-        self.files = sorted(paths)
-        self._masks = [paths[path] for path in self.files]
+        if masks is not None and not masks.is_dir():
+            raise UserError(f"--masks: there is no folder {masks}")
+        below = _image_files(images)
+        mask_of = {} if masks is None else {p: _mask_path(b, masks) for p, b in below.items()}
+        are_masks = {mask for path, mask in mask_of.items() if mask != path}
+        self._paths = [path for path in below if path not in are_masks]
+        if not self._paths:
+            raise UserError(f"--images: there is no image file below {', '.join(map(str, images))}")
+        alone = len(images) == 1 and images[0].is_dir()
+        self.names = [below[path] for path in self._paths] if alone else self._paths
+        self.unreadable: dict[int, str] = {}
+        self._masks: list[str] | None = None
         if needs_mask(preprocessing.view) and preprocessing.masks == "expert":
-            lacking = [p for p, m in zip(self.files, self._masks, strict=True) if m is None]
             if masks is None:
                 raise UserError(
                     f"the model was trained on view {preprocessing.view} and needs a mask of every "
                     "image: give their folder as --masks"
                 )
-            if lacking:
-                raise UserError(
-                    f"the model was trained on view {preprocessing.view}, and {lacking[0]} has no "
-                    f"mask {_mask_path(lacking[0], images, masks)} ({len(lacking)} of "
-                    f"{len(self.files)} images have none)"
-                )
+            self._masks = [mask_of[path] for path in self._paths]
+            _check_masks(self._paths, self._masks, preprocessing.view)
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self._paths)
 
     def __getitem__(self, positions: list[int]) -> Batch:
         """Makes a batch of the images at the given positions."""
-        prepared = self._preprocessing
-        images = np.empty((len(positions), *prepared.image_size, 3), dtype=np.uint8)
+        images = np.zeros((len(positions), *self._preprocessing.image_size, 3), dtype=np.uint8)
         for i, position in enumerate(positions):
-            path, mask_path = self.files[position], self._masks[position]
-            image = files.read_image(path)
-            mask = None
-            if needs_mask(prepared.view) and mask_path is not None:
-                mask = files.read_mask(mask_path, image)
-            image, mask = prepared.prepare(image, mask, str(path))
-            images[i] = apply_view(image, mask, prepared.view, prepared.fill)
+            try:
+                images[i] = self._show(position)
+            except UserError as error:
+                self.unreadable[position] = str(error)
         return Batch(
             torch.from_numpy(images).permute(0, 3, 1, 2),
             torch.full((len(positions),), -1),
             torch.tensor(positions),
         )
 
+    def _show(self, position: int) -> Image:
+        """An image as the network sees it."""
+        prepared, path = self._preprocessing, Path(self._paths[position])
+        image, mask = files.read_image(path), None
+        if self._masks is not None:
+            mask = files.read_mask(Path(self._masks[position]), image)
+        image, mask = prepared.prepare(image, mask, str(path))
+        return apply_view(image, mask, prepared.view, prepared.fill)
 
-def _mask_path(image: Path, images: Path, masks: Path) -> Path:
-    return masks / image.relative_to(images).with_suffix(".png")
+
+def _image_files(images: Sequence[Path]) -> dict[str, str]:
+    """Each image file once, with its path below what was given.
+
+    They are texts, not paths: of a million images those would take a gigabyte.
+    """
+    below: dict[str, str] = {}
+    for given in images:
+        if given.is_file():
+            below.setdefault(str(given), given.name)
+            continue
+        if not given.is_dir():
+            raise UserError(f"--images: there is no file or folder {given}")
+        for folder, inside, names in os.walk(given, onerror=_refuse):
+            own = os.path.relpath(folder, given)
+            # The masks of a folder of one's own lie in it.
+            inside[:] = sorted(name for name in inside if (own, name) != (".", "masks"))
+            for name in sorted(names):
+                if os.path.splitext(name)[1].lower() in files.IMAGE_SUFFIXES:
+                    path = os.path.normpath(os.path.join(folder, name))
+                    below.setdefault(path, os.path.normpath(os.path.join(own, name)))
+    return below
 
 
-def _with_masks(found: list[Path], images: Path, masks: Path) -> dict[Path, Path | None]:
-    """Each image with its mask; a file that is another's mask is no image."""
-    paths = {path: _mask_path(path, images, masks) for path in found}
-    are_masks = {mask for path, mask in paths.items() if mask != path}
-    return {
-        path: mask if mask != path and mask.is_file() else None
-        for path, mask in paths.items()
-        if path not in are_masks
-    }
+def _refuse(error: OSError) -> None:
+    raise UserError(f"--images: cannot list {error.filename}: {error.strerror}") from error
+
+
+def _mask_path(image: str, masks: Path) -> str:
+    return os.path.join(masks, f"{os.path.splitext(image)[0]}.png")
+
+
+def _check_masks(paths: Sequence[str], masks: Sequence[str], view: str) -> None:
+    """Makes sure that each image has a mask of its own.
+
+    Raises:
+        UserError: One has none, or that of another.
+    """
+    pairs = list(zip(paths, masks, strict=True))
+    lacking = [(path, mask) for path, mask in pairs if path == mask or not os.path.isfile(mask)]
+    if lacking:
+        raise UserError(
+            f"the model was trained on view {view}, and {lacking[0][0]} has no mask "
+            f"{lacking[0][1]} ({len(lacking)} of {len(paths)} images have none)"
+        )
+    owner: dict[str, str] = {}
+    for path, mask in pairs:
+        if owner.setdefault(mask, path) != path:
+            raise UserError(
+                f"--masks: {mask} would be the mask of {owner[mask]} and of {path}; give their "
+                "folders one at a time, each with its own masks"
+            )

@@ -20,14 +20,25 @@ from cellbench.page import jpeg, png, render
 from cellbench.report import figures
 from cellbench.report.comparison import curves
 from cellbench.report.report import Report, Scored, judgement, shown_p
+from cellbench.runs.attributions import (
+    NAME,
+    TITLES,
+    Attribution,
+    read_attributions,
+    summarise,
+)
 from cellbench.runs.conditions import Condition
 from cellbench.runs.finished import Finished
+from cellbench.runs.folder import whole_file
 
 SHOWN = 8
 """Conditions whose classes, confusion, calibration and errors are shown; report.json has all."""
 
 ERRORS = 12
 """Wrongly classified images of a condition that are shown, the most certain first."""
+
+LOOK = 1000
+"""Pixels of the width of a picture of where a network looks."""
 
 HEIGHT = 96
 """Pixels of an image on the page."""
@@ -72,11 +83,38 @@ def render_page(report: Report, paths: Sequence[Path], name: str, audit: Path | 
         else None,
         calibrations=[figures.calibration(one) for one in shown],
         errors=[_errors(one) for one in shown],
+        looks=[look for one in shown if (look := _looks(one.condition)) is not None],
+        titles=TITLES,
         images_there=any(_root(one.condition.runs[0]) is not None for one in shown),
         ran=_ran(report.conditions),
         sweeps=list(_sweeps(paths)),
         again=" ".join(["python -m cellbench report", *map(shlex.quote, map(str, paths))]),
     )
+
+
+def save_figures(report: Report, folder: Path) -> list[Path]:
+    """Writes the figures of the comparison as PNG files.
+
+    Returns:
+        The files.
+
+    Raises:
+        CannotWrite: One cannot be written.
+    """
+    drawn = {}
+    compared = [one for one in report.comparisons if one.contrast.difference is not None]
+    if compared:
+        drawn["differences"] = figures.forest(compared, report.rope, report.metric)
+    histories = {one.condition.name: _histories(one.condition) for one in report.scored[:SHOWN]}
+    learned = {name: runs for name, runs in histories.items() if runs}
+    if learned:
+        drawn["learning"] = figures.learning_curves(list(learned.values()), list(learned))
+    paths = []
+    for name, figure in drawn.items():
+        paths.append(folder / f"{name}.png")
+        with whole_file(paths[-1]) as beside:
+            figure.savefig(beside, format="png", dpi=150)
+    return paths
 
 
 def _curves(report: Report) -> list[str]:
@@ -159,6 +197,32 @@ def _errors(one: Scored) -> dict[str, Any]:
     }
 
 
+def _looks(condition: Condition) -> dict[str, Any] | None:
+    """Where the networks look, if `explain` has been run; a damaged file does not count."""
+    found: list[Attribution] = []
+    groups: dict[str, str] = {}
+    pictures: list[Path] = []
+    for run in condition.runs:
+        with suppress(UserError):
+            found += read_attributions(run.folder.path / NAME)
+            groups |= run.split.group
+            pictures.append(run.folder.figure("attributions"))
+    if not found:
+        return None
+    shown = [path for path in pictures if path.is_file()]
+    return {
+        "condition": condition,
+        "runs": len(pictures),
+        "summaries": summarise(found, groups),
+        "picture": jpeg(_sized(files.read_image(shown[0]), width=LOOK)) if shown else "",
+    }
+
+
+def _sized(image: np.ndarray, width: int) -> np.ndarray:
+    height = max(1, round(image.shape[0] * width / image.shape[1]))
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
+
+
 def _root(run: Finished) -> Path | None:
     """The folder that the samples' ids are paths below, where it is here."""
     root = run.config.get("data.root")
@@ -177,7 +241,7 @@ def _picture(root: Path | None, sample: str) -> str:
     except UserError:
         return ""
     width = min(max(1, round(image.shape[1] * HEIGHT / image.shape[0])), 3 * HEIGHT)
-    return jpeg(np.asarray(cv2.resize(image, (width, HEIGHT), interpolation=cv2.INTER_AREA)))
+    return jpeg(_sized(image, width))
 
 
 def _ran(found: Sequence[Condition]) -> dict[str, Any]:

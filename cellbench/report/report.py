@@ -228,6 +228,28 @@ def as_plain(report: Report) -> dict[str, Any]:
     }
 
 
+def rows(report: Report) -> list[dict[str, Any]]:
+    """A row a condition: its scores, and its difference from the reference."""
+    compared = {one.name: one for one in report.comparisons}
+    found = []
+    for one in report.scored:
+        condition, metrics = one.condition, one.scores["metrics"]
+        row = {"condition": condition.name, "runs": len(condition.runs), "n": condition.n}
+        for name in dict.fromkeys(("accuracy", "f1_macro", report.metric)):
+            row |= {name: metrics[name]["value"]}
+            row |= {f"{name}_{end}": metrics[name][end] for end in ("low", "high", "baseline")}
+        comparison = compared.get(condition.name)
+        contrast = None if comparison is None else comparison.contrast.difference
+        row |= {
+            "difference": None if contrast is None else contrast.mean,
+            "difference_low": None if contrast is None else contrast.low,
+            "difference_high": None if contrast is None else contrast.high,
+            "p_holm": None if comparison is None else comparison.p,
+        }
+        found.append(row)
+    return found
+
+
 def _of_one_kind(runs: Sequence[Finished]) -> tuple[list[Finished], list[LeftOut]]:
     """Those runs that have the classes that most have, and the others with the reason."""
     ((classes, _),) = Counter(run.classes for run in runs).most_common(1)

@@ -1,23 +1,36 @@
 """Predictions for images without labels, from a run's checkpoint alone."""
 
 import csv
-import io
+import textwrap
+from bisect import insort
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple, TextIO
 
+import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from matplotlib.figure import Figure
+from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
+from cellbench.data.dataset import Batch
 from cellbench.data.unlabelled import UnlabelledImages
+from cellbench.data.views import Image
 from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.heads import HeadConfig
 from cellbench.models.weights import Undrawn
+from cellbench.runs import figures
 from cellbench.runs.checkpoint import Description, read_checkpoint
-from cellbench.runs.folder import RunFolder, write_text
-from cellbench.runs.predictions import PREFIX
+from cellbench.runs.folder import RunFolder, whole_file
+from cellbench.runs.predictions import PREFIX, read_predictions
+from cellbench.runs.probabilities import fit_temperature, temper
 from cellbench.runs.progress import EndAtSignal
+
+SHEET = 64
+"""The largest number of images on a contact sheet: half of them the least certain."""
 
 
 def build_model(described: Description, state: dict[str, torch.Tensor]) -> CellClassifier:
@@ -36,61 +49,231 @@ def build_model(described: Description, state: dict[str, torch.Tensor]) -> CellC
     return model
 
 
+class Temperature(NamedTuple):
+    """What a run's probabilities are scaled by to be confidences (Guo et al., ICML 2017).
+
+    Attributes:
+        value: The temperature; 1 where none can be fitted.
+        why: What it is fitted on, or why it is not, in words.
+    """
+
+    value: float
+    why: str
+
+    @classmethod
+    def of_run(cls, folder: RunFolder) -> "Temperature":
+        """Fits it on the run's predictions of its validation split.
+
+        Raises:
+            UserError: The run's predictions.csv is damaged.
+        """
+        path = folder.predictions
+        val = read_predictions(path)[1].get("val") if path.is_file() else None
+        if val is None:
+            return cls(1.0, "the run has no validation predictions to fit it on")
+        fitted = fit_temperature(val.labels, val.probabilities)
+        return cls(fitted, f"fitted on {len(val.labels)} images (val)")
+
+
 def predict(
     folder: RunFolder,
-    images: Path,
+    images: Sequence[Path],
     masks: Path | None,
     output: Path,
+    contact_sheet: Path | None,
     batch_size: int,
     accelerator: str,
 ) -> None:
-    """Classifies every image below a folder, prepared as the training's were.
+    """Classifies images, prepared as the training's were; a batch at a time is in memory.
+
+    Images that cannot be read are left out, and listed with the reasons in a file beside the
+    output, `.unreadable.csv` in the place of its suffix.
 
     Args:
         folder: The run.
-        images: The folder of the images.
+        images: Folders and files.
         masks: The folder of their masks, or None.
-        output: The CSV to write: file (below `images`), predicted, and p_<class> for each class.
+        output: The CSV to write: file, predicted, confidence, and p_<class> for each class.
+        contact_sheet: The PNG to write, or None.
         batch_size: The largest number of images in a batch.
         accelerator: Lightning's name of the device.
 
     Raises:
-        UserError: There is no such checkpoint, no image, or no mask where the view needs one; an
-            image cannot be read; or the output cannot be written.
+        UserError: There is no such checkpoint, no image that can be read, or no mask where the view
+            needs one; or the output cannot be written.
     """
     if batch_size < 1:
         raise UserError(f"--batch_size: {batch_size} is less than 1")
     described, state = read_checkpoint(folder.best)
     dataset = UnlabelledImages(images, masks, described.preprocessing)
     model = build_model(described, state)
+    temperature = Temperature.of_run(folder)
     sampler = BatchSampler(SequentialSampler(dataset), batch_size, drop_last=False)
     loader = DataLoader(dataset, sampler=sampler, batch_size=None)
     watched = EndAtSignal("nothing is written; give the command again")
+    sheet = None if contact_sheet is None else _ContactSheet(model.classes)
+    unreadable = output.with_suffix(".unreadable.csv")
+    with whole_file(output) as beside, _open(beside) as file:
+        rows = _Rows(file, dataset, model.classes, temperature.value, sheet)
+        trainer = _trainer(described, accelerator, folder, [watched, rows])
+        with watched.watching():
+            trainer.predict(model, loader, return_predictions=False)
+        if len(dataset.unreadable) == len(dataset):
+            raise UserError(
+                f"none of the {len(dataset)} images can be read; the first: {dataset.unreadable[0]}"
+            )
+        _write_unreadable(unreadable, dataset)
+    print(f"{rows.written} images, view {described.preprocessing.view}: {output}")
+    print(f"confidence at temperature {temperature.value:.3g}: {temperature.why}")
+    if dataset.unreadable:
+        print(
+            f"NOTE {len(dataset.unreadable)} of {len(dataset)} images could not be read and have "
+            f"NO PREDICTION: {unreadable} lists them"
+        )
+    if sheet is not None and contact_sheet is not None:
+        figures.save(sheet.draw(), contact_sheet)
+        print(f"contact sheet: {contact_sheet}")
+    warn_of(folder, described)
+
+
+def warn_of(folder: RunFolder, described: Description) -> None:
+    """Prints why a run's model is not what it seems, where that is so."""
+    if folder.unfinished:
+        print(f"NOTE the run is unfinished: python -m cellbench fit --resume {folder.path}")
+    if described.leaky:
+        print(f"NOT TO BE BELIEVED: the run was {described.leaky}")
+
+
+def _trainer(
+    described: Description, accelerator: str, folder: RunFolder, callbacks: list[Callback]
+) -> Trainer:
     try:
-        trainer = Trainer(
+        return Trainer(
             accelerator=accelerator,
             devices=1,
             precision=described.precision,  # type: ignore[arg-type]  # written by a Trainer
             logger=False,
             enable_checkpointing=False,
             default_root_dir=str(folder.path),
-            callbacks=[watched],
+            callbacks=callbacks,
         )
     except (MisconfigurationException, ValueError) as error:
         raise UserError(f"--accelerator={accelerator}: {str(error).splitlines()[0]}") from error
-    with watched.watching():
-        batches = trainer.predict(model, loader)
-    assert batches is not None
-    probabilities = torch.cat(batches).cpu().numpy()  # type: ignore[arg-type]  # of one loader
-    text = io.StringIO(newline="")
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["file", "predicted", *(f"{PREFIX}{name}" for name in model.classes)])
-    for path, values in zip(dataset.files, probabilities, strict=True):
-        file, predicted = path.relative_to(images).as_posix(), model.classes[values.argmax()]
-        rows.writerow([file, predicted, *map(str, values)])
-    write_text(output, text.getvalue())
-    print(f"{len(dataset)} images, view {described.preprocessing.view}: {output}")
-    if folder.unfinished:
-        print(f"NOTE the run is unfinished: python -m cellbench fit --resume {folder.path}")
-    if described.leaky:
-        print(f"NOT TO BE BELIEVED: the run was {described.leaky}")
+
+
+def _open(path: Path) -> TextIO:
+    """A CSV to write; names that are no UTF-8 stand in it as on the disk."""
+    return path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def _write_unreadable(path: Path, dataset: UnlabelledImages) -> None:
+    """Lists the images that could not be read, or removes the list of an earlier call."""
+    if not dataset.unreadable:
+        path.unlink(missing_ok=True)
+        return
+    with whole_file(path) as beside, _open(beside) as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["file", "reason"])
+        rows.writerows([dataset.names[i], why] for i, why in dataset.unreadable.items())
+
+
+class _Rows(Callback):
+    """Writes each batch's predictions as they come, and keeps none of them.
+
+    Args:
+        file: What to write to.
+        dataset: The images.
+        classes: The class names.
+        temperature: Of the confidences.
+        sheet: Is shown every image, where there is one.
+    """
+
+    def __init__(
+        self,
+        file: TextIO,
+        dataset: UnlabelledImages,
+        classes: Sequence[str],
+        temperature: float,
+        sheet: "_ContactSheet | None",
+    ) -> None:
+        self.written = 0
+        self._rows = csv.writer(file, lineterminator="\n")
+        self._rows.writerow(["file", "predicted", "confidence", *(PREFIX + c for c in classes)])
+        self._dataset = dataset
+        self._classes = classes
+        self._temperature = temperature
+        self._sheet = sheet
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Writes a row for each image that could be read."""
+        probabilities = outputs.cpu().numpy()
+        confidence = temper(probabilities, self._temperature).max(axis=1).astype(np.float32)
+        for i, position in enumerate(batch.positions.tolist()):
+            if position in self._dataset.unreadable:
+                continue
+            predicted = int(probabilities[i].argmax())
+            name, shown = self._dataset.names[position], map(str, probabilities[i])
+            self._rows.writerow([name, self._classes[predicted], confidence[i], *shown])
+            if self._sheet is not None:
+                self._sheet.add(float(confidence[i]), position, predicted, batch.images[i])
+            self.written += 1
+
+
+class _Shown(NamedTuple):
+    """An image on a contact sheet; they are sorted by the first two."""
+
+    confidence: float
+    position: int
+    predicted: int
+    image: Image
+
+
+class _ContactSheet:
+    """The images that a model is the least and the most certain of.
+
+    Args:
+        classes: The class names.
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._classes = classes
+        self._kept: list[_Shown] = []
+        self._seen = 0
+
+    def add(self, confidence: float, position: int, predicted: int, image: Tensor) -> None:
+        """Looks at one more image, uint8 RGB, (3, H, W), and keeps it if it is to be shown."""
+        copied = image.permute(1, 2, 0).cpu().numpy().copy()  # of a batch that must not stay
+        insort(self._kept, _Shown(confidence, position, predicted, copied))
+        if len(self._kept) > SHEET:
+            del self._kept[SHEET // 2]
+        self._seen += 1
+
+    def draw(self) -> Figure:
+        """The images, the least certain first, each with its predicted class and confidence."""
+        columns = min(8, len(self._kept))
+        height, width = self._kept[0].image.shape[:2]
+        tall, gap, words = height / width, 0.06, 0.3  # in units of an image's width
+        rows = -(-len(self._kept) // columns)
+        total = (columns * (1 + gap), rows * (tall + words) + words)
+        figure = Figure(figsize=(1.3 * total[0], 1.3 * total[1]))
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.axis("off")
+        half = SHEET // 2
+        what = f"the {half} least and the {half} most certain" if self._seen > SHEET else "all"
+        axes.text(gap, words / 2, f"{what} of {self._seen} images", fontsize=8)
+        for i, shown in enumerate(self._kept):
+            x, top = i % columns * (1 + gap), i // columns * (tall + words) + 2 * words
+            name = textwrap.wrap(self._classes[shown.predicted], 20)[0]  # what there is room for
+            text = f"{name}\n{shown.confidence:.3f}"
+            axes.text(x + 0.5, top - gap, text, ha="center", fontsize=6)
+            axes.imshow(shown.image, extent=(x, x + 1, top + tall, top))
+        axes.set(xlim=(0, total[0]), ylim=(total[1], 0), aspect="auto")
+        return figure

@@ -3,15 +3,25 @@
 import hashlib
 import importlib.util
 import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import matplotlib.image
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from cellbench.errors import UserError
+from cellbench.errors import Interrupted, UserError
 from cellbench.runs.folder import RunFolder
+
+if TYPE_CHECKING:  # importing it takes a second
+    from wandb import Run
+
+FINISH_TIMEOUT = 120.0
+"""Seconds that a run waits at its end for W&B to take what is left; the folder keeps all."""
 
 
 @dataclass(frozen=True)
@@ -57,26 +67,53 @@ def _wandb(folder: RunFolder, name: str, config: WandbConfig) -> WandbLogger:
     import wandb
 
     os.environ.setdefault("WANDB_SILENT", "true")
+    goes_on = config.mode == "online" or any(folder.path.glob("wandb/offline-run-*"))
     logger = WandbLogger(
         name=f"{name}/{folder.path.name}",
-        id=hashlib.blake2b(str(folder.path.resolve()).encode(), digest_size=6).hexdigest(),
-        resume="allow",  # a run that goes on is the same run
+        id=run_id(folder.path),
+        # A run that goes on is the same run; one that begins offline can be synced twice.
+        resume="allow" if goes_on else None,
         save_dir=str(folder.path),
         mode=config.mode,  # Lightning's own way would keep every later run offline too
         project=config.project,
         entity=config.entity,
         group=config.group,
         tags=list(config.tags),
+        settings=wandb.Settings(finish_timeout=FINISH_TIMEOUT, finish_timeout_raises=True),
     )
-    try:
+    with refusals("--wandb.mode"):
         _ = logger.experiment
-    except (wandb.errors.CommError, wandb.errors.UsageError) as error:
-        wandb.teardown()
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"--wandb.mode: {reason.rstrip('.')}; set WANDB_API_KEY, or use --wandb.mode=offline"
-        ) from error
     return logger
+
+
+def run_id(folder: Path) -> str:
+    """W&B's id of what lies in a folder: given again, it is the same run."""
+    return hashlib.blake2b(str(folder.resolve()).encode(), digest_size=6).hexdigest()
+
+
+@contextmanager
+def refusals(option: str) -> Iterator[None]:
+    """Says in one line that W&B has no key, refuses it, or does not answer.
+
+    Args:
+        option: What has asked for W&B.
+
+    Raises:
+        UserError: In the place of wandb's own errors.
+    """
+    import wandb
+
+    try:
+        yield
+    except (wandb.errors.CommError, wandb.errors.UsageError, TimeoutError) as error:
+        server = wandb.setup().settings.base_url
+        wandb.teardown()
+        reason = " ".join(str(error).split()).rstrip(".")
+        if isinstance(error, wandb.errors.UsageError):  # the server was not asked
+            said = f"{reason.partition('. ')[0]}; set WANDB_API_KEY, or use offline"
+        else:
+            said = f"no run at {server} ({reason}); see to key and network, or use offline"
+        raise UserError(f"{option}: {said}") from error
 
 
 def log_config(loggers: list[Logger], config: dict[str, Any]) -> None:
@@ -117,8 +154,27 @@ def log_figure(loggers: list[Logger], path: Path) -> None:
 
 
 def finish(loggers: list[Logger], *, failed: bool) -> None:
-    """Ends every logger's run, whatever happened."""
+    """Ends every logger's run, whatever happened.
+
+    To W&B a run has failed, or, where an Interrupted is on its way, was killed (Ctrl-C) or
+    preempted (a scheduler's signal, or a sweep's): it may go on later.
+    """
+    error = sys.exception()
     for logger in loggers:
         logger.finalize("failed" if failed else "success")
         if isinstance(logger, WandbLogger):
-            logger.experiment.finish(exit_code=int(failed))
+            _finish_wandb(logger.experiment, int(failed), error)
+
+
+def _finish_wandb(run: "Run", exit_code: int, error: BaseException | None) -> None:
+    if isinstance(error, Interrupted):
+        exit_code = 128 + error.signum
+        if error.signum == signal.SIGINT:
+            exit_code = 255  # what wandb itself ends with on Ctrl-C
+        else:
+            run.mark_preempting()
+    folder = run.settings.sync_dir
+    try:
+        run.finish(exit_code=exit_code)
+    except TimeoutError:
+        print(f"NOTE       W&B does not answer; what it lacks: wandb sync {folder}", flush=True)

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -243,10 +244,21 @@ def resample(by_group: np.ndarray) -> np.ndarray:
 
 
 def draws(groups: int, replicates: int = REPLICATES) -> Iterator[np.ndarray]:
-    """How often each group is drawn in each replicate, (100, groups) at a time.
+    """How often each group is drawn in each replicate, (100, groups) at a time, float32.
 
-    All replicates of 100,000 groups would take 1.6 GB.
+    All replicates of 100,000 groups would take 800 MB; those of a few thousand are kept, as every
+    metric of every condition needs the same.
     """
+    small = groups * replicates <= 10_000_000
+    yield from _kept_draws(groups, replicates) if small else _draws(groups, replicates)
+
+
+def _draws(groups: int, replicates: int) -> Iterator[np.ndarray]:
     rng, shares = np.random.default_rng(0), np.full(groups, 1 / groups)
     for _ in range(replicates // 100):
-        yield rng.multinomial(groups, shares, 100)
+        yield rng.multinomial(groups, shares, 100).astype(np.float32)
+
+
+@lru_cache(maxsize=2)
+def _kept_draws(groups: int, replicates: int) -> list[np.ndarray]:
+    return list(_draws(groups, replicates))

@@ -112,26 +112,45 @@ def aurocs(
         The areas, (classes,), and REPLICATES of them with groups resampled, (REPLICATES, classes);
         NaN where a replicate has none of a class, or nothing else.
     """
-    every = np.ones((1, len(labels)))
-    areas = np.array([_area(labels == k, p, every)[0] for k, p in enumerate(probabilities.T)])
+    ranked = [_Ranked(labels == k, own, group) for k, own in enumerate(probabilities.T)]
+    n_groups = int(group.max()) + 1
+    areas = np.array([one.area(np.ones((1, n_groups), np.float32))[0] for one in ranked])
     replicates = [
-        np.stack([_area(labels == k, p, drawn[:, group]) for k, p in enumerate(probabilities.T)])
-        for drawn in draws(int(group.max()) + 1, REPLICATES)
+        np.stack([one.area(drawn) for one in ranked]) for drawn in draws(n_groups, REPLICATES)
     ]
     return areas, np.concatenate(replicates, axis=1).T
 
 
-def _area(positive: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Areas for several weightings of the samples, (replicates, n), at once."""
-    order = np.argsort(values)
-    weights = weights[:, order]
-    begins = np.flatnonzero(np.r_[True, np.diff(values[order]) > 0])  # equal values tie
-    above = np.add.reduceat(weights * positive[order], begins, axis=1)
-    below = np.add.reduceat(weights, begins, axis=1) - above
-    passed = np.cumsum(below, axis=1) - below / 2
-    with np.errstate(invalid="ignore"):
-        area: np.ndarray = (above * passed).sum(axis=1) / (above.sum(axis=1) * below.sum(axis=1))
-    return area
+class _Ranked:
+    """The samples in the order of one class' probability.
+
+    Args:
+        positive: Whether a sample is of the class, (n,).
+        values: The probability, (n,).
+        group: Each sample's group, (n,).
+    """
+
+    def __init__(self, positive: np.ndarray, values: np.ndarray, group: np.ndarray) -> None:
+        order = np.argsort(values)
+        self._group = group[order]
+        self._positive = positive[order].astype(np.float32)
+        begins = np.r_[True, np.diff(values[order]) > 0]
+        self._begins = None if begins.all() else np.flatnonzero(begins)  # equal values tie
+
+    def area(self, drawn: np.ndarray) -> np.ndarray:
+        """The area under the curve for several drawings of the groups, (replicates, groups)."""
+        weights = drawn[:, self._group]
+        above = weights * self._positive
+        below = weights - above
+        if self._begins is not None:
+            above = np.add.reduceat(above, self._begins, axis=1)
+            below = np.add.reduceat(below, self._begins, axis=1)
+        passed = np.cumsum(below, axis=1, dtype=np.float64)
+        total = passed[:, -1] * above.sum(axis=1, dtype=np.float64)
+        passed -= below / 2
+        with np.errstate(invalid="ignore"):
+            found: np.ndarray = np.einsum("rn,rn->r", passed, above) / total
+        return found
 
 
 def _losses(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

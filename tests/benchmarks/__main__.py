@@ -8,7 +8,17 @@ from importlib import import_module, metadata
 
 import torch
 
-NAMES = ("startup", "epoch", "state", "features", "input_path", "datasets", "smote", "sweeps")
+NAMES = (
+    "startup",
+    "epoch",
+    "state",
+    "features",
+    "input_path",
+    "datasets",
+    "smote",
+    "sweeps",
+    "report",
+)
 
 
 def main(names: list[str]) -> None:

@@ -256,8 +256,9 @@ def table(runs: Path, comparison: Comparison) -> Iterator[str]:
         tables = [np.genfromtxt(path, delimiter=",", names=True) for path in histories]
         seconds = [float(rows["seconds"].sum()) for rows in tables]
         parameters = json.loads(done[0].read_text())["parameters"]
+        own = every.condition
         yield (
-            f"| {condition.name} | {parameters:,} | {every.condition.n} | {len(every.condition.seeds)} | "
+            f"| {condition.name} | {parameters:,} | {own.n} | {len(own.seeds)} | "
             f"{' | '.join(shown)} | {metrics['accuracy']['baseline']:.3f} | "
             f"{statistics.median(seconds):.0f} |"
         )

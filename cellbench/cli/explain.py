@@ -1,0 +1,105 @@
+"""explain: where a run's network looks, and how much of it is inside the cell."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cellbench.bar import bar
+from cellbench.cli.parsing import Parser
+from cellbench.cli.stored import read_data
+from cellbench.errors import UserError
+from cellbench.runs.attributions import (
+    NAME,
+    TITLES,
+    Share,
+    explain,
+    is_done,
+    read_attributions,
+    summarise,
+)
+from cellbench.runs.conditions import Condition, conditions
+from cellbench.runs.finished import Finished, read_finished
+
+_REGIONS = ("cell", "nucleus", "cytoplasm")
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs the command."""
+    parser = Parser(
+        prog="python -m cellbench explain",
+        description="Attributes the predicted class of test images to their pixels, by Grad-CAM "
+        "and integrated gradients: writes attributions.csv, with the shares in nucleus, cytoplasm "
+        "and background where there are masks, and figures/attributions.png into each run's "
+        "folder. A run that has them, newer than its checkpoint, is not computed again.",
+    )
+    parser.add_argument("runs", type=Path, nargs="+", help="folders that hold runs")
+    parser.add_argument("--n", type=int, default=200, help="test images of each run, at most")
+    given = parser.parse_args(list(args))
+    if given.n < 1:
+        raise UserError(f"--n: {given.n} is less than 1")
+    finished, left = read_finished(given.runs)
+    notes = {f"{one.path}: {one.reason}; left out" for one in left if one.damaged}
+    runs = [run for run in finished if run.folder.best.is_file()]
+    if len(runs) < len(finished):
+        notes.add(f"{len(finished) - len(runs)} runs have no best.ckpt any more; left out")
+    if not runs:
+        shown = ", ".join(map(str, given.runs))
+        raise UserError(f"explain: there is no finished run with a best.ckpt below {shown}")
+    waiting = [run for run in runs if not is_done(run, given.n)]
+    for run in bar(waiting, "explaining", len(waiting)):
+        try:
+            notes.update(explain(run, read_data(run.folder), given.n))
+        except UserError as error:
+            raise UserError(f"{run.folder.path}: {error}") from error
+    _show(runs, sorted(notes))
+    print(f"{NAME} and figures/attributions.png are in the runs' folders ({len(waiting)} new)")
+    return 0
+
+
+def _show(runs: Sequence[Finished], notes: Sequence[str]) -> None:
+    table = Table(
+        box=SIMPLE_HEAD,
+        caption="share of the attribution [95 % interval] / of the area; n: images with a mask.\n"
+        "Compare conditions: even an untrained network is not at the area's share, and what "
+        "integrated\ngradients see hangs on data.fill, where they start (black favours bright "
+        "pixels).",
+    )
+    for column in ("condition", "method", "n", *(f"in the {name}" for name in _REGIONS)):
+        justify: Literal["left", "right"] = "left" if column in ("condition", "method") else "right"
+        table.add_column(column, justify=justify, no_wrap=True)
+    by_classes = groupby(sorted(runs, key=lambda run: run.classes), key=lambda run: run.classes)
+    for condition in (each for _, some in by_classes for each in conditions(list(some))):
+        _add_rows(table, condition)
+    console = Console(emoji=False)
+    console.width = max(console.width, 132)  # a cut interval would be worse than a wrapped one
+    if table.row_count:
+        console.print(table)
+    else:
+        console.print("NOTE no image has a mask: there are no shares to show", markup=False)
+    for note in notes:
+        console.print(f"NOTE {note}", markup=False)
+
+
+def _add_rows(table: Table, condition: Condition) -> None:
+    attributions = [a for r in condition.runs for a in read_attributions(r.folder.path / NAME)]
+    groups = {name: group for run in condition.runs for name, group in run.split.group.items()}
+    for found in summarise(attributions, groups):
+        if found.label is None:
+            cells = [_told(found.regions.get(name)) for name in _REGIONS]
+            table.add_row(escape(condition.name), TITLES[found.method], str(found.n), *cells)
+
+
+def _told(share: Share | None) -> str:
+    if share is None:
+        return ""
+    value, low, high, area = (
+        f"{number:.3f}".removeprefix("0")
+        for number in (share.value, share.low, share.high, share.area)
+    )
+    return escape(f"{value} [{low}, {high}] / {area}")

@@ -226,3 +226,23 @@ def test_the_contact_sheet_is_a_png_of_every_image_where_they_are_few(predict, t
     path = tmp_path / "sheets" / "s.png"
     predict("--images", str(tmp_path / "cells"), f"--contact_sheet={path}", "--batch_size=3")
     assert min(cv2.imread(str(path)).shape[:2]) > 200
+
+
+def test_heat_maps_are_drawn_of_every_image_that_can_be_read(predict, tmp_path):
+    draw(tmp_path / "cells", 3)
+    (tmp_path / "cells" / "broken.png").write_bytes(b"no image")
+    plain = predict("--images", str(tmp_path / "cells"))
+    out = tmp_path / "heat"
+    explained = predict("--images", str(tmp_path / "cells"), f"--explain={out}")
+    assert explained == plain  # and nothing else changes
+    assert {p.relative_to(out).as_posix() for p in out.rglob("*.png")} == {
+        f"{row['file']}.png" for row in plain
+    }
+    for path in out.rglob("*.png"):
+        shown = cv2.imread(str(path)).astype(int)
+        size = shown.shape[0]
+        assert shown.shape == (size, 3 * size, 3)
+        seen, cam, gradients = (shown[:, k * size : (k + 1) * size] for k in range(3))
+        for heat in (cam, gradients):
+            assert abs(heat - seen).mean() > 1
+        assert abs(cam - gradients).mean() > 1

@@ -39,6 +39,12 @@ def main(args: Sequence[str]) -> int:
         type=Path | None,
         help="a PNG of up to 64 images as the network sees them: the least certain and the most",
     )
+    parser.add_argument(
+        "--explain",
+        type=Path | None,
+        help="a folder for a PNG of each image: as the network sees it, and under the heat of "
+        "Grad-CAM and of integrated gradients",
+    )
     parser.add_argument("--batch_size", type=int, default=64, help="images at a time")
     parser.add_argument("--accelerator", type=Literal["auto", "cpu", "gpu"], default="auto")
     quieten_lightning()
@@ -50,6 +56,7 @@ def main(args: Sequence[str]) -> int:
         given.masks,
         given.output or given.run / "predict" / f"{name}.csv",
         given.contact_sheet,
+        given.explain,
         given.batch_size,
         given.accelerator,
     )

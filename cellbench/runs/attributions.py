@@ -244,6 +244,28 @@ def heat_map(model: CellClassifier, images: Tensor, method: Method, fill: int = 
     return _heat(model, images, method, fill).maps
 
 
+def side_by_side(model: CellClassifier, images: Tensor, fill: int) -> list[np.ndarray]:
+    """Each image as the network sees it, and beside it under the heat of every method.
+
+    Args:
+        model: On any device.
+        images: uint8 RGB, (B, 3, H, W), no more than fit in a batch.
+        fill: The view's.
+
+    Returns:
+        For each image float, (H, W * n, 3), 0 to 1; n is 3, or 2 where Grad-CAM has no meaning.
+    """
+    heats = []
+    for method in get_args(Method):
+        with suppress(UserError):  # that has no meaning for this network
+            heats.append(heat_map(model, images, method, fill))
+    seen = images.permute(0, 2, 3, 1).cpu().numpy()
+    return [
+        np.concatenate([image / 255, *(_overlay(image, heat[i]) for heat in heats)], axis=1)
+        for i, image in enumerate(seen)
+    ]
+
+
 class _Heat(NamedTuple):
     """What `heat_map` gives, the predicted classes, and how many images are not complete."""
 

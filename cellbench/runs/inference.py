@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+import matplotlib.image
 import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -23,11 +24,15 @@ from cellbench.models.classifier import CellClassifier
 from cellbench.models.heads import HeadConfig
 from cellbench.models.weights import Undrawn
 from cellbench.runs import figures
+from cellbench.runs.attributions import side_by_side
 from cellbench.runs.checkpoint import Description, read_checkpoint
 from cellbench.runs.folder import RunFolder, whole_file
 from cellbench.runs.predictions import PREFIX, read_predictions
 from cellbench.runs.probabilities import fit_temperature, temper
 from cellbench.runs.progress import EndAtSignal
+
+EXPLAINED = 16
+"""Images whose heat maps are made at once."""
 
 SHEET = 64
 """The largest number of images on a contact sheet: half of them the least certain."""
@@ -81,6 +86,7 @@ def predict(
     masks: Path | None,
     output: Path,
     contact_sheet: Path | None,
+    explain: Path | None,
     batch_size: int,
     accelerator: str,
 ) -> None:
@@ -95,6 +101,7 @@ def predict(
         masks: The folder of their masks, or None.
         output: The CSV to write: file, predicted, confidence, and p_<class> for each class.
         contact_sheet: The PNG to write, or None.
+        explain: The folder for a PNG of each image with its heat maps, or None.
         batch_size: The largest number of images in a batch.
         accelerator: Lightning's name of the device.
 
@@ -115,7 +122,10 @@ def predict(
     unreadable = output.with_suffix(".unreadable.csv")
     with whole_file(output) as beside, _open(beside) as file:
         rows = _Rows(file, dataset, model.classes, temperature.value, sheet)
-        trainer = _trainer(described, accelerator, folder, [watched, rows])
+        callbacks: list[Callback] = [watched, rows]
+        if explain is not None:
+            callbacks.append(_HeatMaps(explain, dataset, described.preprocessing.fill))
+        trainer = _trainer(described, accelerator, folder, callbacks)
         with watched.watching():
             trainer.predict(model, loader, return_predictions=False)
         if len(dataset.unreadable) == len(dataset):
@@ -133,6 +143,8 @@ def predict(
     if sheet is not None and contact_sheet is not None:
         figures.save(sheet.draw(), contact_sheet)
         print(f"contact sheet: {contact_sheet}")
+    if explain is not None:
+        print(f"heat maps: {explain}")
     warn_of(folder, described)
 
 
@@ -156,6 +168,7 @@ def _trainer(
             enable_checkpointing=False,
             default_root_dir=str(folder.path),
             callbacks=callbacks,
+            inference_mode=False,  # heat maps need gradients
         )
     except (MisconfigurationException, ValueError) as error:
         raise UserError(f"--accelerator={accelerator}: {str(error).splitlines()[0]}") from error
@@ -225,6 +238,47 @@ class _Rows(Callback):
             if self._sheet is not None:
                 self._sheet.add(float(confidence[i]), position, predicted, batch.images[i])
             self.written += 1
+
+
+class _HeatMaps(Callback):
+    """Writes a PNG for each image: as the network sees it, and where the network looks.
+
+    Args:
+        folder: Below it, the PNG has the image's own path, with .png behind it.
+        dataset: The images.
+        fill: The view's, which integrated gradients start from.
+    """
+
+    def __init__(self, folder: Path, dataset: UnlabelledImages, fill: int) -> None:
+        self._folder = folder
+        self._dataset = dataset
+        self._fill = fill
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Explains the images that could be read, a few at a time."""
+        assert isinstance(pl_module, CellClassifier)
+        positions = batch.positions.tolist()
+        read = [i for i, place in enumerate(positions) if place not in self._dataset.unreadable]
+        for first in range(0, len(read), EXPLAINED):
+            some = read[first : first + EXPLAINED]
+            pictures = side_by_side(pl_module, batch.images[some], self._fill)
+            for i, picture in zip(some, pictures, strict=True):
+                with whole_file(self._path(self._dataset.names[positions[i]])) as beside:
+                    matplotlib.image.imsave(beside, picture, format="png")
+
+    def _path(self, name: str) -> Path:
+        path = self._folder / f"{name.lstrip('/')}.png"
+        if ".." in path.parts:  # given as ../image.png
+            path = self._folder / f"{Path(name).name}.png"
+        return path
 
 
 class _Shown(NamedTuple):

@@ -35,11 +35,18 @@ def main(args: Sequence[str]) -> int:
     write_text(output / "report.html", page)
     _show(report)
     print(f"report.html and report.json are in {_near(output)}")
+    if given.tensorboard or given.wandb is not None:
+        drawn = save_figures(report, output / "report")
+    if given.tensorboard:  # imported here, as below: torch takes seconds that few reports need
+        from cellbench.report import tensorboard
+
+        folder = output / "report" / "tensorboard"
+        tensorboard.publish(folder, report.verdict, drawn, rows(report))
+        print(f"TensorBoard: tensorboard --logdir {_near(folder)}")
     if given.wandb is not None:
-        from cellbench.report import wandb  # it imports lightning, which no other report needs
+        from cellbench.report import wandb
 
         entity, _, project = given.wandb.rpartition("/")
-        drawn = save_figures(report, output / "report")
         where = wandb.publish(
             output,
             entity or None,
@@ -51,7 +58,7 @@ def main(args: Sequence[str]) -> int:
             drawn,
             rows(report),
         )
-        print(f"W&B        {where}")
+        print(f"W&B: {'' if given.wandb_mode == 'online' else 'wandb sync '}{where}")
     return 0
 
 
@@ -78,6 +85,7 @@ def _parser() -> Parser:
         type=str | None,
         help="ENTITY/PROJECT on W&B, which gets the report as a run, and a workspace",
     )
+    parser.add_argument("--tensorboard", type=bool, default=False, help="write event files")
     parser.add_argument("--wandb_mode", type=Literal["online", "offline"], default="online")
     parser.add_argument("--audit", type=Path | None, help="the dataset's audit.json")
     parser.add_argument("--output", type=Path | None, help="a folder (that which holds the runs)")

@@ -18,6 +18,7 @@ SMALL = {
     "datasets": {"REPETITIONS": 1, "IMAGES": 200, "AUDITED": 200, "COPIES": 40},
     "sweeps": {"REPETITIONS": 1, "TRIALS": 8, "HEADS": 2},
     "report": {"REPETITIONS": 1, "CONDITIONS": 2, "SEEDS": 1, "TESTED": 12},
+    "statistics": {"TRIALS": 10},
     "smote": {"IMAGES": 120, "SIZE": 32, "REPETITIONS": 1},
     "input_path": {"REPETITIONS": 1, "IMAGES": 200, "SIZE": 32, "POLICIES": ["flips"]},
 }

@@ -54,7 +54,8 @@ def test_a_comparison_tests_every_run_once(sweep, capsys):
     assert {metrics(run)["view"] for run in runs[2:]} == {"masked"}
     assert all("test" in metrics(run) for run in runs)
     said = capsys.readouterr().out
-    assert "sweep (view masked)" in said
+    assert re.search(r"masked (and|is) .*accuracy.*the mean of 2 seeds", " ".join(said.split()))
+    assert (folder / "report.html").is_file()
     best = yaml.safe_load((folder / "best.yaml").read_text())
     chosen = max(rows, key=lambda row: float(row["val/f1_macro"]))
     assert best["data"]["init_args"]["view"] == json.loads(chosen["data.view"])
@@ -102,6 +103,8 @@ def test_a_search_touches_the_test_set_once_at_its_end(sweep, capsys):
     (again,) = (folder.parent / "best").iterdir()
     known = metrics(folder / "trials" / f"{int(best):04d}")["val"]["metrics"]
     assert metrics(again)["val"]["metrics"] == known
+    logs = [path.read_text() for path in (folder / "trials").glob("*.log")]
+    assert all("NOTE       an epoch ends after 1 batches" in log for log in logs)
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "gp", "cmaes", "qmc"])
@@ -174,7 +177,7 @@ def test_too_many_failures_in_a_row_stop_a_sweep_and_are_run_again(sweep_file, f
         said = fails(*command)
         assert "5 trials in a row have failed, the last for: 0004: the training diverged" in said
         with (tmp_path / "runs/sweep/trials.csv").open() as file:
-            assert [row["state"] for row in csv.DictReader(file)] == ["waiting"] * 5
+            assert [row["state"] for row in csv.DictReader(file)] == ["not done"] * 5
         log = (tmp_path / "runs/sweep/trials/0000.log").read_text()
         assert log.count("$ python -m cellbench fit") == times
 

@@ -52,7 +52,7 @@ NOT_OFFERED: dict[str, tuple[Sequence[Any], str]] = {
     "overfit_batches": ((None, 0, 0.0), "for a short run use limit_train_batches and max_epochs"),
     "fast_dev_run": ((None, False), "for a short run use limit_train_batches and max_epochs"),
     "check_val_every_n_epoch": ((None, 1), "every epoch is validated, once, at its end"),
-    "val_check_interval": ((None, 1.0), "every epoch is validated, once, at its end"),
+    "val_check_interval": ((None,), "every epoch is validated, once, at its end"),
     "max_epochs": (range(1, 1_000_000), "give a number, at least 1"),
     "reload_dataloaders_every_n_epochs": ((0,), "every epoch's order is drawn anew anyway"),
     "max_steps": ((None, -1), "the schedules need whole epochs: use max_epochs"),
@@ -173,6 +173,10 @@ class CellbenchCLI(LightningCLI):
             default=False,
             help="write label_history.csv: how probable each training label was, epoch by epoch",
         )
+        # Of Lightning's `int | float` Python keeps the order that the process has met first, so that
+        # a sweep's 1 would become 1.0, which is all batches.
+        (limit,) = (a for a in parser._actions if a.dest == "trainer.limit_train_batches")
+        limit._typehint = int | None  # type: ignore[attr-defined]
         for target, source in LINKED.items():
             parser.link_arguments(source, target, apply_on="instantiate")
         parser.set_defaults({"data": {"class_path": "SyntheticDataModule"}})
@@ -469,6 +473,9 @@ class CellbenchCLI(LightningCLI):
         if self.datamodule.note:
             yield self.datamodule.note
         drawn = self.datamodule.drawn
+        batches = self._get(self.config, "trainer").limit_train_batches
+        if self._command == "fit" and batches is not None:
+            yield f"an epoch ends after {batches} batches: trainer.limit_train_batches"
         if self._command == "fit" and self.datamodule.train_labels is not None:
             positions, labels = self.datamodule.training
             out = len(drawn.indices("train")) - len(positions)

@@ -140,9 +140,7 @@ def _run(sweep: Sweep, given: Sequence[str]) -> int:
         results.write_trials(folder, config, study)
         results.write_best(folder, sweep.name, config, study, merged(own, overrides))
     states = Counter(trial.state.name for trial in study.trials())
-    words = {"COMPLETE": "done", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
-    words["WAITING"] = "not done"
-    counts = [f"{states[state]} {word}" for state, word in words.items() if states[state]]
+    counts = [f"{states[state]} {word}" for state, word in results.STATES.items() if states[state]]
     print(f"{states.total()} trials: {', '.join(counts) or 'none'}; trials.csv has them all")
     drawn = results.draw(folder, config, study)
     if drawn:

@@ -21,6 +21,16 @@ from cellbench.sweeps.space import Point
 from cellbench.sweeps.study import Study
 
 
+STATES = {
+    "COMPLETE": "done",
+    "PRUNED": "pruned",
+    "FAIL": "failed",
+    "RUNNING": "running",
+    "WAITING": "not done",
+}
+"""What becomes of a trial, in words."""
+
+
 def point_of(config: SweepConfig, trial: FrozenTrial) -> Point:
     """A trial's parameters, as they are and not as Optuna knows them."""
     parameters = config.parameters.parameters
@@ -42,9 +52,7 @@ def write_trials(folder: SweepFolder, config: SweepConfig, study: Study) -> None
         writer.writerow(
             [
                 trial.number,
-                {"complete": "done", "fail": "failed"}.get(
-                    trial.state.name.lower(), trial.state.name.lower()
-                ),
+                STATES[trial.state.name],
                 *(json.dumps(point[p]) if p in point else "" for p in paths),
                 *(trial.values or [""] * len(config.metrics)),
                 *(values or [""] * len(runs)),

@@ -113,7 +113,7 @@ class Sweep:
         self._experiment = list(experiment)
         self._free = list(slots)
         self._runs = config.runs
-        self._streak: list[tuple[OpenTrial, str]] = []
+        self._streak: list[OpenTrial] = []
         self._asked_in_vain = -PATIENCE
 
     def run(self, show: Show) -> None:
@@ -162,7 +162,7 @@ class Sweep:
                         job.watch()
                         if job.exit_code is not None:
                             del one.jobs[number]
-            for one in [*self.open, *(failed for failed, _ in self._streak)]:
+            for one in [*self.open, *self._streak]:
                 self.study.give_back(one.trial)
 
     @property
@@ -305,7 +305,7 @@ class Sweep:
         if one.lost:
             return
         if one.failed is not None:
-            self._streak.append((one, one.failed))
+            self._streak.append(one)
             show(self, one)
             if len(self._streak) >= IN_A_ROW:
                 raise UserError(
@@ -328,8 +328,8 @@ class Sweep:
 
     def _tell_failed(self) -> None:
         """Fails what is not the beginning of an end: a trial that succeeded came after it."""
-        for one, reason in self._streak:
-            self.study.note(one.trial, "reason", reason)
+        for one in self._streak:
+            self.study.note(one.trial, "reason", one.failed)
             self.study.tell(one.trial, TrialState.FAIL)
         self._streak.clear()
 

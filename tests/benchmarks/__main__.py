@@ -18,6 +18,7 @@ NAMES = (
     "smote",
     "sweeps",
     "report",
+    "statistics",
 )
 
 

@@ -1,6 +1,7 @@
 """Run folders without a training: what `report` reads, with predictions that are drawn."""
 
 import csv
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -27,24 +28,33 @@ def draw(
     classes: tuple[str, ...] = CLASSES,
     experiment: str = "cells",
     names: str = "cell {:03d}.png",
+    contents: list[str] | None = None,
+    split_seed: int = 0,
+    started: str = "2026-11-22T10:00:00+0000",
+    data_root: Path | None = None,
     **settings,
 ) -> Path:
     """Writes a finished run; its test predictions are right with a probability of `recall`.
 
-    Predictions depend on the view, the fold and the seed; labels and splits on the samples alone.
+    Predictions depend on the view, the fold, the seed and all settings; labels and splits on the
+    samples alone.
     """
-    rng = np.random.default_rng([len(view), ord(view[0]), fold or 0, seed])
+    told = f"{view} {fold} {seed} {sorted(settings.items())}"
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(told.encode()).digest()[:4]))
     labels = np.arange(n) % len(classes)
     ids = [names.format(i) for i in range(n)]
     group = [f"group {i * (groups or n) // n}" for i in range(n)]
     number = np.array([i * (groups or n) // n for i in range(n)])
     part = np.where(number % (folds or 5) == (fold or 0), "test", "train")
-    part[(number % (folds or 5) == ((fold or 0) + 1) % (folds or 5)) & (number % 2 == 0)] = "val"
+    spared = ((fold or 0) + 1 + split_seed) % (folds or 5)
+    spared = (spared + 1) % (folds or 5) if spared == (fold or 0) else spared
+    part[(number % (folds or 5) == spared) & (number % 2 == 0)] = "val"
     text = io.StringIO(newline="")
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["id", "class", "group", "split", "content"])
     for i in range(n):
-        rows.writerow([ids[i], classes[labels[i]], group[i], part[i], f"{i:032x}"])
+        content = f"{i:032x}" if contents is None else contents[i]
+        rows.writerow([ids[i], classes[labels[i]], group[i], part[i], content])
     folder.mkdir(parents=True)
     (folder / "split.csv").write_text(text.getvalue(), encoding="utf-8", newline="")
     parts = {}
@@ -76,9 +86,9 @@ def draw(
         "data": {
             "class_path": "FolderDataModule",
             "init_args": {
-                "root": str(folder.parent),
+                "root": str(data_root or folder.parent),
                 "view": view,
-                "split": {"folds": folds, "fold": fold, "seed": 0},
+                "split": {"folds": folds, "fold": fold, "seed": split_seed},
             },
         },
         "name": experiment,
@@ -90,6 +100,7 @@ def draw(
         "cellbench": "0.1.0",
         "commit": None,
         "command": ["cellbench", "fit", "--config=x.yaml"],
+        "started": started,
         "python": "3.11.7",
         "packages": {"torch": "2.15.0"},
         "platform": "Linux",

@@ -230,12 +230,11 @@ def cross_validation(data, labels, probabilities):
     ids = [sample.id for sample in data.table.samples]
     parts = {"train": ids[:1], "val": [], "test": ids}
     names = [data.classes[label] for label in labels]
-    split = Drawn(
-        "", parts, dict(zip(ids, names, strict=True)), dict(zip(ids, ids, strict=True)), frozenset()
-    )
+    own = dict(zip(ids, ids, strict=True))
+    split = Drawn("", parts, dict(zip(ids, names, strict=True)), own, own, "", frozenset())
     metrics = {"experiment": "runs", "seed": 0, "stamps": [], "split": {"fold": 0, "folds": None}}
     test = Predictions(ids, labels, probabilities.astype(np.float32))
-    run = Finished(RunFolder(Path()), {}, metrics, split, data.classes, {"test": test})
+    run = Finished(RunFolder(Path()), {}, metrics, split, data.classes, {"test": test}, {})
     return Condition("runs", {}, (run,), 0)
 
 

@@ -1,5 +1,6 @@
 """The report: what it concludes, what it refuses, and a page that shows names as text."""
 
+import html
 import json
 import re
 import shutil
@@ -8,9 +9,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, roc_auc_score
 
 from cellbench.__main__ import main
+from cellbench.data.files import fingerprint
 from cellbench.runs.finished import read_finished
 from tests.conftest import write_image
 from tests.drawn_runs import CLASSES, cross_validation, draw
@@ -59,9 +61,10 @@ def test_a_difference_is_found_with_the_mean_of_the_seeds_of_each_fold(report, t
     assert found["high"] == pytest.approx(found["mean"] + stats.t.ppf(0.975, 4) * scale)
     assert one["p"] == found["p"] < 0.05
     assert one["contrast"]["test"] == "corrected resampled t-test"
-    assert (one["n"], len(one["pairs"]), one["contrast"]["folds"]) == (100, 15, 5)
+    assert (one["n"], len(one["pairs"]), one["contrast"]["splits"]) == (100, 15, 5)
     assert "background is worse than raw: accuracy -0." in " ".join(out.split())
-    assert "(n = 100, 5 splits, the mean of 3 seeds; p &lt; .001)" in page
+    assert "(n = 100, 5 splits, the mean of 3 seeds; p " in plain["verdict"][0]
+    assert html.escape(plain["verdict"][0]) in page
     (raw, other) = plain["conditions"]
     assert (raw["name"], other["name"]) == ("raw", "background")
     assert raw["samples"] == 100
@@ -92,6 +95,10 @@ def test_one_test_set_is_judged_by_mcnemar_and_a_bootstrap(report, tmp_path):
     right = [run.test.predicted == run.test.labels for run in runs]  # nucleus, raw
     b, c = (right[0] & ~right[1]).sum(), (~right[0] & right[1]).sum()
     assert one["p"] == pytest.approx(stats.binomtest(int(b), int(b + c)).pvalue)
+    share = stats.binomtest(int(b), int(b + c)).proportion_ci(0.95)
+    assert one["contrast"]["difference"]["low"] == pytest.approx(
+        (2 * share.low - 1) * (b + c) / len(right[0])
+    )
     found = one["contrast"]["difference"]
     assert found["mean"] == pytest.approx(right[0].mean() - right[1].mean())
     assert found["low"] < found["mean"] < found["high"] < 0
@@ -110,6 +117,7 @@ def test_images_of_one_group_count_as_one(report, tmp_path):
         widths[name] = one["contrast"]["difference"]
         kind = "McNemar's exact test" if name == "alone" else "bootstrap of the test set's groups"
         assert one["contrast"]["test"] == kind
+        assert ("in 8 groups" in plain["verdict"][0]) == (name == "grouped")
     assert widths["alone"]["n"] == 80
     assert widths["grouped"]["n"] == 8
 
@@ -211,14 +219,14 @@ def test_damaged_runs_are_named_and_the_rest_is_reported(report, tmp_path):
         assert str(runs / name) in page
     assert not left["unfinished"]["damaged"]
     assert [len(each["runs"]) for each in plain["conditions"]] == [5, 5]
-    assert plain["comparisons"][0]["contrast"]["folds"] == 5
+    assert plain["comparisons"][0]["contrast"]["splits"] == 5
 
 
 def test_a_pair_of_other_splits_is_refused_by_name(report, tmp_path):
     cross_validation(tmp_path / "runs", view="raw")
     cross_validation(tmp_path / "runs", view="masked")
     shutil.rmtree(tmp_path / "runs" / "cells-masked" / "3-0")
-    draw(tmp_path / "runs" / "cells-masked" / "3-0", view="masked", fold=3, n=102)
+    draw(tmp_path / "runs" / "cells-masked" / "3-0", view="masked", fold=3, groups=20)
     out, plain, page = report("--reference=raw")
     (one,) = plain["comparisons"]
     (reason,) = one["contrast"]["refused"]
@@ -226,7 +234,7 @@ def test_a_pair_of_other_splits_is_refused_by_name(report, tmp_path):
     assert "their splits differ" in reason
     assert "their splits differ" in page
     assert "NOT PAIRED" in out
-    assert one["contrast"]["folds"] == 4
+    assert one["contrast"]["splits"] == 4
     shutil.rmtree(tmp_path / "runs" / "cells-masked" / "4-0")
     _, plain, page = report("--reference=raw")
     assert plain["comparisons"][0]["contrast"]["unpaired"] == 1
@@ -237,15 +245,18 @@ def test_little_is_said_of_little(report, tmp_path):
     cross_validation(tmp_path / "one", folds=2)
     _, plain, _ = report(tmp_path / "one")
     assert plain["verdict"][0].startswith("There is one condition alone, cells, and nothing")
-    for view in ("raw", "masked"):  # drawn alike: the same in every pair
+    for view in ("raw", "masked"):  # the same in every pair
         cross_validation(tmp_path / "ties", view=view, recall=1.0)
-    _, plain, _ = report(tmp_path / "ties")
-    (tie,) = plain["verdict"]
-    assert "have the same accuracy in every pair (n = 100, 5 splits" in tie
+    _, plain, page = report(tmp_path / "ties", "--reference=raw")
+    assert plain["verdict"] == [
+        "masked less raw: accuracy +0.000 (n = 100, 5 splits, one seed); nothing varies that this "
+        "could be judged by."
+    ]
+    assert ">not judged<" in page
     for view in ("raw", "masked"):
         draw(tmp_path / "fold" / view, view=view)
     _, plain, page = report(tmp_path / "fold")
-    assert plain["comparisons"][0]["contrast"]["folds"] == 1
+    assert plain["comparisons"][0]["contrast"]["splits"] == 1
     assert "folds 1, 2, 3, 4 missing" in page
 
 
@@ -270,7 +281,6 @@ def test_names_are_shown_as_text_and_nothing_is_fetched(report, tmp_path):
     name = "שם <img src=x onerror=alert(1)> $a$ {:03d}.png"
     for view in ("raw", "masked"):
         cross_validation(tmp_path / "runs", view=view, recall=0.6, classes=classes, names=name)
-    write_image(tmp_path / "runs" / "cells-raw" / name.format(0), np.zeros((9, 9, 3), np.uint8))
     _, plain, page = report("--reference=raw")
     assert list(plain["conditions"][0]["classes"]) == list(classes)
     found = _Elements()
@@ -280,27 +290,154 @@ def test_names_are_shown_as_text_and_nothing_is_fetched(report, tmp_path):
     assert "alert(&#34;x&#34;)" in page
     assert "onerror=alert(1)&gt;" in page
     assert "{{ 7 * 7 }}" in page
-    assert " 49 " not in page.replace("&nbsp;", " ").partition("<h2>Classes")[2][:2000]
+    assert "49</bdi>" not in page
 
 
-def test_the_errors_are_shown_as_pictures_of_files_below_the_root_alone(report, tmp_path):
-    cross_validation(tmp_path / "runs", recall=0.5, names="inside {:03d}.png")
-    root = tmp_path / "runs" / "cells-raw"
+def test_the_errors_are_shown_as_pictures_of_the_very_files_that_were_tested(report, tmp_path):
+    names, images = "inside {:03d}.png", tmp_path / "images"
     for i in range(100):
-        write_image(root / f"inside {i:03d}.png", np.full((40, 60, 3), 200, np.uint8))
+        write_image(images / names.format(i), np.full((40, 60, 3), 100 + i, np.uint8))
+    contents = [fingerprint(images / names.format(i)) for i in range(100)]
+    given = {"recall": 0.5, "names": names, "contents": contents, "data_root": images}
+    cross_validation(tmp_path / "runs", **given)
     assert report()[2].count("data:image/jpeg") == 12
-    cross_validation(tmp_path / "evil", recall=0.5, names="../../inside {:03d}.png")
     for i in range(100):
-        write_image(tmp_path / f"inside {i:03d}.png", np.full((40, 60, 3), 200, np.uint8))
-    _, _, page = report(tmp_path / "evil")
+        write_image(images / names.format(i), np.full((40, 60, 3), 250 - i, np.uint8))
+    _, _, page = report()  # they have changed, or the configuration names other files
     assert "data:image/jpeg" not in page
-    assert "../../inside" in page
+    assert "inside 0" in page
+
+
+def test_an_official_test_set_is_one_test_set_whatever_the_splits_seed(report, tmp_path):
+    """Its seed draws another validation split, so that the digests differ."""
+    for view in ("raw", "masked"):
+        for k in range(3):
+            path = tmp_path / "runs" / f"{view}{k}"
+            draw(path, view=view, fold=None, folds=None, split_seed=k, seed=k, n=200)
+    runs, _ = read_finished([tmp_path / "runs"])
+    assert len({run.split.digest for run in runs}) == 3
+    _, plain, _ = report()
+    contrast = plain["comparisons"][0]["contrast"]
+    assert contrast["splits"] == 1
+    assert contrast["runs"] == [3, 3]
+    assert contrast["test"] == "bootstrap of the test set's groups"
+    assert contrast["difference"]["n"] == 40
+
+
+def test_seeds_are_counted_by_split(report, tmp_path):
+    for view in ("raw", "masked"):
+        cross_validation(tmp_path / "runs", view=view)
+        for seed in (1, 2):
+            draw(tmp_path / "runs" / f"{view}-more{seed}", view=view, fold=0, seed=seed)
+    _, plain, _ = report()
+    assert "5 splits, the mean of 1 to 3 seeds" in plain["verdict"][0]
+    assert any("some seeds lack folds" in stamp for stamp in plain["stamps"])
+
+
+def test_what_differs_by_less_than_matters_is_the_same(report, tmp_path):
+    for view in ("raw", "masked"):
+        cross_validation(tmp_path / "runs", view=view, seeds=2, n=400, recall=0.99)
+    _, plain, _ = report("--rope=0.2")
+    assert "is practically as good as" in plain["verdict"][0]
+
+
+def test_other_images_are_another_condition(report, tmp_path):
+    cross_validation(tmp_path / "runs" / "one", data_root=tmp_path / "a")
+    contents = [f"{i + 7:032x}" for i in range(100)]
+    cross_validation(tmp_path / "runs" / "other", data_root=tmp_path / "b", contents=contents)
+    _, plain, _ = report()
+    assert [len(each["runs"]) for each in plain["conditions"]] == [5, 5]
+    assert len(plain["comparisons"][0]["contrast"]["refused"]) == 5
+    cross_validation(tmp_path / "moved" / "one", data_root=tmp_path / "a", seeds=1)
+    cross_validation(tmp_path / "moved" / "other", data_root=tmp_path / "b", view="masked")
+    _, plain, _ = report(tmp_path / "moved")
+    assert [each["name"] for each in plain["conditions"]] == ["raw", "masked"]
+
+
+def test_of_two_runs_of_one_fold_the_later_counts(report, tmp_path):
+    draw(tmp_path / "runs" / "a", recall=0.2, started="2026-06-02T10:00:00+0200")
+    draw(tmp_path / "runs" / "b", recall=1.0, started="2026-01-01T10:00:00+0000")
+    out, plain, _ = report()
+    (condition,) = plain["conditions"]
+    assert condition["runs"] == [str(tmp_path / "runs" / "a")]
+    assert "1 older runs" in out
+
+
+def test_runs_stand_once_and_are_not_hidden_by_what_lies_about(report, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("my: own")
+    draw(tmp_path / "runs" / "mine")
+    draw(tmp_path / "runs" / "mine" / "test" / "later")
+    _, plain, _ = report("runs", "runs/mine", tmp_path / "runs")
+    (condition,) = plain["conditions"]
+    assert condition["runs"] == ["runs/mine"]
+    assert condition["older"] == 0
+
+
+def test_an_auroc_compares_samples_of_one_run(report, tmp_path):
+    cross_validation(tmp_path / "runs", seeds=2, recall=0.7)
+    _, plain, _ = report()
+    runs, _ = read_finished([tmp_path / "runs"])
+    found = plain["conditions"][0]["classes"]["a"]["auroc"]["value"]
+    right = pairs = 0.0
+    for run in runs:
+        positive = run.test.labels == 0
+        n = positive.sum() * (~positive).sum()
+        right += n * roc_auc_score(positive, run.test.probabilities[:, 0])
+        pairs += n
+    assert found == pytest.approx(right / pairs)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("history.csv", "epoch,val/loss,val/accuracy,seconds\n0,1.0\n"),
+        ("environment.json", "[]"),
+        ("environment.json", '{"command": 3, "packages": 4, "devices": "x", "started": 5}'),
+    ],
+)
+def test_what_is_not_needed_may_be_damaged(report, tmp_path, file, content):
+    draw(tmp_path / "runs" / "a")
+    (tmp_path / "runs" / "a" / file).write_text(content)
+    _, plain, page = report()
+    assert len(plain["conditions"][0]["runs"]) == 1
+    assert "What was run" in page
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "reason"),
+    [
+        ("metrics.json", '"folds": 5, ', "", "cannot read metrics.json"),
+        ("metrics.json", '"stamps": []', '"stamps": null', "cannot read metrics.json"),
+        ("config.yaml", "devices: 1", "devices: 2023-13-45", "cannot read config.yaml"),
+        ("split.csv", "cell 000.png", '"cell 000.png', "split"),
+    ],
+)
+def test_what_is_needed_and_damaged_is_named(report, tmp_path, file, old, new, reason):
+    draw(tmp_path / "runs" / "a")
+    draw(tmp_path / "runs" / "b", seed=1)
+    path = tmp_path / "runs" / "b" / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    _, plain, _ = report()
+    (left,) = plain["left_out"]
+    assert left["path"] == str(tmp_path / "runs" / "b")
+    assert reason in left["reason"]
+
+
+def test_the_page_says_the_command_that_made_it(report, tmp_path):
+    draw(tmp_path / "runs" / "a")
+    _, _, page = report("--metric=f1_macro", "--rope=0.05")
+    assert "report " + str(tmp_path / "runs") in page
+    assert "--metric=f1_macro --rope=0.05 --output=" in page
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["nothing"], "there is no finished run below"),
+        (["nothing"], "there is no folder nothing"),
+        (["empty"], "there is no finished run below"),
+        (["runs", "--reference=0.001"], "--reference: no condition '0.001'"),
         (["runs", "--reference=rwa"], "--reference: no condition 'rwa'; closest: raw"),
         (["runs", "--rope=2"], "--rope: 2.0 is not in 0 to 1"),
         (["runs", "--metric=accurcy"], "metric: expected accuracy"),
@@ -309,6 +446,7 @@ def test_the_errors_are_shown_as_pictures_of_files_below_the_root_alone(report, 
 )
 def test_mistakes_are_told_in_a_line(fails, tmp_path, monkeypatch, args, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
     for view in ("raw", "masked"):
         draw(tmp_path / "runs" / view, view=view)
     assert message in fails("report", *args)

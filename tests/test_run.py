@@ -404,7 +404,7 @@ def test_report_tells_apart_what_is_configured_differently(fit, fails, tmp_path,
     assert "NOTE lr 0.001: 1 older runs of the same folds and seeds left out" in out
     fit("--data.split.folds=3", "--data.split.protocol=image", name="leaky")
     assert "NOT TO BE BELIEVED: split by image" in shown(tmp_path / "runs" / "leaky")
-    assert "there is no finished run below" in fails("report", str(tmp_path / "nothing"))
+    assert "there is no folder" in fails("report", str(tmp_path / "nothing"))
 
 
 def test_one_image_under_two_labels_is_stamped(fit, folder_root):

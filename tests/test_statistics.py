@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cellbench.report.statistics import bootstrapped, corrected_t, holm, mcnemar
+from cellbench.report.statistics import corrected_t, holm, mcnemar, resampled
 
 
 def test_the_correlated_t_test_agrees_with_its_authors_own():
@@ -30,15 +30,29 @@ def test_the_correction_is_nadeaus_and_bengios():
 
 
 def test_what_does_not_vary_is_not_judged():
-    found = corrected_t([0.0, 0.0, 0.0], 0.25, 0.01)
-    assert (found.mean, found.low, found.high, found.p) == (0, 0, 0, None)
-    assert found.same == 1
+    for value in (0.0, -0.2):
+        found = corrected_t([value] * 3, 0.25, 0.01)
+        assert found.mean == pytest.approx(value)
+        assert (found.low, found.high, found.p, found.same) == (None, None, None, None)
+    assert resampled(0.1, np.full(100, 0.1), 20).p is None
+    assert resampled(0.1, np.linspace(0, 1, 100), 1).low is None
 
 
 def test_mcnemar_agrees_with_the_published_example():
-    # Fagerland, Lydersen and Laake, BMC Med Res Methodol 13:91 (2013): 1 and 7, exact p = .070
-    assert mcnemar(1, 7) == pytest.approx(0.0703125)
-    assert mcnemar(0, 0) == 1
+    # Fagerland, Lydersen and Laake, BMC Med Res Methodol 13:91 (2013): 1 and 7 of 21, exact p .070
+    found = mcnemar(1, 7, 21)
+    assert found.p == pytest.approx(0.0703125)
+    assert found.mean == pytest.approx(6 / 21)
+    assert found.low < 0 < found.high  # as p is above 5 %
+    none = mcnemar(0, 0, 100)
+    assert none.p == 1
+    assert none.high == pytest.approx(-none.low) == pytest.approx(1 - 0.025 ** (1 / 100))
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 5), (0, 6), (3, 12), (4, 12), (20, 35), (1, 40)])
+def test_mcnemars_interval_agrees_with_its_p(first, second):
+    found = mcnemar(first, second, 200)
+    assert (found.p < 0.05) == (found.low > 0 or found.high < 0)
 
 
 def test_holm_steps_down():
@@ -97,10 +111,15 @@ def test_the_corrected_test_is_exact_for_the_correlation_that_it_assumes():
     assert abs(share - 0.05) < 2.6 * np.sqrt(0.05 * 0.95 / trials)
 
 
-def test_a_bootstraps_p_keeps_its_size():
-    rng, trials, rejected = np.random.default_rng(0), 400, 0
+@pytest.mark.parametrize("groups", [3, 8, 60])
+def test_a_test_sets_groups_are_resampled_with_the_right_size(groups):
+    rng, trials, rejected = np.random.default_rng(groups), 400, 0
     for _ in range(trials):
-        own = rng.choice([-1, 0, 1], p=[0.1, 0.8, 0.1], size=120)
-        replicates = rng.multinomial(120, np.full(120, 1 / 120), 1000) @ own / 120
-        rejected += bootstrapped(own.mean(), replicates, 120).p < 0.05
-    assert rejected / trials == pytest.approx(0.05, abs=2.6 * np.sqrt(0.05 * 0.95 / trials))
+        effect = rng.normal(0, 0.1, groups)  # each group's own, of a mean of 0
+        own = np.array([rng.binomial(25, 0.5 + e / 2) / 25 - 0.5 for e in effect])
+        draws = rng.multinomial(groups, np.full(groups, 1 / groups), 1000) @ own / groups
+        found = resampled(own.mean(), draws, groups)
+        rejected += found.p is not None and found.p < 0.05
+        assert found.p is None or (found.p < 0.05) == (found.low > 0 or found.high < 0)
+    assert rejected / trials < 0.05 + 2.6 * np.sqrt(0.05 * 0.95 / trials)
+    assert rejected / trials > 0.02

@@ -26,6 +26,7 @@ from cellbench.errors import OtherRun, UserError
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs import features, loggers, precision
 from cellbench.runs.checkpoint import CheckpointConfig, WholeCheckpointIO
+from cellbench.runs.conditions import FEW_GROUPS
 from cellbench.runs.folder import RunFolder, as_yaml
 from cellbench.runs.loggers import WandbConfig
 from cellbench.runs.ranks import Ranks, environment
@@ -69,9 +70,6 @@ NOT_OFFERED: dict[str, tuple[Sequence[Any], str]] = {
 
 _PARSERS: dict[str, tuple[Any, ...]] = {}
 """By command: a sweep's runs are forked from a process that has them."""
-
-FEW_GROUPS = 5
-"""Fewer independent groups in a test set say next to nothing, however many images they have."""
 
 
 class CellbenchCLI(LightningCLI):
@@ -173,8 +171,8 @@ class CellbenchCLI(LightningCLI):
             default=False,
             help="write label_history.csv: how probable each training label was, epoch by epoch",
         )
-        # Of Lightning's `int | float` Python keeps the order that the process has met first, so that
-        # a sweep's 1 would become 1.0, which is all batches.
+        # Of Lightning's `int | float` Python keeps the order that the process has met first, so
+        # that a sweep's 1 would become 1.0, which is all batches.
         (limit,) = (a for a in parser._actions if a.dest == "trainer.limit_train_batches")
         limit._typehint = int | None  # type: ignore[attr-defined]
         for target, source in LINKED.items():

@@ -1,7 +1,6 @@
 """report: what finished runs say together."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from cellbench.errors import UserError
 from cellbench.page import share
 from cellbench.report.comparison import Metric
 from cellbench.report.page import render_page, save_figures
-from cellbench.report.report import Report, as_plain, build, rows, shown_p
+from cellbench.report.report import Report, as_plain, build, rows, shown_p, shown_size
 from cellbench.runs.folder import write_text
 
 
@@ -25,12 +24,15 @@ def main(args: Sequence[str]) -> int:
     """Runs the command."""
     given = _parser().parse_args(list(args))
     paths = list(dict.fromkeys(given.runs))
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(f"there is no folder {path}")
     if not 0 <= given.rope < 1:
         raise UserError(f"--rope: {given.rope} is not in 0 to 1")
     report = build(paths, given.metric, given.rope, given.reference)
-    output = given.output or Path(os.path.commonpath([path.resolve() for path in paths]))
-    page = render_page(report, paths, output.resolve().name, given.audit)
-    text = json.dumps(as_plain(report), indent=1, allow_nan=False)
+    output = given.output or (paths[0] if len(paths) == 1 else Path("report"))
+    page = render_page(report, paths, output.resolve().name, given.audit, args)
+    text = json.dumps(as_plain(report), indent=1, allow_nan=False, default=str)
     write_text(output / "report.json", text + "\n")
     write_text(output / "report.html", page)
     _show(report)
@@ -88,7 +90,11 @@ def _parser() -> Parser:
     parser.add_argument("--tensorboard", type=bool, default=False, help="write event files")
     parser.add_argument("--wandb_mode", type=Literal["online", "offline"], default="online")
     parser.add_argument("--audit", type=Path | None, help="the dataset's audit.json")
-    parser.add_argument("--output", type=Path | None, help="a folder (that which holds the runs)")
+    parser.add_argument(
+        "--output",
+        type=Path | None,
+        help="a folder (that which holds the runs; of several, report)",
+    )
     return parser
 
 
@@ -116,10 +122,9 @@ def _show(report: Report) -> None:
         found = effect.contrast.difference
         if found is not None:
             kind = "interaction" if effect.interaction else "effect"
-            p = "" if found.p is None else f", p {shown_p(found.p)}"
+            p = "" if found.p is None else f", p {shown_p(found.p)}, not adjusted"
             console.print(
-                f"{kind:11} {effect.what}: {found.mean:+.3f} [{found.low:+.3f}, "
-                f"{found.high:+.3f}]{p}",
+                f"{kind:11} {effect.what}: {shown_size(found)}{p}",
                 markup=False,
                 highlight=False,
             )

@@ -28,7 +28,7 @@ from cellbench.sweeps.folder import SweepFolder, merged
 from cellbench.sweeps.screen import Screen, shown
 from cellbench.sweeps.space import options
 from cellbench.sweeps.study import Study, check_storage
-from cellbench.sweeps.sweep import OTHER_RUN, UNWRITABLE, Sweep, stamp
+from cellbench.sweeps.sweep import OTHER_RUN, UNWRITABLE, Sweep
 
 EXPERIMENTS = (
     "--data",
@@ -189,9 +189,6 @@ def _show_best(sweep: Sweep) -> None:
         )
         for one in found["stamps"]:
             print(f"NOT TO BE BELIEVED: {one}")
-    warning = stamp(config)
-    if tested and warning:
-        print(f"NOT TO BE BELIEVED: {warning}")
     if not tested:
         print("test       on the machine that has the best trial's checkpoint")
 

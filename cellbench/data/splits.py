@@ -241,7 +241,7 @@ def read_split(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read the split {path}: {error}") from error
     if not rows or set(rows[0]) != {"id", "class", "group", "split", "content"}:
         raise UserError(f"{path} is not a split.csv (id, class, group, split, content)")

@@ -4,11 +4,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from cellbench.report.statistics import Difference, bootstrapped, corrected_t, holm, mcnemar
+from cellbench.report.statistics import Difference, corrected_t, holm, mcnemar, resampled
 from cellbench.runs.conditions import Condition
 from cellbench.runs.finished import Finished
 from cellbench.runs.metrics import confusion_matrix, resample, values
@@ -40,16 +41,18 @@ class Contrast:
 
     Attributes:
         difference: Its size; None where there is no pair.
-        folds: The number of different splits.
-        seeds: The number of different values of seed_everything.
+        splits: The number of different test sets.
+        runs: The least and the greatest number of runs on one of them.
+        seeds: Whether these differ in seed_everything alone.
         test: How it was judged.
         refused: Pairs that cannot be compared, each with its reason.
         unpaired: Runs without a partner.
     """
 
     difference: Difference | None
-    folds: int
-    seeds: int
+    splits: int
+    runs: tuple[int, int]
+    seeds: bool
     test: str
     refused: tuple[str, ...]
     unpaired: int
@@ -102,6 +105,7 @@ class Comparer:
     def __init__(self, metric: Metric, rope: float) -> None:
         self._metric = metric
         self._rope = rope
+        self._resampled: dict[Path, np.ndarray] = {}
 
     def against(self, reference: Condition, others: Sequence[Condition]) -> list[Comparison]:
         """Compares each condition with the reference."""
@@ -124,8 +128,8 @@ class Comparer:
     def contrast(self, weighted: Sequence[tuple[Condition, float]]) -> Contrast:
         """Sums conditions, run by run, over the splits and seeds that all of them have.
 
-        Several seeds on one split share its samples, so that their mean is one difference.
-        Differences on several splits are judged by the corrected t-test; on a single one, its
+        Several runs on one test set share its samples, so that their mean is one difference.
+        Differences on several test sets are judged by the corrected t-test; on a single one, its
         groups are resampled.
 
         Args:
@@ -134,7 +138,7 @@ class Comparer:
         runs = [_by_repeat(condition) for condition, _ in weighted]
         common = sorted(set.intersection(*(set(own) for own in runs)), key=str)
         refused = []
-        of_split: dict[str, list[list[Finished]]] = defaultdict(list)
+        of_split: dict[tuple[str, ...], list[list[Finished]]] = defaultdict(list)
         for key in common:
             several = [own[key] for own in runs]
             strange = [run for run in several if not _same(several[0], run)]
@@ -144,12 +148,14 @@ class Comparer:
                     f"(digests {run.split.digest[:12]} and {several[0].split.digest[:12]})"
                 )
             if not strange:
-                of_split[several[0].split.digest].append(several)
+                # An official split's seed draws another validation split, and the same test set.
+                of_split[tuple(several[0].test.ids)].append(several)
         weights = np.array([weight for _, weight in weighted])
         unpaired = len({key for own in runs for key in own}) - len(common)
-        seeds = len({several[0].seed for same in of_split.values() for several in same})
         if not of_split:
-            return Contrast(None, 0, 0, "no pair", tuple(refused), unpaired)
+            return Contrast(None, 0, (0, 0), True, "no pair", tuple(refused), unpaired)
+        counts = [len(same) for same in of_split.values()]
+        seeds = [len({several[0].seed for several in same}) for same in of_split.values()]
         if len(of_split) > 1:
             differences = [
                 float(
@@ -162,29 +168,51 @@ class Comparer:
             test = "corrected resampled t-test"
         else:
             found, test = self._on_one_split(next(iter(of_split.values())), weights)
-        return Contrast(found, len(of_split), seeds, test, tuple(refused), unpaired)
+        return Contrast(
+            found,
+            len(of_split),
+            (min(counts), max(counts)),
+            seeds == counts,
+            test,
+            tuple(refused),
+            unpaired,
+        )
 
     def _on_one_split(
         self, same: Sequence[Sequence[Finished]], weights: np.ndarray
     ) -> tuple[Difference, str]:
         run = same[0][0]
-        _, group = np.unique([run.split.group[name] for name in run.test.ids], return_inverse=True)
-        n_groups, classes = int(group.max()) + 1, len(run.classes)
-        mean, replicates = 0.0, np.zeros(1)
-        for several in same:
-            mean += float(weights @ list(map(self._value, several))) / len(same)
-            for weight, each in zip(weights, several, strict=True):
-                counts = np.zeros((n_groups, classes, classes))
-                np.add.at(counts, (group, each.test.labels, each.test.predicted), 1)
-                # The same draws for all: which groups are drawn depends on their number alone.
-                drawn = values(resample(counts))[self._metric]
-                replicates = replicates + weight * drawn / len(same)
-        pair = len(weights) == 2 and len(same) == 1 and n_groups == len(run.test.ids)
+        groups = len({run.split.group[name] for name in run.test.ids})
+        differences = [weights @ list(map(self._value, several)) for several in same]
+        pair = len(weights) == 2 and len(same) == 1 and groups == len(run.test.ids)
         if pair and self._metric == "accuracy":
             right = [each.test.predicted == each.test.labels for each in same[0]]
-            p = mcnemar(int((right[0] & ~right[1]).sum()), int((~right[0] & right[1]).sum()))
-            return bootstrapped(mean, replicates, n_groups, p), "McNemar's exact test"
-        return bootstrapped(mean, replicates, n_groups), "bootstrap of the test set's groups"
+            worse, better = (right[0] & ~right[1]).sum(), (~right[0] & right[1]).sum()
+            return mcnemar(int(worse), int(better), len(run.test.ids)), "McNemar's exact test"
+        replicates = np.mean(
+            [
+                sum(
+                    weight * self._replicates(each)
+                    for weight, each in zip(weights, several, strict=True)
+                )
+                for several in same
+            ],
+            axis=0,
+        )
+        found = resampled(float(np.mean(differences)), replicates, groups)
+        return found, "bootstrap of the test set's groups"
+
+    def _replicates(self, run: Finished) -> np.ndarray:
+        """The metric with the test set's groups resampled: the same draws for every run."""
+        path = run.folder.path
+        if path not in self._resampled:
+            test, classes = run.test, len(run.classes)
+            names = [run.split.group[name] for name in test.ids]
+            _, group = np.unique(names, return_inverse=True)
+            counts = np.zeros((int(group.max()) + 1, classes, classes))
+            np.add.at(counts, (group, test.labels, test.predicted), 1)
+            self._resampled[path] = values(resample(counts))[self._metric]
+        return self._resampled[path]
 
     def _value(self, run: Finished) -> float:
         test = run.test

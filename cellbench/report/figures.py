@@ -19,34 +19,31 @@ WIDTH = 7.4
 """Inches of a figure that takes the page's whole width."""
 
 
-def forest(
-    comparisons: Sequence[Comparison], rope: float, metric: str, *, paired: bool = True
-) -> Figure:
+def forest(comparisons: Sequence[Comparison], rope: float, metric: str) -> Figure:
     """Each condition's paired difference with its interval, and each pair as a dot.
 
     Args:
-        comparisons: At least one with a difference.
+        comparisons: At least one, each with an interval.
         rope: Half the width of the region of practical equivalence, shaded.
         metric: The metric's name.
-        paired: Whether the pairs are shown.
     """
-    drawn = [one for one in comparisons if one.contrast.difference is not None]
-    figure = Figure(figsize=(WIDTH, 0.9 + 0.42 * len(drawn)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.9 + 0.42 * len(comparisons)), layout="constrained")
     axes = figure.subplots()
     axes.axvspan(-rope, rope, color="#888888", alpha=0.25, lw=0)
     axes.axvline(0, color="#000000", lw=0.8)
-    for row, one in enumerate(drawn):
+    for row, one in enumerate(comparisons):
         found = one.contrast.difference
         assert found is not None
+        assert found.low is not None
+        assert found.high is not None
         colour = COLOURS[0]
-        if paired:
-            each = [pair.value - pair.reference for pair in one.pairs]
-            axes.plot(each, [row + 0.22] * len(each), "o", ms=3, alpha=0.45, color="#888888", mew=0)
+        each = [pair.value - pair.reference for pair in one.pairs]
+        axes.plot(each, [row + 0.22] * len(each), "o", ms=3, alpha=0.45, color="#888888", mew=0)
         axes.plot([found.low, found.high], [row, row], color=colour, lw=2)
         axes.plot(found.mean, row, "s", color=colour, ms=6)
-    axes.set_yticks(range(len(drawn)), [plain(one.name) for one in drawn], fontsize=9)
-    axes.set_ylim(len(drawn) - 0.5, -0.6)
-    axes.set_xlabel(f"difference in {metric} to {plain(drawn[0].reference)}", fontsize=9)
+    axes.set_yticks(range(len(comparisons)), [plain(one.name) for one in comparisons], fontsize=9)
+    axes.set_ylim(len(comparisons) - 0.5, -0.6)
+    axes.set_xlabel(f"difference in {metric} to {plain(comparisons[0].reference)}", fontsize=9)
     _tidy(axes)
     return figure
 

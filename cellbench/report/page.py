@@ -3,7 +3,7 @@
 import csv
 import json
 import shlex
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,8 +18,8 @@ from cellbench.data import files
 from cellbench.errors import UserError
 from cellbench.page import jpeg, png, render
 from cellbench.report import figures
-from cellbench.report.comparison import curves
-from cellbench.report.report import Report, Scored, judgement, shown_p
+from cellbench.report.comparison import Comparison, curves
+from cellbench.report.report import Report, Scored, judgement, shown_p, shown_size
 from cellbench.runs.attributions import (
     NAME,
     TITLES,
@@ -37,6 +37,9 @@ SHOWN = 8
 ERRORS = 12
 """Wrongly classified images of a condition that are shown, the most certain first."""
 
+LINES = 7
+"""A curve has so many lines at most."""
+
 LOOK = 1000
 """Pixels of the width of a picture of where a network looks."""
 
@@ -44,20 +47,23 @@ HEIGHT = 96
 """Pixels of an image on the page."""
 
 
-def render_page(report: Report, paths: Sequence[Path], name: str, audit: Path | None) -> str:
+def render_page(
+    report: Report, paths: Sequence[Path], name: str, audit: Path | None, command: Sequence[str]
+) -> str:
     """The page's HTML: it needs no other file and no network, and runs no script.
 
     Args:
         report: What it says.
-        paths: The folders that were read, for sweeps' own figures, and to say how it was made.
+        paths: The folders that were read, among which may be sweeps, or below which.
         name: What it is the report of.
         audit: The audit.json of the dataset, if there is one.
+        command: The command line behind `report`.
 
     Raises:
         UserError: The audit cannot be read.
     """
     shown = report.scored[:SHOWN]
-    compared = [one for one in report.comparisons if one.contrast.difference is not None]
+    compared = _drawable(report)
     histories = [_histories(one.condition) for one in shown]
     learned = [k for k, runs in enumerate(histories) if runs]
     return render(
@@ -69,6 +75,7 @@ def render_page(report: Report, paths: Sequence[Path], name: str, audit: Path | 
         classes=report.scored[0].condition.classes,
         shown=shown,
         judgement=judgement,
+        shown_size=shown_size,
         shown_p=shown_p,
         damaged=[one for one in report.left if one.damaged],
         unfinished=Counter(one.reason for one in report.left if not one.damaged),
@@ -88,7 +95,7 @@ def render_page(report: Report, paths: Sequence[Path], name: str, audit: Path | 
         images_there=any(_root(one.condition.runs[0]) is not None for one in shown),
         ran=_ran(report.conditions),
         sweeps=list(_sweeps(paths)),
-        again=" ".join(["python -m cellbench report", *map(shlex.quote, map(str, paths))]),
+        again=shlex.join(["python", "-m", "cellbench", "report", *command]),
     )
 
 
@@ -102,8 +109,7 @@ def save_figures(report: Report, folder: Path) -> list[Path]:
         CannotWrite: One cannot be written.
     """
     drawn = {}
-    compared = [one for one in report.comparisons if one.contrast.difference is not None]
-    if compared:
+    if compared := _drawable(report):
         drawn["differences"] = figures.forest(compared, report.rope, report.metric)
     histories = {one.condition.name: _histories(one.condition) for one in report.scored[:SHOWN]}
     learned = {name: runs for name, runs in histories.items() if runs}
@@ -117,8 +123,17 @@ def save_figures(report: Report, folder: Path) -> list[Path]:
     return paths
 
 
+def _drawable(report: Report) -> list[Comparison]:
+    """The comparisons that have an interval to draw."""
+    found = [(one, one.contrast.difference) for one in report.comparisons]
+    return [one for one, size in found if size is not None and size.low is not None]
+
+
 def _curves(report: Report) -> list[str]:
-    return curves(report.conditions) if report.comparisons else []
+    """The options to draw curves over, where that gives few lines."""
+    found = report.conditions
+    keys = curves(found) if report.comparisons else []
+    return [k for k in keys if len(found) / len({str(c.settings[k]) for c in found}) <= LINES]
 
 
 def _splits(found: Sequence[Condition]) -> Iterator[dict[str, Any]]:
@@ -157,8 +172,8 @@ def _histories(condition: Condition) -> list[dict[str, np.ndarray]]:
     """The validation curves of each run that has them."""
     found = []
     for run in condition.runs:
-        with suppress(OSError, KeyError, ValueError), run.folder.history.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        with suppress(KeyError, ValueError, TypeError):  # a damaged one is only not drawn
+            rows = _history(run)
             found.append(
                 {
                     name: np.array([float(row[f"val/{name}"]) for row in rows])
@@ -166,6 +181,15 @@ def _histories(condition: Condition) -> list[dict[str, np.ndarray]]:
                 }
             )
     return [curves for curves in found if len(curves["loss"])]
+
+
+def _history(run: Finished) -> list[dict[str, str]]:
+    """The rows of history.csv; none where it cannot be read."""
+    try:
+        with run.folder.history.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error):
+        return []
 
 
 def _errors(one: Scored) -> dict[str, Any]:
@@ -178,14 +202,14 @@ def _errors(one: Scored) -> dict[str, Any]:
     first: dict[str, int] = {}
     for i in wrong[np.argsort(-confidence[wrong], kind="stable")]:
         first.setdefault(pooled.ids[i], int(i))
-    root = _root(condition.runs[0])
+    run = condition.runs[0]
     return {
         "samples": len(first),
         "always": sum(missed[sample] == tested[sample] for sample in first),
         "images": [
             {
                 "id": sample,
-                "image": _picture(root, sample),
+                "image": _picture(run, sample),
                 "true": condition.classes[pooled.labels[i]],
                 "predicted": condition.classes[predicted[i]],
                 "confidence": float(confidence[i]),
@@ -226,19 +250,20 @@ def _sized(image: np.ndarray, width: int) -> np.ndarray:
 def _root(run: Finished) -> Path | None:
     """The folder that the samples' ids are paths below, where it is here."""
     root = run.config.get("data.root")
-    return Path(root) if root is not None and Path(root).is_dir() else None
+    return Path(root) if isinstance(root, str) and Path(root).is_dir() else None
 
 
-def _picture(root: Path | None, sample: str) -> str:
-    """A sample's image as a data URL; empty where it is no file below the root."""
-    if root is None:
-        return ""
-    path = (root / sample).resolve()
-    if not path.is_relative_to(root.resolve()):  # the name may be anybody's
-        return ""
+def _picture(run: Finished, sample: str) -> str:
+    """A sample's image as a data URL; empty where it is not the very one that was tested.
+
+    Root and names may be anybody's: no other file may come to stand on a page that is sent on.
+    """
+    root = _root(run)
     try:
-        image = files.read_image(path)
-    except UserError:
+        if root is None or files.fingerprint(root / sample) != run.split.content[sample]:
+            return ""
+        image = files.read_image(root / sample)
+    except (UserError, ValueError):
         return ""
     width = min(max(1, round(image.shape[1] * HEIGHT / image.shape[0])), 3 * HEIGHT)
     return jpeg(_sized(image, width))
@@ -249,22 +274,26 @@ def _ran(found: Sequence[Condition]) -> dict[str, Any]:
     runs = [run for condition in found for run in condition.runs]
     keys = sorted({key for run in runs for key in run.config})
     values = {key: {str(run.config.get(key)) for run in runs} for key in keys}
-    environments = [own for run in runs if (own := _environment(run)) is not None]
     seconds = [_seconds(run) for run in runs]
-    machines = Counter(
-        ", ".join(str(own.get(key)) for key in ("gpu", "cpu", "cores", "platform") if own.get(key))
-        for own in environments
-    )
-    versions: dict[str, set[str]] = {}
+    environments = [run.environment for run in runs]
+
+    def told(*keys: str) -> list[str]:
+        """What the runs were on, each once."""
+        shown = (", ".join(str(own[k]) for k in keys if own.get(k)) for own in environments)
+        return sorted({each for each in shown if each})
+
+    versions: dict[str, set[str]] = defaultdict(set)
     for own in environments:
-        for package, version in {
-            "python": own["python"],
-            "cellbench": f"{own['cellbench']} ({own.get('commit') or 'no commit'})",
-            **own["packages"],
-        }.items():
-            versions.setdefault(package, set()).add(version)
+        known = own.get("packages")
+        for package, version in (known if isinstance(known, dict) else {}).items():
+            versions[str(package)].add(str(version))
+        for package in ("python", "cellbench", "commit"):
+            if own.get(package):
+                versions[package].add(str(own[package]))
     commands = Counter(
-        shlex.join(["python", "-m", "cellbench", *own["command"][1:]]) for own in environments
+        shlex.join(["python", "-m", "cellbench", *map(str, own["command"][1:])])
+        for own in environments
+        if isinstance(own.get("command"), list)
     )
     return {
         "runs": len(runs),
@@ -272,9 +301,9 @@ def _ran(found: Sequence[Condition]) -> dict[str, Any]:
         "differ": [key for key in keys if key in found[0].settings],
         "hours": sum(seconds) / 3600,
         "median": float(np.median(seconds)),
-        "machines": machines,
-        "devices": sorted({f"{own['device']} x {own['devices']}" for own in environments}),
-        "precisions": sorted({str(own["precision"]) for own in environments}),
+        "machines": told("gpu", "cpu", "cores", "platform"),
+        "devices": told("device", "devices"),
+        "precisions": told("precision"),
         "versions": {package: sorted(own) for package, own in sorted(versions.items())},
         "commands": commands.most_common(5),
         "more": max(len(commands) - 5, 0),
@@ -283,25 +312,16 @@ def _ran(found: Sequence[Condition]) -> dict[str, Any]:
 
 def _seconds(run: Finished) -> float:
     """Seconds of training, times the devices."""
-    with suppress(OSError, KeyError, ValueError), run.folder.history.open(newline="") as file:
-        trained = sum(float(row["seconds"]) for row in csv.DictReader(file))
-        return trained * int(run.config.get("trainer.devices") or 1)
+    with suppress(KeyError, ValueError, TypeError):
+        trained = sum(float(row["seconds"]) for row in _history(run))
+        return trained * int(run.environment.get("devices") or 1)
     return 0.0
-
-
-def _environment(run: Finished) -> dict[str, Any] | None:
-    with suppress(OSError, ValueError):
-        found = json.loads(run.folder.environment.read_text(encoding="utf-8"))
-        if {"devices", "device", "python", "packages", "command", "precision"} <= found.keys():
-            return dict(found)
-    return None
 
 
 def _sweeps(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """What the sweeps among the folders have drawn, and how they were begun."""
-    for path in paths:
-        if not (path / "sweep.yaml").is_file():
-            continue
+    for file in sorted({each for path in paths for each in path.rglob("sweep.yaml")}):
+        path = file.parent
         with suppress(OSError, yaml.YAMLError, AttributeError):
             told = yaml.safe_load((path / "sweep.yaml").read_text(encoding="utf-8"))
             drawn = sorted((path / "figures").glob("*.png"))

@@ -11,6 +11,7 @@ import numpy as np
 import cellbench
 from cellbench.errors import UserError, suggest
 from cellbench.report.comparison import Comparer, Comparison, Effect, Metric, effects
+from cellbench.report.statistics import Difference
 from cellbench.runs.conditions import Condition, Pooled, conditions, pool
 from cellbench.runs.finished import Finished, LeftOut, read_finished
 from cellbench.runs.probabilities import calibration, fit_temperature, score, temper
@@ -94,56 +95,65 @@ class Report:
         sentences = [self._sentence(one) for one in self.comparisons]
         if len(sentences) <= SENTENCES:
             return sentences
-        kinds = Counter(judgement(one, self.rope) for one in self.comparisons)
+        kinds = Counter(judgement(one) for one in self.comparisons)
         told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-        best = max(
-            (one for one in self.comparisons if one.contrast.difference is not None),
-            key=lambda one: one.contrast.difference.mean,  # type: ignore[union-attr]
-            default=None,
-        )
         whole = f"Of {len(sentences)} conditions against {self.comparisons[0].reference}: {told}."
-        return [whole] if best is None else [whole, "The best: " + self._sentence(best)]
+        sizes = [
+            float("-inf") if one.contrast.difference is None else one.contrast.difference.mean
+            for one in self.comparisons
+        ]
+        largest = self._sentence(self.comparisons[int(np.argmax(sizes))])
+        return [whole, f"The largest difference of {len(sentences)}, and picked by it: {largest}"]
 
     def _sentence(self, one: Comparison) -> str:
         found, named = one.contrast.difference, self.metric.replace("_", " ")
         if found is None:
             return f"{one.name} cannot be compared with {one.reference}: no two runs are a pair."
-        judged = judgement(one, self.rope)
-        on = (
-            f"n = {one.n}, {one.contrast.folds} splits"
-            if one.contrast.folds > 1
-            else f"n = {one.n}"
-        )
-        seeds = one.contrast.seeds
-        on += f", the mean of {seeds} seeds" if seeds > 1 else ", one seed"
-        size = f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-        p = "" if one.p is None else f"; p {shown_p(one.p)}"
-        if found.p is None and found.mean == 0:
+        on, splits = f"n = {one.n}", one.contrast.splits
+        on += f", {splits} splits" if splits > 1 else ""
+        on += f" in {found.n} groups" if splits == 1 and found.n < one.n else ""
+        fewest, most = one.contrast.runs
+        what = "seed" if one.contrast.seeds else "run"
+        runs = f"{fewest} to {most}" if fewest < most else str(most)
+        on += f", the mean of {runs} {what}s" if most > 1 else f", one {what}"
+        judged = judgement(one)
+        if one.p is None or found.low is None:
             return (
-                f"{one.name} and {one.reference} have the same {named} in every pair ({on}): "
-                "nothing varies that a difference could be judged by."
+                f"{one.name} less {one.reference}: {named} {found.mean:+.3f} ({on}); nothing "
+                "varies that this could be judged by."
             )
-        what = {
+        size = shown_size(found)
+        p = f"; p {shown_p(one.p)}" + (" by Holm" if len(self.comparisons) > 1 else "")
+        if found.same is not None and judged in ("the same", "not told apart"):
+            p += f"; within ±{self.rope:g} with probability {found.same:.2f}"
+        told = {
             "better": f"{one.name} is better than {one.reference}",
             "worse": f"{one.name} is worse than {one.reference}",
             "the same": f"{one.name} is practically as good as {one.reference}",
             "not told apart": f"{one.name} and {one.reference} cannot be told apart",
         }[judged]
-        if found.same is not None and judged in ("the same", "not told apart"):
-            p += f"; within ±{self.rope:g} with probability {found.same:.2f}"
-        return f"{what}: {named} {size} ({on}{p})."
+        return f"{told}: {named} {size} ({on}{p})."
 
 
-def judgement(one: Comparison, rope: float) -> str:
-    """better, worse, the same, or not told apart."""
+def judgement(one: Comparison) -> str:
+    """better, worse, the same, not told apart, not judged, or not compared."""
     found = one.contrast.difference
     if found is None:
         return "not compared"
-    if one.p is not None and one.p < SIGNIFICANT:
-        return "better" if found.mean > 0 else "worse"
-    if found.same is not None and found.same >= EQUIVALENT and abs(found.mean) <= rope:
+    if one.p is None:
+        return "not judged"
+    if found.same is not None and found.same >= EQUIVALENT:
         return "the same"
+    if one.p < SIGNIFICANT:
+        return "better" if found.mean > 0 else "worse"
     return "not told apart"
+
+
+def shown_size(found: Difference) -> str:
+    """A difference with its interval, where it has one."""
+    if found.low is None:
+        return f"{found.mean:+.3f} (nothing varies)"
+    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
 def shown_p(p: float) -> str:
@@ -181,7 +191,10 @@ def build(
         chosen = [
             each for each in found if reference in (each.name, *map(str, each.settings.values()))
         ]
-        if len(chosen) != 1:
+        if len(chosen) > 1:
+            several = "; ".join(each.name for each in chosen)
+            raise UserError(f"--reference: '{reference}' is of several conditions: {several}")
+        if not chosen:
             names = [each.name for each in found]
             raise UserError(f"--reference: no condition '{reference}'{suggest(reference, names)}")
         found = [chosen[0], *(each for each in found if each is not chosen[0])]
@@ -230,15 +243,13 @@ def as_plain(report: Report) -> dict[str, Any]:
 
 def rows(report: Report) -> list[dict[str, Any]]:
     """A row a condition: its scores, and its difference from the reference."""
-    compared = {one.name: one for one in report.comparisons}
     found = []
-    for one in report.scored:
+    for one, comparison in zip(report.scored, [None, *report.comparisons], strict=True):
         condition, metrics = one.condition, one.scores["metrics"]
         row = {"condition": condition.name, "runs": len(condition.runs), "n": condition.n}
         for name in dict.fromkeys(("accuracy", "f1_macro", report.metric)):
             row |= {name: metrics[name]["value"]}
             row |= {f"{name}_{end}": metrics[name][end] for end in ("low", "high", "baseline")}
-        comparison = compared.get(condition.name)
         contrast = None if comparison is None else comparison.contrast.difference
         row |= {
             "difference": None if contrast is None else contrast.mean,
@@ -268,7 +279,12 @@ def _of_one_kind(runs: Sequence[Finished]) -> tuple[list[Finished], list[LeftOut
 def _scored(condition: Condition) -> Scored:
     pooled = pool(condition.runs)
     scores = score(
-        pooled.labels, pooled.probabilities, pooled.groups, condition.classes, pooled.prior
+        pooled.labels,
+        pooled.probabilities,
+        pooled.groups,
+        condition.classes,
+        pooled.prior,
+        pooled.run,
     )
     vals = [run.parts.get("val") for run in condition.runs]
     if any(val is None for val in vals):

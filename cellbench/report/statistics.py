@@ -15,9 +15,10 @@ class Difference:
 
     Attributes:
         mean: The mean difference.
-        low: Lower end of its 95 % interval.
+        low: Lower end of its 95 % interval; None where nothing varies, so that there is nothing to
+            judge by.
         high: Upper end.
-        p: Of no difference; None where nothing varies, so that there is nothing to judge by.
+        p: Of no difference; None likewise.
         n: The number of independent differences, or of groups that were resampled.
         worse: The posterior probability that it is worse by more than the region of practical
             equivalence; None where the test has no posterior.
@@ -26,8 +27,8 @@ class Difference:
     """
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float | None
     n: int
     worse: float | None = None
@@ -53,10 +54,7 @@ def corrected_t(differences: Sequence[float], ratio: float, rope: float) -> Diff
     n, mean = len(values), float(values.mean())
     scale = float(np.sqrt((1 / n + ratio) * values.var(ddof=1)))
     if scale < 1e-12:  # not one of them differs from another
-        inside = float(abs(mean) <= rope)
-        return Difference(
-            mean, mean, mean, None, n, float(mean < -rope), inside, float(mean > rope)
-        )
+        return Difference(mean, None, None, None, n)
     posterior = stats.t(n - 1, mean, scale)
     low, high = posterior.interval(LEVEL)
     worse, better = float(posterior.cdf(-rope)), float(posterior.sf(rope))
@@ -64,35 +62,45 @@ def corrected_t(differences: Sequence[float], ratio: float, rope: float) -> Diff
     return Difference(mean, float(low), float(high), p, n, worse, 1 - worse - better, better)
 
 
-def mcnemar(first: int, second: int) -> float:
-    """McNemar's exact test (1947): p of as uneven a split of the discordant samples.
+def mcnemar(first: int, second: int, n: int) -> Difference:
+    """McNemar's exact test (1947), and the interval of the difference that agrees with it.
+
+    The interval is Clopper's and Pearson's of the second's share of the discordant samples; without
+    any of these, it is the shares that would still have gone unseen.
 
     Args:
         first: Samples that the first alone has right.
         second: Samples that the second alone has right.
+        n: All samples.
     """
-    if first + second == 0:
-        return 1.0
-    return float(stats.binomtest(first, first + second).pvalue)
+    discordant = first + second
+    if discordant == 0:
+        unseen = 1 - ((1 - LEVEL) / 2) ** (1 / n)
+        return Difference(0.0, -unseen, unseen, 1.0, n)
+    found = stats.binomtest(second, discordant)
+    share = found.proportion_ci(LEVEL, method="exact")
+    low, high = ((2 * end - 1) * discordant / n for end in (share.low, share.high))
+    return Difference((second - first) / n, float(low), float(high), float(found.pvalue), n)
 
 
-def bootstrapped(
-    mean: float, replicates: np.ndarray, groups: int, p: float | None = None
-) -> Difference:
+def resampled(mean: float, replicates: np.ndarray, groups: int) -> Difference:
     """A difference on one test set, from a bootstrap over its groups.
+
+    The bootstrap's standard error goes into a t-test with one degree of freedom less than there
+    are groups: percentiles of a bootstrap of few groups find differences where there are none (in
+    25 % of simulated test sets with three groups; tests/test_statistics.py).
 
     Args:
         mean: The difference.
         replicates: Of the difference, (replicates,).
         groups: How many were resampled.
-        p: Of a better test, where there is one; else that of the bootstrap: twice the share of the
-            replicates on the rarer side of 0, which counts as half.
     """
-    low, high = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    if p is None and np.ptp(replicates) > 0:
-        share = float((replicates < 0).mean() + (replicates == 0).mean() / 2)
-        p = float(min(2 * min(share, 1 - share) + 1 / len(replicates), 1.0))
-    return Difference(mean, float(low), float(high), p, groups)
+    scale = float(replicates.std()) * np.sqrt(groups / max(groups - 1, 1))
+    if groups < 2 or scale < 1e-12:
+        return Difference(mean, None, None, None, groups)
+    t = stats.t(groups - 1)
+    half = float(t.ppf((1 + LEVEL) / 2)) * scale
+    return Difference(mean, mean - half, mean + half, float(2 * t.sf(abs(mean) / scale)), groups)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

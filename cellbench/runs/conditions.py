@@ -1,5 +1,6 @@
 """Puts runs together: the folds and seeds of each condition, which differ in nothing else."""
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,9 @@ from cellbench.runs.finished import Finished
 
 REPEATED = ("seed_everything", "data.split.fold", "data.split.seed")
 """What the runs of one condition differ in."""
+
+FEW_GROUPS = 5
+"""Fewer independent groups in a test set say next to nothing, however many images they have."""
 
 # Where and how it ran, not what was run.
 _FREE = (
@@ -25,6 +29,7 @@ _FREE = (
     "trainer.accelerator",
     "trainer.devices",
     "trainer.num_nodes",
+    "checkpoint.every",
     "data.root",
     "data.cache",
     "data.num_workers",
@@ -43,6 +48,7 @@ class Pooled:
         groups: Each sample's group, (n,).
         prior: The classes' shares of the training split that each sample's model saw,
             (n, classes).
+        run: The number of the run that each comes from, (n,).
     """
 
     ids: list[str]
@@ -50,6 +56,7 @@ class Pooled:
     probabilities: np.ndarray
     groups: np.ndarray
     prior: np.ndarray
+    run: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,16 @@ class Condition:
         if total is not None and len(self.folds) < total:
             missing = ", ".join(str(k) for k in range(total) if k not in self.folds)
             stamps.add(f"folds {missing} missing")
+        elif total is not None:
+            seeds: dict[tuple[int, int], set[int | None]] = defaultdict(set)
+            for fold, split_seed, seed in (run.repeat for run in self.runs):
+                seeds[split_seed, seed].add(fold)
+            if any(len(folds) < total for folds in seeds.values()):
+                stamps.add("some seeds lack folds, whose images count less in what is pooled")
+        groups = {run.split.group[name] for run in self.runs for name in run.test.ids}
+        if len(groups) < FEW_GROUPS:
+            shown = "1 group" if len(groups) == 1 else f"{len(groups)} groups"
+            stamps.add(f"the test images are of {shown}: too few for any interval to mean much")
         return sorted(stamps)
 
 
@@ -116,19 +133,26 @@ def conditions(runs: Sequence[Finished]) -> list[Condition]:
         these differ, and by the values of the options that differ.
     """
     plain = [_settings(run) for run in runs]
+    of_settings: dict[str, set[str]] = defaultdict(set)
+    for settings, run in zip(plain, runs, strict=True):
+        of_settings[run.experiment + _text(settings)].add(run.split.images)
+    if any(len(images) > 1 for images in of_settings.values()):  # of two folders, or changed
+        for settings, run in zip(plain, runs, strict=True):
+            settings |= {"data.root": run.config.get("data.root"), "data.images": run.split.images}
     keys = sorted({key for settings in plain for key in settings})
-    differ = [key for key in keys if len({str(s.get(key)) for s in plain}) > 1]
+    differ = [key for key in keys if len({_text(s.get(key)) for s in plain}) > 1]
     of: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for i, settings in enumerate(plain):
-        of[(runs[i].experiment, *(str(settings.get(key)) for key in differ))].append(i)
+        of[(runs[i].experiment, *(_text(settings.get(key)) for key in differ))].append(i)
     several = len({run.experiment for run in runs}) > 1
     found = []
     for (experiment, *_), members in of.items():
         settings = {key: plain[members[0]].get(key) for key in differ}
         within = [plain[i] for i, run in enumerate(runs) if run.experiment == experiment]
-        own = [key for key in differ if len({str(each.get(key)) for each in within}) > 1]
+        own = [key for key in differ if len({_text(each.get(key)) for each in within}) > 1]
         told = ", ".join(_told(key, settings[key], alone=len(own) == 1) for key in own)
         name = experiment + (f" ({told})" if told else "") if several or not told else told
+        members = sorted(members, key=lambda i: (runs[i].started, i))
         last = {runs[i].repeat: runs[i] for i in members}
         ordered = tuple(run for _, run in sorted(last.items(), key=lambda item: str(item[0])))
         found.append(Condition(name, settings, ordered, len(members) - len(ordered)))
@@ -149,6 +173,7 @@ def pool(runs: Sequence[Finished]) -> Pooled:
         np.concatenate([test.probabilities for test in tests]),
         np.array([run.split.group[name] for run in runs for name in run.test.ids]),
         np.concatenate([np.tile(priors[run.split.digest], (len(run.test.ids), 1)) for run in runs]),
+        np.repeat(np.arange(len(runs)), [len(test.ids) for test in tests]),
     )
 
 
@@ -161,8 +186,14 @@ def _settings(run: Finished) -> dict[str, Any]:
     return settings
 
 
+def _text(value: Any) -> str:
+    """A value as a key: null, "none" and 0 and false are four."""
+    number = isinstance(value, float) and value.is_integer()
+    return json.dumps(int(value) if number else value, sort_keys=True, default=str)
+
+
 def _told(key: str, value: Any, *, alone: bool) -> str:
     """An option with its value; a word that stands alone says enough."""
     if alone and isinstance(value, str) and value != "none":
         return value
-    return f"{key.rpartition('.')[2]} {'none' if value is None else value}"
+    return f"{key.rpartition('.')[2]} {'null' if value is None else value}"

@@ -4,7 +4,9 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,6 +32,8 @@ class Drawn:
         parts: Each part's sample ids, in the table's order.
         label: Each sample's class.
         group: Each sample's group.
+        content: Each sample's content digest.
+        images: A digest of all samples, their classes and contents, however they are divided.
         shared: The groups and contents that stand in more than one of train, val and test.
     """
 
@@ -37,6 +41,8 @@ class Drawn:
     parts: Mapping[str, list[str]]
     label: Mapping[str, str]
     group: Mapping[str, str]
+    content: Mapping[str, str]
+    images: str
     shared: frozenset[str]
 
     def prior(self, classes: Sequence[str]) -> np.ndarray:
@@ -56,6 +62,7 @@ class Finished:
         split: Its split.
         classes: The class names.
         parts: Its predictions of each part; the test split's are there.
+        environment: What environment.json holds; empty where it is not to be read.
     """
 
     folder: RunFolder
@@ -64,6 +71,15 @@ class Finished:
     split: Drawn
     classes: tuple[str, ...]
     parts: Mapping[Part, Predictions]
+    environment: Mapping[str, Any]
+
+    @property
+    def started(self) -> str:
+        """When it began, so that later is greater; empty where that is not known."""
+        try:
+            return datetime.fromisoformat(self.environment["started"]).astimezone(UTC).isoformat()
+        except (KeyError, TypeError, ValueError):
+            return ""
 
     @property
     def experiment(self) -> str:
@@ -133,10 +149,15 @@ class _NotDone(Exception):
 
 
 def _runs_below(paths: Sequence[Path]) -> Iterator[RunFolder]:
+    seen = set()
     for path in paths:
         for config in sorted(path.rglob("config.yaml")):
-            scored = config.parent.parent.parent / "config.yaml"
-            if not scored.is_file():  # else a later test or validation of that run
+            parent = config.parent.parent
+            scored = (
+                parent.name in ("test", "validate") and (parent.parent / "config.yaml").is_file()
+            )
+            if not scored and config.resolve() not in seen:  # else a later test of that run
+                seen.add(config.resolve())
                 yield RunFolder(config.parent)
 
 
@@ -147,10 +168,12 @@ def _read(folder: RunFolder, splits: dict[str, Drawn]) -> Finished:
     metrics = _metrics(folder)
     tested = folder
     if "test" not in metrics:
-        later = sorted((folder.path / "test").glob("*/metrics.json"))
-        if not later:
+        own = metrics["split"]["digest"]
+        later = [RunFolder(p.parent) for p in sorted((folder.path / "test").glob("*/metrics.json"))]
+        same = [each for each in later if _metrics(each)["split"]["digest"] == own]
+        if not same:
             raise _NotDone("its test split has not been scored")
-        tested = RunFolder(later[-1].parent)
+        tested = same[0]  # a search's one test
         metrics = _metrics(tested)
     split = _split(tested, splits)
     if split.digest != metrics["split"]["digest"]:
@@ -165,26 +188,43 @@ def _read(folder: RunFolder, splits: dict[str, Drawn]) -> Finished:
         raise UserError("predictions.csv holds no test split")
     for part, given in parts.items():
         _check(part, given, classes, split)
-    return Finished(folder, config, metrics, split, classes, parts)
+    return Finished(folder, config, metrics, split, classes, parts, _environment(folder))
 
 
 def _plain(path: Path) -> dict[str, Any]:
     try:
         with path.open(encoding="utf-8") as file:
             return dict(flat(yaml.load(file, Loader=_LOADER)))
-    except (OSError, AttributeError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, AttributeError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"cannot read config.yaml: {' '.join(str(error).split())}") from error
 
 
 def _metrics(folder: RunFolder) -> dict[str, Any]:
     try:
         found = json.loads(folder.metrics.read_text(encoding="utf-8"))
-        for key in ("experiment", "split", "seed", "stamps"):
-            found[key]
-        found["split"]["digest"], found["split"]["fold"], found["split"]["n"]
+        split = found["split"]
+        known = (
+            (found["experiment"], str),
+            (found["seed"], int),
+            (found["stamps"], list),
+            (split["digest"], str),
+            (split["protocol"], str),
+            (split["folds"], int | None),
+            (split["fold"], int | None),
+        )
+        for value, kind in known:
+            if not isinstance(value, kind):
+                raise TypeError(f"unexpected {value!r}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"cannot read metrics.json: {error!r}") from error
     return dict(found)
+
+
+def _environment(folder: RunFolder) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        found = json.loads(folder.environment.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def _split(folder: RunFolder, splits: dict[str, Drawn]) -> Drawn:
@@ -203,9 +243,16 @@ def _split(folder: RunFolder, splits: dict[str, Drawn]) -> Drawn:
             parts,
             {row["id"]: row["class"] for row in rows},
             {row["id"]: row["group"] for row in rows},
+            {row["id"]: row["content"] for row in rows},
+            _images(rows),
             _shared(rows),
         )
     return splits[digest]
+
+
+def _images(rows: Sequence[Mapping[str, str]]) -> str:
+    table = sorted((row["id"], row["class"], row["content"]) for row in rows)
+    return hashlib.blake2b(repr(table).encode(), digest_size=6).hexdigest()
 
 
 def _shared(rows: Sequence[Mapping[str, str]]) -> frozenset[str]:
@@ -226,6 +273,8 @@ def _check(part: Part, given: Predictions, classes: tuple[str, ...], split: Draw
             if len(given.ids) != len(ids)
             else f"predictions.csv has other samples in the {part} split than split.csv"
         )
+    if lacking := set(classes) - {split.label[name] for name in ids} if part == "test" else set():
+        raise UserError(f"the test split has no '{sorted(lacking)[0]}'")
     values = given.probabilities
     if not np.isfinite(values).all():
         bad = given.ids[int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])]
@@ -240,7 +289,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
     """A configuration's dotted keys, as on the command line, with their values."""
     for key, value in config.items():
         name = f"{prefix}{key}".replace("data.init_args.", "data.")
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from flat(value, f"{name}.")
         else:
             yield name, value

@@ -81,6 +81,6 @@ def read_predictions(path: Path) -> tuple[tuple[str, ...], dict[Part, Prediction
                 labels = np.array([classes.index(row[2]) for row in own], dtype=np.int64)
                 probabilities = np.array([row[4:] for row in own]).astype(np.float32)
                 parts[part] = Predictions([row[0] for row in own], labels, probabilities)
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError, csv.Error) as error:
         raise UserError(f"cannot read the predictions {path}: {error}") from error
     return classes, parts

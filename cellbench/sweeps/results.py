@@ -20,7 +20,6 @@ from cellbench.sweeps.folder import SweepFolder, merged
 from cellbench.sweeps.space import Point
 from cellbench.sweeps.study import Study
 
-
 STATES = {
     "COMPLETE": "done",
     "PRUNED": "pruned",

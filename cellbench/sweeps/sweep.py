@@ -1,5 +1,6 @@
 """Runs a sweep: asks for trials, gives their runs to workers, and notes what becomes of them."""
 
+import json
 import math
 import os
 import shutil
@@ -14,7 +15,7 @@ from statistics import fmean
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cellbench.errors import UserError
-from cellbench.runs.folder import RunFolder
+from cellbench.runs.folder import RunFolder, write_text
 from cellbench.runs.progress import SIGNALS
 from cellbench.sweeps.config import SweepConfig
 from cellbench.sweeps.folder import SweepFolder, epochs, final_values, values_at
@@ -387,7 +388,16 @@ class Sweep:
             done = sorted((run.path / "test").glob("*/metrics.json"))
             if job.exit_code or not done:
                 raise UserError(f"the best trial could not be tested: {job.why()}")
+            _note(RunFolder(done[0].parent), stamp(self.config))
         return RunFolder(done[0].parent)
+
+
+def _note(tested: RunFolder, stamp: str | None) -> None:
+    """Adds to a test's stamps what its own command could not know."""
+    found = json.loads(tested.metrics.read_text(encoding="utf-8"))
+    if stamp is not None and stamp not in found["stamps"]:
+        found["stamps"].append(stamp)
+        write_text(tested.metrics, json.dumps(found, indent=2) + "\n")
 
 
 @contextmanager

@@ -54,7 +54,9 @@ def test_a_comparison_tests_every_run_once(sweep, capsys):
     assert {metrics(run)["view"] for run in runs[2:]} == {"masked"}
     assert all("test" in metrics(run) for run in runs)
     said = capsys.readouterr().out
-    assert re.search(r"masked (and|is) .*accuracy.*the mean of 2 seeds", " ".join(said.split()))
+    assert re.search(
+        r"masked (and|is|less) .*accuracy.*the mean of 2 seeds", " ".join(said.split())
+    )
     assert (folder / "report.html").is_file()
     best = yaml.safe_load((folder / "best.yaml").read_text())
     chosen = max(rows, key=lambda row: float(row["val/f1_macro"]))
@@ -267,7 +269,7 @@ def test_more_trials_are_added_and_a_range_is_extended(sweep, sweep_file, fails)
     assert len(more) == 3
     wider = {"model.lr": LR["model.lr"] | {"high": 0.5}}
     said = fails(*sweep_file(trials=4, space=wider, **search), *TINY)
-    assert "space: model.lr; --extend goes on with the new range" in said
+    assert "space: model.lr; --extend true goes on with the new range" in said
     _, extended = sweep("--extend=true", trials=4, space=wider, **search)
     assert len(extended) == 4
 
@@ -361,3 +363,37 @@ def test_signals_have_the_handlers_they_had(sweep):
     before = signal.getsignal(signal.SIGTERM)
     sweep(space={"data.view": ["raw"]})
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_search_over_folds_is_stamped_wherever_it_goes(sweep, capsys, tmp_path):
+    search = {"sampler": "random", "space": LR, "metric": "val/loss", "direction": "minimize"}
+    folds = {"data.split.fold": [0, 1]}
+    folder, _ = sweep("--data.split.folds=2", trials=2, repeat=folds, **search)
+    assert "NOT TO BE BELIEVED: the configuration was chosen by" in capsys.readouterr().out
+    tests = list((folder / "trials").glob("*/test/*/metrics.json"))
+    assert len(tests) == 2
+    for path in tests:
+        (stamp,) = metrics(path.parent)["stamps"]
+        assert stamp.startswith("the configuration was chosen by the validation images")
+    assert "# NOT TO BE BELIEVED: the configuration was" in (folder / "best.yaml").read_text()
+    assert main(["report", str(folder), f"--output={tmp_path / 'out'}"]) == 0
+    out = capsys.readouterr().out
+    assert "NOT TO BE BELIEVED: the configuration was chosen by" in out
+    assert "2 run(s) left out: its test split has not been scored" in out
+    plain = json.loads((tmp_path / "out" / "report.json").read_text())
+    (condition,) = plain["conditions"]
+    assert len(condition["runs"]) == 2
+
+
+def test_a_search_that_chooses_again_after_its_test_is_stamped(sweep, capsys):
+    search = {"sampler": "random", "metric": "val/loss", "direction": "minimize"}
+    search["space"] = {"model.lr": {"low": 1e-7, "high": 1.0, "log": True}}
+    folder, _ = sweep(trials=1, **search)
+    (first,) = (folder / "trials").glob("*/test/*/metrics.json")
+    assert metrics(first.parent)["stamps"] == []
+    _, rows = sweep("--workers=2", trials=8, **search)
+    assert min(rows, key=lambda row: float(row["val/loss"]))["trial"] != "0"
+    (new,) = set((folder / "trials").glob("*/test/*/metrics.json")) - {first}
+    (stamp,) = metrics(new.parent)["stamps"]
+    assert "this search's test split was scored for its choices 0000, 00" in stamp
+    assert "NOT TO BE BELIEVED: this search's test split" in capsys.readouterr().out

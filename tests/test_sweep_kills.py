@@ -83,7 +83,7 @@ def kill(process, what):
 def rows(runs):
     """trials.csv, without what differs from one time to the next."""
     with (runs / "sweep" / "trials.csv").open() as file:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+        return [{k: v for k, v in row.items() if k != "duration"} for row in csv.DictReader(file)]
 
 
 def write(tmp_path, sweep):

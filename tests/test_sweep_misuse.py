@@ -152,3 +152,10 @@ def test_a_storage_of_another_study(sweep_file, fails, tmp_path):
 def test_no_permission(sweep_file, fails, tmp_path):
     (tmp_path / "runs").write_text("a file in the way")
     assert "cannot make the folder" in fails(*sweep_file())
+
+
+def test_a_sweeps_file_and_an_experiments_are_told_apart(fails, sweep_file, tmp_path):
+    sweep_file()
+    sweep, experiment = tmp_path / "sweep.yaml", tmp_path / "tiny.yaml"
+    assert "is a sweep's file: python -m cellbench sweep" in fails("fit", f"--config={sweep}")
+    assert "is an experiment; a sweep's file names one" in fails("sweep", f"--config={experiment}")

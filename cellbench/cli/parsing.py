@@ -183,8 +183,12 @@ def _linked(target: str, source: str) -> str:
     return f"{target}: it is taken from {source}; remove it from the configuration"
 
 
-def check_yaml(args: Sequence[str]) -> None:
+def check_yaml(args: Sequence[str], *, from_sweep: bool = False) -> None:
     """Names the configuration file that is missing or not valid YAML; the parser does not.
+
+    Args:
+        args: The command line.
+        from_sweep: Whether the file is to be a sweep's.
 
     Raises:
         UserError: There is one.
@@ -202,6 +206,10 @@ def check_yaml(args: Sequence[str]) -> None:
             raise UserError(f"--config: {path} is not valid YAML: {error}") from error
         if not isinstance(config, dict):
             raise UserError(f"--config: {path} holds no keys; expected data, model and trainer")
+        if not from_sweep and {"experiment", "space"} <= config.keys():
+            raise UserError(
+                f"--config: {path} is a sweep's file: python -m cellbench sweep --config {path}"
+            )
         for key in {"data", "model", "trainer", "checkpoint", "wandb"} & config.keys():
             named = key == "data" and isinstance(config[key], str)  # a class name alone
             if not named and not isinstance(config[key], dict):

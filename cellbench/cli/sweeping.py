@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from cellbench.cli.engine import CellbenchCLI
 from cellbench.cli.parsing import Parser, check_yaml, take_option
 from cellbench.errors import CannotWrite, OtherRun, UserError, find_user_error
 from cellbench.runs.folder import RunFolder, as_yaml, write_text
+from cellbench.runs.loggers import check_tensorboard
 from cellbench.runs.progress import EndAtSignal
 from cellbench.sweeps import results, workers
 from cellbench.sweeps.config import SweepConfig
@@ -28,7 +30,7 @@ from cellbench.sweeps.folder import SweepFolder, merged
 from cellbench.sweeps.screen import Screen, shown
 from cellbench.sweeps.space import options
 from cellbench.sweeps.study import Study, check_storage
-from cellbench.sweeps.sweep import OTHER_RUN, UNWRITABLE, Sweep
+from cellbench.sweeps.sweep import OTHER_RUN, UNWRITABLE, OpenTrial, Sweep
 
 EXPERIMENTS = (
     "--data",
@@ -45,6 +47,9 @@ EXPERIMENTS = (
 SPECIAL = {CannotWrite: UNWRITABLE, OtherRun: OTHER_RUN}
 """The mistakes that a sweep does not take for the trial's."""
 
+WRITE = 10.0
+"""Seconds between two writings of trials.csv and best.yaml while a sweep runs."""
+
 FREE = ("runs", "name", "wandb", "tensorboard", "test", "figures")
 """What of an experiment's configuration may differ between two commands of one sweep."""
 
@@ -58,7 +63,8 @@ def main(args: Sequence[str]) -> int:
     own, given = _divide(args)
     if not {"-h", "--help"} & set(own) and take_option(own, "--config")[0] is None:
         raise UserError("sweep: which one? give its file as --config")
-    check_yaml(own)
+    check_yaml(own, from_sweep=True)
+    _refuse_experiment(take_option(own, "--config")[0])
     asked = _parser().parse_args(own)
     file = Path(str(asked.config[-1]))
     config = _config(asked, file)
@@ -133,15 +139,30 @@ def _run(sweep: Sweep, given: Sequence[str]) -> int:
         option.removeprefix("--").partition("=")[0]: yaml.safe_load(option.partition("=")[2])
         for option in given
     }
-    try:
-        with Screen() as screen:
-            sweep.run(screen.show)
-    finally:
+    written = time.monotonic()
+
+    def write() -> None:
         results.write_trials(folder, config, study)
         results.write_best(folder, sweep.name, config, study, merged(own, overrides))
+
+    try:
+        with Screen() as screen:
+
+            def show(sweep: Sweep, ended: OpenTrial | None) -> None:
+                nonlocal written
+                screen.show(sweep, ended)
+                if ended is not None and time.monotonic() - written > WRITE:
+                    write()
+                    written = time.monotonic()
+
+            sweep.run(show)
+    finally:
+        write()
     states = Counter(trial.state.name for trial in study.trials())
     counts = [f"{states[state]} {word}" for state, word in results.STATES.items() if states[state]]
     print(f"{states.total()} trials: {', '.join(counts) or 'none'}; trials.csv has them all")
+    if states["FAIL"]:
+        print("NOTE       failed trials stay failed; to run them again give another --name")
     drawn = results.draw(folder, config, study)
     if drawn:
         print(f"figures    {folder.path / 'figures'}: {', '.join(drawn)}")
@@ -162,6 +183,8 @@ def _show_best(sweep: Sweep) -> None:
             scores = ", ".join(f"{name} {value:.4g}" for name, value in values)
             print(f"  trial {trial.number}: {scores} ({shown(results.point_of(config, trial))})")
         print("choose one, and test it: python -m cellbench test --run RUN")
+        if warning := results.stamp(config):
+            print(f"NOT TO BE BELIEVED: {warning}")
         return
     best = study.best()
     if best is None:
@@ -191,6 +214,18 @@ def _show_best(sweep: Sweep) -> None:
             print(f"NOT TO BE BELIEVED: {one}")
     if not tested:
         print("test       on the machine that has the best trial's checkpoint")
+
+
+def _refuse_experiment(file: str | None) -> None:
+    """Says so where the file is an experiment's; the parser would name some key of it."""
+    if file is None:
+        return
+    keys = yaml.safe_load(Path(file).read_text(encoding="utf-8")).keys()
+    if "experiment" not in keys and {"data", "model", "trainer"} & keys:
+        raise UserError(
+            f"--config: {file} is an experiment; a sweep's file names one as `experiment`, and "
+            "what varies as `space`"
+        )
 
 
 def _divide(args: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -318,6 +353,8 @@ def _check(
     except UserError as error:
         raise UserError(f"{config.experiment}: {error}") from error
     resolved = checked.plain()
+    if resolved["tensorboard"]:
+        check_tensorboard()
     checked.datamodule.seed = resolved["seed_everything"]
     checked.datamodule.setup("fit")  # what it decodes, the workers find
     repeated = [{path: value} for path, values in config.repeat.items() for value in values]

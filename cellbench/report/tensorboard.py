@@ -1,13 +1,12 @@
 """A report as TensorBoard's event files, for those without W&B."""
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.image
 
-from cellbench.errors import UserError
+from cellbench.runs.loggers import check_tensorboard
 
 
 def publish(
@@ -30,10 +29,7 @@ def publish(
     Raises:
         UserError: TensorBoard is not installed.
     """
-    if importlib.util.find_spec("tensorboard") is None:
-        raise UserError(
-            "--tensorboard: TensorBoard is not installed; pip install 'cellbench[tensorboard]'"
-        )
+    check_tensorboard()
     from torch.utils.tensorboard import SummaryWriter
 
     for left in folder.rglob("events.out.tfevents.*"):

@@ -53,14 +53,23 @@ def build(
     """
     made: list[Logger] = []
     if tensorboard:
-        if importlib.util.find_spec("tensorboard") is None:
-            raise UserError("--tensorboard: TensorBoard is not installed; pip install tensorboard")
+        check_tensorboard()
         made.append(
             TensorBoardLogger(folder.path, name="tensorboard", version="", default_hp_metric=False)
         )
     if wandb_config.mode != "disabled":
         made.append(_wandb(folder, name, wandb_config))
     return made
+
+
+def check_tensorboard() -> None:
+    """Makes sure that TensorBoard is there.
+
+    Raises:
+        UserError: It is not.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--tensorboard: TensorBoard is not installed; pip install tensorboard")
 
 
 def _wandb(folder: RunFolder, name: str, config: WandbConfig) -> WandbLogger:

@@ -37,16 +37,18 @@ def point_of(config: SweepConfig, trial: FrozenTrial) -> Point:
 
 
 def write_trials(folder: SweepFolder, config: SweepConfig, study: Study) -> None:
-    """Writes trials.csv: a row a trial, with the mean and each run's value of every metric."""
+    """Writes trials.csv: a row a trial, with the mean and each run's value of every metric.
+
+    The duration is that of its runs together, in seconds, since the sweep was last begun.
+    """
     paths = list(config.parameters.parameters)
-    ends = ["seconds", "reason"]
+    ends = ["duration", "reason"]
     runs = [f"{name} of run {i}" for i in range(len(config.runs)) for name in config.metrics]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["trial", "state", *paths, *config.metrics, *runs, *ends])
     for trial in study.trials():
         point = point_of(config, trial)
-        duration = trial.duration
         values = [value for run in trial.user_attrs.get("values", []) for value in run]
         writer.writerow(
             [
@@ -55,7 +57,7 @@ def write_trials(folder: SweepFolder, config: SweepConfig, study: Study) -> None
                 *(json.dumps(point[p]) if p in point else "" for p in paths),
                 *(trial.values or [""] * len(config.metrics)),
                 *(values or [""] * len(runs)),
-                "" if duration is None else round(duration.total_seconds(), 1),
+                trial.user_attrs.get("duration", ""),
                 trial.user_attrs.get("reason", ""),
             ]
         )
@@ -81,7 +83,19 @@ def write_best(
         f"# Trial {best.number} of the sweep {name}: mean {config.metrics[0]} {best.values[0]:.4f} "
         f"over {len(config.runs)} run(s), the best of {len(study.trials())} trials.\n"
     )
+    warning = stamp(config)
+    head += f"# NOT TO BE BELIEVED: {warning}\n" if warning else ""
     write_text(folder.best, head + as_yaml(merged(experiment, point_of(config, best))))
+
+
+def stamp(config: SweepConfig) -> str | None:
+    """Why a search's test scores are not what they may seem; None where they are."""
+    if config.compares or not any(path.startswith("data.split.") for path in config.repeat):
+        return None
+    return (
+        "the configuration was chosen by the validation images of all folds, among which are the "
+        "test images of each: expect a little less on new ones"
+    )
 
 
 def draw(folder: SweepFolder, config: SweepConfig, study: Study) -> list[str]:

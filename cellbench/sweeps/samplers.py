@@ -47,7 +47,9 @@ def build_pruner(config: SweepConfig, steps: int) -> BasePruner:
         steps: How often a trial is judged at most.
     """
     if config.pruner == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=FIRST)
+        # An epoch or two say little; with folds or seeds every value is a whole run's.
+        warm_up = steps // 4 if len(config.runs) == 1 else 0
+        return optuna.pruners.MedianPruner(n_startup_trials=FIRST, n_warmup_steps=warm_up)
     if config.pruner == "halving":
         return optuna.pruners.SuccessiveHalvingPruner()
     if config.pruner == "hyperband":

@@ -104,7 +104,7 @@ class Study:
             grid = self._config.grid is not None
             can_extend = not grid and all(_only_ranges(stored, plain, key) for key in changed)
             if not can_extend or not extend:
-                advice = "; --extend goes on with the new range" if can_extend else ""
+                advice = "; --extend true goes on with the new range" if can_extend else ""
                 raise UserError(
                     f"the sweep {self._study.study_name} was begun with another "
                     f"{', '.join(changed)}{advice}; put it back, or give another --name"

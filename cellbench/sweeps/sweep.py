@@ -19,6 +19,7 @@ from cellbench.runs.folder import RunFolder, write_text
 from cellbench.runs.progress import SIGNALS
 from cellbench.sweeps.config import SweepConfig
 from cellbench.sweeps.folder import SweepFolder, epochs, final_values, values_at
+from cellbench.sweeps.results import stamp
 from cellbench.sweeps.space import Point, options
 from cellbench.sweeps.study import Study
 from cellbench.sweeps.workers import Command, Job, Slot, wait_for
@@ -59,6 +60,7 @@ class OpenTrial:
         pruned: Whether the pruner has ended it.
         lost: Whether another machine has it.
         failed: Why it has failed; None where it has not.
+        duration: Seconds of its runs that have ended.
     """
 
     trial: Trial
@@ -71,6 +73,7 @@ class OpenTrial:
     pruned: bool = False
     lost: bool = False
     failed: str | None = None
+    duration: float = 0.0
 
     def stop(self) -> None:
         """Ends what goes on of it."""
@@ -235,6 +238,7 @@ class Sweep:
                 if ended:
                     self._free.append(job.slot)
                     self.seconds.append(time.monotonic() - job.begun)
+                    one.duration += self.seconds[-1]
                     del one.jobs[number]
                     self._take(one, number, job)
             if not one.jobs and not one.waiting:
@@ -316,6 +320,7 @@ class Sweep:
                 )
             return
         self._tell_failed()
+        self.study.note(one.trial, "duration", round(one.duration, 1))
         if one.pruned:
             self.study.tell(one.trial, TrialState.PRUNED)
         else:
@@ -331,6 +336,7 @@ class Sweep:
         """Fails what is not the beginning of an end: a trial that succeeded came after it."""
         for one in self._streak:
             self.study.note(one.trial, "reason", one.failed)
+            self.study.note(one.trial, "duration", round(one.duration, 1))
             self.study.tell(one.trial, TrialState.FAIL)
         self._streak.clear()
 
@@ -388,7 +394,13 @@ class Sweep:
             done = sorted((run.path / "test").glob("*/metrics.json"))
             if job.exit_code or not done:
                 raise UserError(f"the best trial could not be tested: {job.why()}")
-            _note(RunFolder(done[0].parent), stamp(self.config))
+            tested = [
+                path.parents[2].name for path in self.folder.path.glob("trials/*/test/*/*.json")
+            ]
+            others = sorted({name.partition("-")[0] for name in tested})
+            again = f"this search's test split was scored for its choices {', '.join(others)}"
+            for reason in (stamp(self.config), again if len(others) > 1 else None):
+                _note(RunFolder(done[0].parent), reason)
         return RunFolder(done[0].parent)
 
 
@@ -408,13 +420,3 @@ def _unsignalled() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def stamp(config: SweepConfig) -> str | None:
-    """Why a search's test scores are not what they may seem; None where they are."""
-    if config.compares or not any(path.startswith("data.split.") for path in config.repeat):
-        return None
-    return (
-        "the configuration was chosen by the validation images of all folds, among which are the "
-        "test images of each: expect a little less on new ones"
-    )

@@ -212,7 +212,7 @@ def test_the_contact_sheet_shows_the_least_and_the_most_certain(tmp_path):
     order = np.random.default_rng(0).permutation(200)
     for position, value in enumerate(order.tolist()):
         image = torch.full((3, 8, 8), value, dtype=torch.uint8)
-        sheet.add(value / 200, position, value % 2, image)
+        sheet.add(value / 200, position, value % 2, f"{position}.png", image)
     drawn = sheet.draw().axes[0]
     shown = [int(image.get_array()[0, 0, 0]) for image in drawn.images]
     assert shown == [*range(32), *range(168, 200)]

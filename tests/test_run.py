@@ -394,12 +394,12 @@ def test_report_tells_apart_what_is_configured_differently(fit, fails, tmp_path,
         return capsys.readouterr().out
 
     fit("--data.split.folds=3", "--data.split.fold=0", name="cv")
-    assert "NOT TO BE BELIEVED: folds 1, 2 missing" in shown(tmp_path / "runs")
+    assert "NOTE folds 1, 2 are missing" in shown(tmp_path / "runs")
     fit("--data.split.folds=3", "--data.split.fold=1", "--model.lr=0.1", name="cv")
     fit("--data.split.folds=3", "--data.split.fold=0", name="cv")
     out = shown(tmp_path / "runs")
-    assert "lr 0.001: folds 1, 2 missing" in out
-    assert "lr 0.1: folds 0, 2 missing" in out
+    assert "lr 0.001: folds 1, 2 are missing" in out
+    assert "lr 0.1: folds 0, 2 are missing" in out
     assert "lr 0.1 cannot be compared with lr 0.001: no two runs are a pair" in out
     assert "NOTE lr 0.001: 1 older runs of the same folds and seeds left out" in out
     fit("--data.split.folds=3", "--data.split.protocol=image", name="leaky")

@@ -128,13 +128,8 @@ def _show(report: Report) -> None:
                 markup=False,
                 highlight=False,
             )
-    for one in report.scored:
-        if one.condition.older:
-            console.print(
-                f"NOTE {one.condition.name}: {one.condition.older} older runs of the same folds "
-                "and seeds left out",
-                markup=False,
-            )
+    for note in report.notes:
+        console.print(f"NOTE {note}", markup=False, highlight=False)
     refused = {reason for one in report.comparisons for reason in one.contrast.refused}
     for reason in sorted(refused):
         console.print(f"NOT PAIRED {reason}", style="bold red", markup=False)

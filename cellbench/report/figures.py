@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from cellbench.page import plain
 from cellbench.report.comparison import Comparison
@@ -82,6 +82,7 @@ def learning_curves(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _tidy(axes)
     figure.axes[0].set_yscale("log")  # one run's bad epoch would flatten all the rest
+    figure.axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     figure.axes[0].yaxis.set_major_formatter("{x:g}")
     figure.axes[0].yaxis.set_minor_formatter(NullFormatter())
     figure.axes[1].legend(fontsize=8, frameon=False)
@@ -123,15 +124,11 @@ def curve(scored: Sequence[Scored], key: str, metric: str) -> Figure:
         key: The option.
         metric: The metric.
     """
-    lines: dict[str, list[tuple[float, dict[str, float]]]] = {}
-    for one in scored:
-        others = [str(value) for k, value in one.condition.settings.items() if k != key]
-        point = float(one.condition.settings[key]), one.scores["metrics"][metric]
-        lines.setdefault(", ".join(others), []).append(point)
+    drawn = lines(scored, key)
     figure = Figure(figsize=(4.6, 2.9), layout="constrained")
     axes = figure.subplots()
-    for k, (label, points) in enumerate(lines.items()):
-        points.sort(key=lambda point: point[0])
+    for k, (label, some) in enumerate(drawn.items()):
+        points = [(value, one.scores["metrics"][metric]) for value, one in some]
         x, colour = [value for value, _ in points], COLOURS[k % len(COLOURS)]
         axes.plot(x, [e["value"] for _, e in points], "o-", color=colour, label=plain(label), ms=4)
         axes.fill_between(
@@ -142,16 +139,42 @@ def curve(scored: Sequence[Scored], key: str, metric: str) -> Figure:
             alpha=0.12,
             lw=0,
         )
-    positive = [value for points in lines.values() for value, _ in points]
+    positive = [value for some in drawn.values() for value, _ in some]
     if min(positive) > 0 and max(positive) / min(positive) > 20:
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(key, fontsize=9)
     axes.set_ylabel(metric, fontsize=9)
-    if len(lines) > 1:
+    if len(drawn) > 1:
         axes.legend(fontsize=8, frameon=False)
     _tidy(axes)
     return figure
+
+
+def lines(scored: Sequence[Scored], key: str) -> dict[str, list[tuple[float, Scored]]]:
+    """A curve's lines: conditions that differ in one option alone, three of them or more.
+
+    Args:
+        scored: The conditions.
+        key: The option, with a number in each of them.
+
+    Returns:
+        By the other options' values: the numbers in their order, each with its condition.
+    """
+    others = [k for k in scored[0].condition.settings if k != key]
+    found: dict[tuple[str, ...], list[tuple[float, Scored]]] = {}
+    for one in scored:
+        settings = one.condition.settings
+        point = float(settings[key]), one
+        found.setdefault(tuple(str(settings[k]) for k in others), []).append(point)
+    whole = {values: points for values, points in found.items() if len(points) >= 3}
+    varied = [i for i in range(len(others)) if len({values[i] for values in whole}) > 1]
+    return {
+        ", ".join(f"{others[i].rpartition('.')[2]} {values[i]}" for i in varied)[:60]: sorted(
+            points, key=lambda point: point[0]
+        )
+        for values, points in whole.items()
+    }
 
 
 def _tidy(axes: Axes) -> None:

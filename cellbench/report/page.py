@@ -130,10 +130,10 @@ def _drawable(report: Report) -> list[Comparison]:
 
 
 def _curves(report: Report) -> list[str]:
-    """The options to draw curves over, where that gives few lines."""
+    """The options to draw curves over, where that gives a few lines."""
     found = report.conditions
     keys = curves(found) if report.comparisons else []
-    return [k for k in keys if len(found) / len({str(c.settings[k]) for c in found}) <= LINES]
+    return [key for key in keys if len(figures.lines(report.scored, key)) in range(1, LINES + 1)]
 
 
 def _splits(found: Sequence[Condition]) -> Iterator[dict[str, Any]]:
@@ -205,6 +205,7 @@ def _errors(one: Scored) -> dict[str, Any]:
     run = condition.runs[0]
     return {
         "samples": len(first),
+        "several": max(tested.values()) > 1,
         "always": sum(missed[sample] == tested[sample] for sample in first),
         "images": [
             {

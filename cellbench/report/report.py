@@ -1,7 +1,7 @@
 """What finished runs say together: the values that the page and the tables show."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -73,12 +73,21 @@ class Report:
     @property
     def stamps(self) -> list[str]:
         """Why the numbers are not what they may seem."""
-        several = len(self.scored) > 1
-        return [
-            f"{each.name}: {stamp}" if several else stamp
-            for each in self.conditions
-            for stamp in each.stamps
-        ]
+        return self._by_reason({each.name: each.stamps for each in self.conditions})
+
+    @property
+    def notes(self) -> list[str]:
+        """What there is too little of."""
+        return self._by_reason({each.name: each.notes for each in self.conditions})
+
+    def _by_reason(self, reasons: Mapping[str, Sequence[str]]) -> list[str]:
+        """Each reason once, with the conditions that it holds for, if not for all."""
+        of: dict[str, list[str]] = {}
+        for name, own in reasons.items():
+            for reason in own:
+                of.setdefault(reason, []).append(name)
+        every = len(reasons)
+        return [r if len(names) == every else f"{'; '.join(names)}: {r}" for r, names in of.items()]
 
     @property
     def verdict(self) -> list[str]:
@@ -215,6 +224,7 @@ def as_plain(report: Report) -> dict[str, Any]:
         "cellbench": cellbench.__version__,
         "verdict": report.verdict,
         "stamps": report.stamps,
+        "notes": report.notes,
         "metric": report.metric,
         "rope": report.rope,
         "conditions": [

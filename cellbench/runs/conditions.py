@@ -102,22 +102,29 @@ class Condition:
     @property
     def stamps(self) -> list[str]:
         """Why its numbers are not what they may seem."""
-        stamps = {stamp for run in self.runs for stamp in run.metrics["stamps"]}
+        return sorted({stamp for run in self.runs for stamp in run.metrics["stamps"]})
+
+    @property
+    def notes(self) -> list[str]:
+        """What there is too little of."""
+        found = []
         total = self.runs[0].metrics["split"]["folds"]
         if total is not None and len(self.folds) < total:
             missing = ", ".join(str(k) for k in range(total) if k not in self.folds)
-            stamps.add(f"folds {missing} missing")
+            found.append(f"folds {missing} are missing: {self.n} images are tested, and not all")
         elif total is not None:
             seeds: dict[tuple[int, int], set[int | None]] = defaultdict(set)
             for fold, split_seed, seed in (run.repeat for run in self.runs):
                 seeds[split_seed, seed].add(fold)
             if any(len(folds) < total for folds in seeds.values()):
-                stamps.add("some seeds lack folds, whose images count less in what is pooled")
+                found.append("some seeds lack folds, whose images count less in what is pooled")
         groups = {run.split.group[name] for run in self.runs for name in run.test.ids}
         if len(groups) < FEW_GROUPS:
             shown = "1 group" if len(groups) == 1 else f"{len(groups)} groups"
-            stamps.add(f"the test images are of {shown}: too few for any interval to mean much")
-        return sorted(stamps)
+            found.append(f"the test images are of {shown}: too few for any interval to mean much")
+        if self.older:
+            found.append(f"{self.older} older runs of the same folds and seeds left out")
+        return found
 
 
 def conditions(runs: Sequence[Finished]) -> list[Condition]:

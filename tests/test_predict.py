@@ -218,7 +218,8 @@ def test_the_contact_sheet_shows_the_least_and_the_most_certain(tmp_path):
     assert shown == [*range(32), *range(168, 200)]
     texts = [text.get_text() for text in drawn.texts]
     assert texts[0] == "the 32 least and the 32 most certain of 200 images"
-    assert texts[1:3] == ["one\n0.000", "two\n0.005"]
+    names = [f"{order.tolist().index(value)}.png" for value in (0, 1)]
+    assert texts[1:3] == [f"{names[0]}\none 0.000", f"{names[1]}\ntwo 0.005"]
 
 
 def test_the_contact_sheet_is_a_png_of_every_image_where_they_are_few(predict, tmp_path):

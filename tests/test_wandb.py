@@ -147,6 +147,7 @@ def test_a_server_that_refuses_the_key_is_said(fails, server, tmp_path, monkeypa
     assert server.runs == {}
 
 
+@pytest.mark.slow
 def test_without_a_server_or_a_key_a_run_that_goes_on_loses_nothing(
     fails, server, tmp_path, monkeypatch
 ):
@@ -171,6 +172,7 @@ def test_without_a_server_or_a_key_a_run_that_goes_on_loses_nothing(
     assert next(iter(server.runs.values())).state == "finished"
 
 
+@pytest.mark.slow
 def test_a_server_that_is_lost_keeps_no_run_from_its_end(fit, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(loggers, "FINISH_TIMEOUT", 1.0)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
@@ -214,6 +216,7 @@ def test_an_offline_run_arrives_once_however_often_it_is_sent(fit, server):
     assert server.operations["UpsertBucket"] == 4  # the second time it knew that it was sent
 
 
+@pytest.mark.slow
 def test_an_offline_run_that_was_interrupted_arrives_as_one(server, tmp_path, monkeypatch):
     command = ["fit", *TINY, *DRAWN, f"--runs={tmp_path}", "--name=x", "--wandb.mode=offline"]
     with monkeypatch.context() as patched:

@@ -377,13 +377,14 @@ class Sweep:
 
     def _tested(self, run: RunFolder) -> RunFolder:
         """A run's test, which an interrupted command may have done."""
-        job = Job(
-            ["test", f"--run={run.path}", "--trainer.enable_progress_bar=false"],
-            self.folder.log(run),
-            self._free[0],
-            dict(os.environ),
-        )
-        if not (done := sorted((run.path / "test").glob("*/metrics.json"))):
+        tries = 0
+        while not (done := sorted((run.path / "test").glob("*/metrics.json"))):
+            job = Job(
+                ["test", f"--run={run.path}", "--trainer.enable_progress_bar=false"],
+                self.folder.log(run),
+                self._free[0],
+                dict(os.environ),
+            )
             with _unsignalled():
                 job.start(self._command)
             try:
@@ -391,16 +392,14 @@ class Sweep:
                     wait_for([job], 1.0)
             finally:
                 job.end()
-            done = sorted((run.path / "test").glob("*/metrics.json"))
-            if job.exit_code or not done:
+            tries += 1
+            if job.exit_code and (tries == TRIES or not job.killed):
                 raise UserError(f"the best trial could not be tested: {job.why()}")
-            tested = [
-                path.parents[2].name for path in self.folder.path.glob("trials/*/test/*/*.json")
-            ]
-            others = sorted({name.partition("-")[0] for name in tested})
-            again = f"this search's test split was scored for its choices {', '.join(others)}"
-            for reason in (stamp(self.config), again if len(others) > 1 else None):
-                _note(RunFolder(done[0].parent), reason)
+        tested = self.folder.path.glob("trials/*/test/*/metrics.json")
+        choices = sorted({path.parents[2].name.partition("-")[0] for path in tested})
+        again = f"this search's test split was scored for its choices {', '.join(choices)}"
+        for reason in (stamp(self.config), again if len(choices) > 1 else None):
+            _note(RunFolder(done[0].parent), reason)
         return RunFolder(done[0].parent)
 
 

@@ -114,6 +114,7 @@ def test_near_copies_that_cross_the_split_give_exit_code_1(audit, planted):
     assert found["verdict"].startswith("The official split does not leak")
 
 
+@pytest.mark.slow
 def test_a_split_by_image_of_slides_leaks(audit):
     options = ("--data=SyntheticDataModule", "--data.samples=90", "--data.slides=15")
     assert audit(*options)[0] == 0
@@ -136,6 +137,7 @@ def test_every_fold_is_looked_at(audit):
     assert len({each["digest"] for each in found["splits"]}) == 4
 
 
+@pytest.mark.slow
 def test_copies_grouped_by_the_number_in_their_name_leak(audit, drawn_blood_cells, tmp_path):
     root, true = drawn_blood_cells
     rows = [["path", "label", "group"]]
@@ -370,6 +372,7 @@ def test_a_split_that_cannot_be_drawn_does_not_hold(audit, tmp_path):
     assert re.search(r"The grouped split, fold \d, cannot be drawn: class 'b'", found["verdict"])
 
 
+@pytest.mark.slow
 def test_odd_shapes_and_broken_masks_do_not_end_an_audit(audit, tmp_path):
     rng, root = np.random.default_rng(0), tmp_path / "cells"
     write_shortcut(root, lambda rng, label: 200)
@@ -390,6 +393,7 @@ def test_odd_shapes_and_broken_masks_do_not_end_an_audit(audit, tmp_path):
     assert found["modes"]["grey"] == 1
 
 
+@pytest.mark.slow
 def test_an_unreadable_image_of_a_set_whose_groups_are_in_the_pixels(
     audit, fails, drawn_blood_cells, tmp_path
 ):

@@ -110,6 +110,7 @@ def test_metrics_and_confusion_count_every_sample_once(one, two):
         assert theirs["test"]["metrics"][name] == pytest.approx(entry, abs=1e-4), name
 
 
+@pytest.mark.slow
 def test_phases_and_co_teaching_are_those_of_one_device(root, tmp_path):
     """DDP has to learn of parameters that a phase frees, and devices of what others have seen."""
     options = ["--model.phases=[{epochs: 1, freeze: backbone}, {epochs: 1, freeze: stage2}, "]
@@ -127,6 +128,7 @@ def test_phases_and_co_teaching_are_those_of_one_device(root, tmp_path):
             assert float(b[name]) == pytest.approx(float(a[name]), rel=2e-4), name
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_is_asked_once_for_all_devices(root, tmp_path):
     runs = []
     for devices in (1, 2):

@@ -173,6 +173,7 @@ def explained(run):
     return read_attributions(run / NAME)
 
 
+@pytest.mark.slow
 def test_explain_compares_views_on_the_same_masks(fit, capsys, tmp_path):
     split = "--data.split={folds: 4}"
     runs = {v: fit(split, f"--data.view={v}", name=v) for v in ("raw", "masked")}

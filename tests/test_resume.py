@@ -120,7 +120,7 @@ def kill_and_go_on(tmp_path, reference, seed, workers, kills=1):
     assert_same(run, reference)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_with_the_same_bits(tmp_path, reference, workers):
     kill_and_go_on(tmp_path, reference, seed=workers, workers=workers)
 
@@ -169,7 +169,7 @@ MOMENTS = {
 @pytest.mark.parametrize(
     "moment",
     [
-        pytest.param(moment, marks=[] if number < 2 else pytest.mark.slow)
+        pytest.param(moment, marks=[] if number < 1 else pytest.mark.slow)
         for number, moment in enumerate(MOMENTS)
     ],
 )

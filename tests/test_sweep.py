@@ -307,6 +307,7 @@ def test_numbers_of_a_sweep_are_numbers(sweep_file, tmp_path, fails):
         assert [row["model.lr"] for row in csv.DictReader(file)] == ["0.001", "0.01"]
 
 
+@pytest.mark.slow
 def test_weights_and_biases_has_a_group_and_a_run_for_each(sweep):
     folder, rows = sweep("--wandb.mode=offline", repeat={"seed_everything": [0, 1]})
     found = sorted((folder / "trials").glob("*/wandb/offline-run-*/run-*.wandb"))

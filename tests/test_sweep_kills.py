@@ -148,6 +148,7 @@ def test_a_grid_killed_while_two_work_on_it_is_complete(tmp_path):
     assert found == undisturbed
 
 
+@pytest.mark.slow
 def test_ctrl_c_loses_nothing(tmp_path):
     file = write(tmp_path, SEARCH | {"trials": 3})
     runs = tmp_path / "runs"

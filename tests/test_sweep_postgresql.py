@@ -156,6 +156,7 @@ def test_a_server_that_is_not_there_at_first_is_waited_for(tmp_path, server):
     assert len(rows(tmp_path / "runs")) == 2
 
 
+@pytest.mark.slow
 def test_a_database_that_is_none_is_said_at_once(tmp_path, server):
     file = write(tmp_path, 2)
     begun = time.monotonic()

@@ -108,12 +108,13 @@ class Job:
     def start(self, command: Command) -> None:
         """Begins it."""
         self.begun = time.monotonic()
-        process = _context.Process(
-            target=_work,
-            args=(command, self.args, self.log, self.slot, dict(self.environment)),
-        )
-        process.start()
-        self._process = process
+        args = (command, self.args, self.log, self.slot, dict(self.environment))
+        self._process = _context.Process(target=_work, args=args)
+        try:
+            self._process.start()
+        except (EOFError, ConnectionError):  # something has just killed the fork server: a new one
+            self._process = _context.Process(target=_work, args=args)
+            self._process.start()
 
     @property
     def sentinel(self) -> int:

@@ -18,6 +18,7 @@ from cellbench.cli.experiment import ExperimentParser
 from cellbench.cli.parsing import check_yaml, take_option
 from cellbench.data.base import CellDataModule
 from cellbench.errors import Interrupted, UserError
+from cellbench.page import share
 from cellbench.runs.conditions import Condition, conditions
 from cellbench.runs.finished import read_finished
 from cellbench.runs.folder import write_text
@@ -117,9 +118,9 @@ def _show(found: Audit, plain: dict[str, Any]) -> None:
         table.add_row(
             each.name,
             str(each.scores["n"]),
-            _interval(metrics["accuracy"]),
+            escape(share(metrics["accuracy"])),
             f"{metrics['accuracy']['baseline']:.3f}",
-            _interval(metrics["balanced_accuracy"]),
+            escape(share(metrics["balanced_accuracy"])),
             f"{metrics['balanced_accuracy']['baseline']:.3f}",
         )
     console.print(table)
@@ -134,7 +135,3 @@ def _named(what: Any) -> str:
     if isinstance(what, dict):
         what = [what["first"], what["second"]]
     return what if isinstance(what, str) else " and ".join(what[:2])
-
-
-def _interval(entry: dict[str, Any]) -> str:
-    return escape(f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]")

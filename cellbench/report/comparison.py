@@ -12,7 +12,7 @@ import numpy as np
 from cellbench.report.statistics import Difference, corrected_t, holm, mcnemar, resampled
 from cellbench.runs.conditions import Condition
 from cellbench.runs.finished import Finished
-from cellbench.runs.metrics import confusion_matrix, resample, values
+from cellbench.runs.metrics import confusion_by_group, confusion_matrix, resample, values
 
 Metric = Literal["accuracy", "balanced_accuracy", "precision_macro", "f1_macro", "mcc", "kappa"]
 """What conditions are compared by."""
@@ -46,7 +46,7 @@ class Contrast:
         seeds: Whether these differ in seed_everything alone.
         test: How it was judged.
         refused: Pairs that cannot be compared, each with its reason.
-        unpaired: Runs without a partner.
+        unpaired: The folds and seeds that not all of the conditions have.
     """
 
     difference: Difference | None
@@ -156,18 +156,16 @@ class Comparer:
             return Contrast(None, 0, (0, 0), True, "no pair", tuple(refused), unpaired)
         counts = [len(same) for same in of_split.values()]
         seeds = [len({several[0].seed for several in same}) for same in of_split.values()]
+        differences = [
+            float(np.mean([weights @ list(map(self._value, several)) for several in same]))
+            for same in of_split.values()
+        ]
         if len(of_split) > 1:
-            differences = [
-                float(
-                    np.mean([weights @ [self._value(run) for run in several] for several in same])
-                )
-                for same in of_split.values()
-            ]
             ratios = [_ratio(same[0][0]) for same in of_split.values()]
             found = corrected_t(differences, float(np.mean(ratios)), self._rope)
             test = "corrected resampled t-test"
         else:
-            found, test = self._on_one_split(next(iter(of_split.values())), weights)
+            found, test = self._on_one_split(next(iter(of_split.values())), weights, differences[0])
         return Contrast(
             found,
             len(of_split),
@@ -179,11 +177,10 @@ class Comparer:
         )
 
     def _on_one_split(
-        self, same: Sequence[Sequence[Finished]], weights: np.ndarray
+        self, same: Sequence[Sequence[Finished]], weights: np.ndarray, difference: float
     ) -> tuple[Difference, str]:
         run = same[0][0]
         groups = len({run.split.group[name] for name in run.test.ids})
-        differences = [weights @ list(map(self._value, several)) for several in same]
         pair = len(weights) == 2 and len(same) == 1 and groups == len(run.test.ids)
         if pair and self._metric == "accuracy":
             right = [each.test.predicted == each.test.labels for each in same[0]]
@@ -199,18 +196,16 @@ class Comparer:
             ],
             axis=0,
         )
-        found = resampled(float(np.mean(differences)), replicates, groups)
+        found = resampled(difference, replicates, groups)
         return found, "bootstrap of the test set's groups"
 
     def _replicates(self, run: Finished) -> np.ndarray:
         """The metric with the test set's groups resampled: the same draws for every run."""
         path = run.folder.path
         if path not in self._resampled:
-            test, classes = run.test, len(run.classes)
-            names = [run.split.group[name] for name in test.ids]
-            _, group = np.unique(names, return_inverse=True)
-            counts = np.zeros((int(group.max()) + 1, classes, classes))
-            np.add.at(counts, (group, test.labels, test.predicted), 1)
+            test = run.test
+            names = np.array([run.split.group[name] for name in test.ids])
+            counts = confusion_by_group(test.labels, test.predicted, names, len(run.classes))
             self._resampled[path] = values(resample(counts))[self._metric]
         return self._resampled[path]
 

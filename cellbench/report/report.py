@@ -10,6 +10,7 @@ import numpy as np
 
 import cellbench
 from cellbench.errors import UserError, suggest
+from cellbench.page import share
 from cellbench.report.comparison import Comparer, Comparison, Effect, Metric, effects
 from cellbench.report.statistics import Difference
 from cellbench.runs.conditions import Condition, Pooled, conditions, pool
@@ -98,7 +99,7 @@ class Report:
             entry = only.scores["metrics"][self.metric]
             return [
                 f"There is one condition alone, {only.condition.name}, and nothing to compare it "
-                f"with: {named} {entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}] on "
+                f"with: {named} {share(entry)} on "
                 f"n = {only.condition.n}, where the majority class has {entry['baseline']:.3f}."
             ]
         sentences = [self._sentence(one) for one in self.comparisons]

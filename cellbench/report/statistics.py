@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-LEVEL = 0.95
+from cellbench.runs.metrics import LEVEL
 
 
 @dataclass(frozen=True)

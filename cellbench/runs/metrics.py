@@ -20,6 +20,16 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) ->
     return cells.reshape(classes, classes)
 
 
+def confusion_by_group(
+    labels: np.ndarray, predicted: np.ndarray, groups: np.ndarray, classes: int
+) -> np.ndarray:
+    """A confusion matrix for each group, in the order of names: (groups, classes, classes)."""
+    _, group = np.unique(groups, return_inverse=True)
+    counts = np.zeros((int(group.max()) + 1, classes, classes))
+    np.add.at(counts, (group, labels, predicted), 1)
+    return counts
+
+
 def _counts(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each class of confusion matrices (..., C, C): the right, the true and the predicted."""
     right = np.diagonal(confusion, axis1=-2, axis2=-1)
@@ -99,9 +109,7 @@ def evaluate(
     """
     confusion = confusion_matrix(labels, predicted, len(classes))
     always = confusion_matrix(labels, majority, len(classes))
-    _, group = np.unique(groups, return_inverse=True)
-    by_group = np.zeros((int(group.max()) + 1, *confusion.shape))
-    np.add.at(by_group, (group, labels, predicted), 1)
+    by_group = confusion_by_group(labels, predicted, groups, len(classes))
     resampled = resample(by_group)
     groups_of = (by_group.sum(axis=2) > 0).sum(axis=0)
 

@@ -566,6 +566,54 @@ def test_losses_are_their_formulas(name, expected):
     assert torch.allclose(found, (soft * expected).sum(dim=1), atol=1e-6)
 
 
+EXTREME = torch.tensor(
+    [[0.0, 0.0, 0.0], [200.0, 0.0, -200.0], [-1e4, 0.0, 1e4], [6e4, -6e4, 0.0], [1e37, 0.0, 0.0]]
+)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(LossConfig("focal", gamma=gamma) for gamma in (0, 1e-6, 0.01, 0.3, 0.5, 0.999, 1, 2, 50)),
+        *(LossConfig("generalised", q=q) for q in (1e-30, 1e-6, 0.5, 0.7, 1)),
+        LossConfig("symmetric"),
+        LossConfig(),
+    ],
+    ids=str,
+)
+def test_losses_and_their_gradients_are_finite_at_extreme_logits(config, smoothing, dtype):
+    """A probability of exactly 1 or 0 gives neither an infinite gradient nor NaN."""
+    for label in range(3):
+        logits = EXTREME.clamp(max=torch.finfo(dtype).max).to(dtype).requires_grad_()
+        shares = as_shares(torch.full((5,), label), 3, smoothing)
+        found = losses(logits.float(), shares, config)
+        found.sum().backward()
+        assert found.isfinite().all()
+        assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 1.0, 2.0, 5.0])
+def test_focal_gradients_are_those_of_the_formula(gamma):
+    """Where p is not 1, they equal the closed form, computed in double precision."""
+    logits = torch.linspace(-12, 12, 49)[:, None] * torch.tensor([[1.0, 0.0]])
+    logits.requires_grad_()
+    shares = as_shares(torch.zeros(49, dtype=torch.long), 2, 0.0)
+    losses(logits, shares, LossConfig("focal", gamma=gamma)).sum().backward()
+    z = logits.detach().double()[:, 0]
+    p, doubt = torch.sigmoid(z), torch.sigmoid(-z)
+    expected = gamma * p * doubt**gamma * p.log() - doubt ** (gamma + 1)
+    assert torch.allclose(logits.grad[:, 0].double(), expected, rtol=1e-4, atol=2e-7)
+
+
+def test_a_generalised_loss_near_0_is_cross_entropy():
+    logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 3.0, 0.5]])
+    shares = as_shares(torch.tensor([1, 1]), 3, 0.0)
+    found = losses(logits, shares, LossConfig("generalised", q=1e-7))
+    assert torch.allclose(found, losses(logits, shares, LossConfig()), rtol=1e-5)
+
+
 def test_every_loss_is_lowest_where_the_label_is_right():
     logits = torch.tensor([[4.0, 0.0, -1.0]])
     for name in LOSSES:

@@ -48,16 +48,27 @@ class LossConfig:
             raise UserError(f"model.loss.q: {self.q} is not above 0 and at most 1")
 
 
+def _focal(log_p: Tensor, config: LossConfig) -> Tensor:
+    # Below gamma 1 the slope of the factor is infinite where p is 1, and the derivative would be
+    # infinity times log 1: NaN. clamp's derivative is 0 beyond its limits. e^-100 is 0 beside 1.
+    limited = log_p.clamp(-100.0, -torch.finfo(log_p.dtype).tiny)
+    return -((-torch.expm1(limited)) ** config.gamma) * log_p
+
+
 def _symmetric(log_p: Tensor, config: LossConfig) -> Tensor:
     forward, reverse, log_zero = SYMMETRIC
-    return -forward * log_p + reverse * log_zero * (1 - log_p.exp())
+    return -forward * log_p - reverse * log_zero * torch.expm1(log_p)
+
+
+def _generalised(log_p: Tensor, config: LossConfig) -> Tensor:
+    return -torch.expm1(config.q * log_p) / config.q
 
 
 LOSSES: dict[LossName, Callable[[Tensor, LossConfig], Tensor]] = {
     "cross_entropy": lambda log_p, config: -log_p,
-    "focal": lambda log_p, config: -((1 - log_p.exp()) ** config.gamma) * log_p,
+    "focal": _focal,
     "symmetric": _symmetric,
-    "generalised": lambda log_p, config: (1 - (config.q * log_p).exp()) / config.q,
+    "generalised": _generalised,
 }
 """Each takes log probabilities, (B, classes), and gives what the loss is if that class is right."""
 

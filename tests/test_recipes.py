@@ -226,6 +226,57 @@ def test_a_teacher_follows_slowly():
     assert followed == pytest.approx(before + 0.25)
 
 
+@pytest.mark.parametrize(
+    "phases",
+    [
+        "[{epochs: 1, freeze: backbone}, {epochs: 2}, {epochs: 1, freeze: stage2}]",
+        "[{epochs: 1}, {epochs: 2, freeze: backbone}, {epochs: 1, freeze: stage1}]",
+    ],
+)
+def test_a_teacher_without_momentum_is_its_network_in_every_phase(fit, monkeypatch, phases):
+    """Layer modes, batch norm statistics and outputs are the network's, after a resume too."""
+    steps, trained = [], set()
+    weigh = CoTeacher.weigh
+
+    def compare(self, batch, logits, shares):
+        result = weigh(self, batch, logits, shares)
+        pairs = list(zip(self._teacher.modules(), self._network.modules(), strict=True))
+        assert [a.training for a, _ in pairs] == [b.training for _, b in pairs]
+        trained.add(sum(b.training for _, b in pairs))
+        own, network = (m.state_dict() for m in (self._teacher, self._network))
+        assert all(torch.equal(own[key], network[key]) for key in network)
+        assert torch.equal(*self._probability[:, batch.positions])
+        steps.append(len(batch.positions))
+        return result
+
+    options = [f"--model.phases={phases}", FOUR, "--data.batch_size=8", "--data.label_noise=0.3"]
+    options += ["--model.co_teaching={forget_rate: 0.3, momentum: 0}"]
+    monkeypatch.setattr(CoTeacher, "weigh", compare)
+    run = fit(*options)
+    assert len(trained) == 3  # each phase leaves another number of layers in training mode
+    whole = len(steps)
+    with monkeypatch.context() as patched:
+        terminate_at(patched, 17)
+        with pytest.raises(AssertionError):  # the fixture wants an exit code of 0
+            fit(*options, name="terminated")
+    (begun,) = (run.parents[1] / "terminated").iterdir()
+    assert main(["fit", "--resume", str(begun)]) == 0
+    assert len(steps) == 2 * whole
+
+
+def test_a_teacher_lets_statistics_follow_as_slowly_as_weights():
+    network = torch.nn.ModuleDict({"norm": torch.nn.BatchNorm1d(1)})
+    network["norm"].register_buffer("mask", torch.tensor([-torch.inf, 0.0]))
+    teacher = CoTeacher(network, lambda of, batch: None, CoTeachingConfig(0.5, 0.75), samples=1)
+    network["norm"].running_mean += 1.0
+    network["norm"].num_batches_tracked += 3
+    teacher.follow()
+    followed = teacher.state(lambda tensor: tensor)["teacher"]
+    assert followed["norm.running_mean"].item() == pytest.approx(0.25)
+    assert followed["norm.num_batches_tracked"].item() == 3
+    assert torch.equal(followed["norm.mask"], network["norm"].mask)
+
+
 def test_co_teaching_leaves_out_the_rate_of_samples(fit, monkeypatch):
     left = []
     begin = CoTeacher.begin_epoch

@@ -89,6 +89,7 @@ class CoTeacher:
         Returns:
             Whether each sample counts, 0 or 1, and how much its loss weighs, both (B,).
         """
+        self._match_modes()
         with torch.no_grad():
             both = torch.stack([logits.float(), self._logits(self._teacher, batch).float()])
             own = self._probability[0, batch.positions].nan_to_num(0.0)  # of the epoch before
@@ -100,12 +101,22 @@ class CoTeacher:
         return counted, (1 - own) ** 2 if hard else torch.ones_like(counted)
 
     def follow(self) -> None:
-        """Moves the teacher's weights after the network's."""
+        """Move the teacher's weights and batch norm statistics towards the network's."""
+        share = 1 - self._config.momentum
         with torch.no_grad():
             for mean, new in zip(
                 self._teacher.parameters(), self._network.parameters(), strict=True
             ):
-                mean.lerp_(new, 1 - self._config.momentum)
+                mean.lerp_(new, share)
+            for mean, new in zip(self._teacher.buffers(), self._network.buffers(), strict=True):
+                # Constants stay as they are: between two infinities lerp gives NaN.
+                moved = mean.lerp(new, share) if mean.is_floating_point() else new
+                mean.copy_(torch.where(mean == new, mean, moved))
+
+    def _match_modes(self) -> None:
+        """Put each layer of the teacher into the network's mode, which changes with the phase."""
+        for own, followed in zip(self._teacher.modules(), self._network.modules(), strict=True):
+            own.training = followed.training
 
     def begin_epoch(self, epoch: int, reduce: Callable[[Tensor], Tensor]) -> None:
         """Chooses what is left out of an epoch.

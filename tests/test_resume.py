@@ -290,6 +290,49 @@ def test_a_signal_at_the_end_is_not_forgotten(reference, terminated, hook, step)
     assert_same(go_on(terminated(step=step, hook=hook)), reference)
 
 
+PLATEAU = [
+    "--trainer.max_epochs=8",
+    "--model.head.dropout=0.4",
+    "--data.augment=none",
+    "--data.balance=none",
+    "--model.l2=0",
+]
+
+
+@pytest.fixture(scope="module")
+def reduced(tmp_path_factory):
+    """Return the results of an uninterrupted run whose plateau schedule lowers its rate."""
+    runs = tmp_path_factory.mktemp("plateau")
+    assert main(["fit", *OPTIONS, *PLATEAU, f"--runs={runs}"]) == 0
+    expected = results(only_run(runs))
+    rates = [float(line.split(",")[1]) for line in expected[2][1:]]
+    assert rates == pytest.approx([1e-3] * 4 + [3e-4] * 4)
+    return expected
+
+
+@pytest.mark.parametrize(
+    ("hook", "step"),
+    [
+        ("on_train_batch_end", 7 * 1 + 4),  # inside an epoch
+        ("on_train_batch_end", 7 * 3),  # in an epoch's last step
+        ("validation_step", 2 * 2),  # in a validation
+        *(
+            pytest.param(*moment, marks=pytest.mark.slow)
+            for moment in (
+                ("on_train_batch_end", 7 * 2 + 4),
+                ("on_train_batch_end", 7 * 3 + 4),
+                ("on_train_batch_end", 7 * 4 + 4),
+                ("on_train_epoch_start", 4),
+            )
+        ),
+    ],
+)
+def test_a_resumed_run_lowers_its_rate_when_an_uninterrupted_one_does(
+    reduced, terminated, hook, step
+):
+    assert_same(go_on(terminated(*PLATEAU, step=step, hook=hook)), reduced)
+
+
 def test_an_early_stopped_run_trains_no_further(tmp_path):
     stopping = [
         "--trainer.callbacks=EarlyStopping",

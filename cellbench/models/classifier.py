@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchvision.transforms.v2 import CutMix, MixUp
@@ -22,6 +22,7 @@ from cellbench.models.heads import HeadConfig, build_head, build_pool
 from cellbench.models.losses import LossConfig, as_shares, losses
 from cellbench.models.optimisation import (
     PLATEAU_FACTOR,
+    PLATEAU_MONITOR,
     PLATEAU_PATIENCE,
     OptimizerName,
     build_optimizer,
@@ -341,7 +342,7 @@ class CellClassifier(LightningModule):
             set_rate(optimizer, self._plan.rate(self.current_epoch))  # type: ignore[arg-type]
             schedule = self.lr_schedulers()
             if isinstance(schedule, ReduceLROnPlateau):
-                schedule._reset()
+                schedule.best, schedule.num_bad_epochs = float("inf"), 0
         if self._co_teacher is not None:
             self._co_teacher.begin_epoch(self.current_epoch, self._sum)
 
@@ -393,6 +394,21 @@ class CellClassifier(LightningModule):
             logged["train/parameters"] = float(self.trained)
         self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1)
         self.log_dict(self.train_metrics, on_step=False, on_epoch=True)
+
+    def lr_scheduler_step(self, scheduler: LRScheduler | ReduceLROnPlateau, metric: Any) -> None:
+        """Step a schedule that Lightning says is due, except plateau.
+
+        Lightning skips plateau in the whole first epoch after a resume (`FitLoop.on_advance_end`),
+        so `on_train_epoch_end` steps it instead.
+        """
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            super().lr_scheduler_step(scheduler, metric)
+
+    def on_train_epoch_end(self) -> None:
+        """Step the plateau schedule; the epoch has been validated by now."""
+        schedule = self.lr_schedulers()
+        if isinstance(schedule, ReduceLROnPlateau):
+            schedule.step(self.trainer.callback_metrics[PLATEAU_MONITOR])
 
     def _of_the_step(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """The number of samples of a step and the sum of their weights, a device's part of each.
@@ -479,7 +495,7 @@ class CellClassifier(LightningModule):
             schedule: Any = ReduceLROnPlateau(
                 optimizer, patience=PLATEAU_PATIENCE, factor=PLATEAU_FACTOR
             )
-            described = {"scheduler": schedule, "monitor": "val/loss"}
+            described = {"scheduler": schedule, "monitor": PLATEAU_MONITOR}
         elif self._schedule == "none" and len(self._plan.starts) == 1:
             return optimizer
         else:

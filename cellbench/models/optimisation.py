@@ -12,7 +12,7 @@ from cellbench.models.regularisation import penalised_parameters
 OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
 
 MOMENTUM = 0.9
-PLATEAU_PATIENCE, PLATEAU_FACTOR = 2, 0.3
+PLATEAU_PATIENCE, PLATEAU_FACTOR, PLATEAU_MONITOR = 2, 0.3, "val/loss"
 
 SCALE = "lr_scale"
 """Where a group of parameters says what its learning rate is multiplied by."""

@@ -512,3 +512,31 @@ def test_weights_that_have_seen_the_test_images_are_refused(fit, fails, tmp_path
     assert re.match(r"'cell\d+' is in the \w+ split, but the run .* was trained or selected", line)
     assert not list((tmp_path / "r").glob("*/*"))
     assert main([*again, "--data.split.seed=0", f"--runs={tmp_path / 'r'}"]) == 0
+
+
+def test_weights_of_another_folder_with_the_same_names_are_taken(fit, fails, tmp_path):
+    rng = np.random.default_rng(5)
+    for folder in ("first", "second", "third"):
+        for label, name in enumerate("ab"):
+            for number in range(20):
+                image, _ = draw_cell(rng, 2 * label, 48)
+                write_image(tmp_path / folder / name / f"{number}.png", image)
+    own = ["--data=FolderDataModule", "--trainer.max_epochs=1"]
+    first = fit(*own, f"--data.root={tmp_path / 'first'}", "--data.split.seed=1", name="first")
+    other = [*own, f"--model.weights={first}", f"--data.root={tmp_path / 'second'}"]
+    run = fit(*other, "--data.split.seed=2", name="second")
+    scored = ["test", f"--run={run}", "--data.split.seed=3"]
+    assert main([*scored, f"--data.root={tmp_path / 'third'}"]) == 0
+    line = fails(*scored, f"--data.root={tmp_path / 'first'}")  # which its weights have seen
+    assert f"the run {first} was trained or selected on the same content" in line
+    for name in "ab":
+        (tmp_path / "renamed").mkdir(exist_ok=True)
+        (tmp_path / "second" / name).rename(tmp_path / "renamed" / f"{name}{name}")
+    for name in "ab":
+        for path in list((tmp_path / "renamed" / f"{name}{name}").iterdir()):
+            path.rename(path.with_name(f"new {path.name}"))
+    line = fails(
+        *["fit", *TINY, *own, f"--data.root={tmp_path / 'renamed'}", f"--runs={tmp_path / 'r'}"],
+        *[f"--model.weights={run}", "--data.split.seed=3"],
+    )
+    assert "was trained or selected on the same content" in line

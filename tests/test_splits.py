@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from cellbench.data.splits import SplitConfig, draw
+from cellbench.data.splits import SplitConfig, draw, first_seen
 from cellbench.data.table import Sample, SampleTable
 from cellbench.errors import UserError
 
@@ -81,3 +81,41 @@ def test_a_class_with_too_few_groups_is_named():
 def test_contradictions_are_refused(values, message):
     with pytest.raises(UserError, match=message):
         SplitConfig(**values)
+
+
+def rows(*samples):
+    keys = ("id", "group", "split", "content")
+    return [dict(zip(keys, sample, strict=True)) for sample in samples]
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "expected"),
+    [
+        # Other images under the same names, and groups of the same name.
+        ([("a/0", "p1", "test", "x")], [("a/0", "p1", "train", "y")], None),
+        # The same image under another name.
+        ([("b/9", "b/9", "test", "y")], [("a/0", "p1", "train", "y")], ("b/9", "content")),
+        # What the other run did not see.
+        ([("a/0", "p1", "test", "y")], [("a/0", "p1", "test", "y")], None),
+        # One dataset, as its second image shows: an image that was replaced since.
+        (
+            [("a/0", "p1", "test", "x"), ("a/1", "p2", "train", "z")],
+            [("a/0", "p3", "train", "y"), ("a/1", "p2", "train", "z")],
+            ("a/0", "id"),
+        ),
+        # One dataset that has grown: another image of a patient.
+        (
+            [("a/2", "p1", "test", "x"), ("a/1", "p2", "train", "z")],
+            [("a/0", "p1", "train", "y"), ("a/1", "p2", "train", "z")],
+            ("a/2", "group"),
+        ),
+        # A copied dataset under other names: p1 was divided there, and is q1 here.
+        (
+            [("n0", "q1", "test", "x"), ("n1", "q1", "test", "z")],
+            [("a/0", "p1", "train", "y"), ("a/1", "p1", "test", "z")],
+            ("n0", "group"),
+        ),
+    ],
+)
+def test_samples_are_the_same_by_content_and_by_name_within_a_dataset(now, before, expected):
+    assert first_seen("test", rows(*now), rows(*before), ("train", "val")) == expected

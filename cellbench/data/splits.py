@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -246,3 +246,44 @@ def read_split(path: Path) -> list[dict[str, str]]:
     if not rows or set(rows[0]) != {"id", "class", "group", "split", "content"}:
         raise UserError(f"{path} is not a split.csv (id, class, group, split, content)")
     return rows
+
+
+def first_seen(
+    part: Part,
+    rows: Sequence[Mapping[str, str]],
+    others: Sequence[Mapping[str, str]],
+    seen: Sequence[str],
+) -> tuple[str, str] | None:
+    """Find a sample of a part that is in given parts of another split as well.
+
+    Samples are compared by their contents, as two folders may use the same names for different
+    images. Names of samples and groups count only where the two splits are of one dataset: where
+    a sample has the same name and the same content in both.
+
+    Args:
+        part: The part to look through.
+        rows: The split that it is a part of, as `read_split` gives it.
+        others: The other split.
+        seen: The other split's parts that no sample may be in.
+
+    Returns:
+        The first such sample's id, and what the splits share: "content", "id" or "group"; None
+        where there is no such sample.
+    """
+    groups = {row["group"] for row in others if row["split"] in seen}
+    group_of = {row["content"]: row["group"] for row in others}
+    # A group goes by another name in a copied folder; its images' contents say which one it is.
+    linked = {row["group"] for row in rows if group_of.get(row["content"]) in groups}
+    names = {(row["id"], row["content"]) for row in others}
+    one_dataset = any((row["id"], row["content"]) in names for row in rows)
+    known = {key: {row[key] for row in others if row["split"] in seen} for key in ("content", "id")}
+    for row in rows:
+        if row["split"] != part:
+            continue
+        if row["content"] in known["content"]:
+            return row["id"], "content"
+        if one_dataset and row["id"] in known["id"]:
+            return row["id"], "id"
+        if row["group"] in linked or (one_dataset and row["group"] in groups):
+            return row["id"], "group"
+    return None

@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, Trainer
 
 import cellbench
 from cellbench.data.base import CellDataModule
-from cellbench.data.splits import read_split
+from cellbench.data.splits import first_seen, read_split
 from cellbench.data.table import Part
 from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
@@ -234,7 +234,8 @@ class Run:
         """Loads a checkpoint, and notes how what it will be scored on differs from its training."""
         trained = self._load(ckpt_path)
         if trained.split != self.data.drawn.digest:
-            self._refuse_trained(part, ckpt_path.parent.parent, ("id", "group", "content"))
+            for run in _lineage(ckpt_path.parent.parent):
+                self._refuse_trained(part, run)
             self.stamps.append("another split than the run's, without its training's images")
         for name, ours in asdict(self.description.preprocessing).items():
             theirs = getattr(trained.preprocessing, name)
@@ -242,36 +243,29 @@ class Run:
                 self.stamps.append(f"{name} is {ours} here, and was {theirs} in training")
 
     def _check_weights(self) -> None:
-        """Refuses weights of a run that has seen what is to be scored."""
-        run = Path(self.config["model"]["weights"])
-        while run.is_dir():  # and that run's own, and so on
-            # Of another dataset the names may be the same by chance.
-            same = read_checkpoint(RunFolder(run).best)[0].data == self.description.data
-            keys = ("id", "group", "content") if same else ("content",)
-            self._refuse_trained("val", run, keys, seen=("train",))
-            self._refuse_trained("test", run, keys)
-            before = yaml.safe_load(RunFolder(run).config.read_text("utf-8"))
-            run = Path(before["model"]["weights"])
+        """Refuse weights of a run that has seen what is to be scored."""
+        for run in _lineage(Path(self.config["model"]["weights"])):
+            self._refuse_trained("val", run, seen=("train",))
+            self._refuse_trained("test", run)
 
     def _refuse_trained(
-        self,
-        part: Part,
-        run: Path,
-        keys: Sequence[str],
-        seen: Sequence[str] = ("train", "val"),
+        self, part: Part, run: Path, seen: Sequence[str] = ("train", "val")
     ) -> None:
-        """Refuses a split that shares what the keys name with what a run has seen."""
-        rows = read_split(RunFolder(run).split)
-        trained = [row for row in rows if row["split"] in seen]
-        known = {key: {row[key] for row in trained} for key in keys}
-        for row in csv.DictReader(io.StringIO(self.data.drawn.csv)):
-            same = [key for key in keys if row["split"] == part and row[key] in known[key]]
-            if same:
-                raise UserError(
-                    f"'{row['id']}' is in the {part} split, but the run {run} was trained or "
-                    f"selected on the same {same[0]}; use the run's own split, or other images "
-                    "under names of their own"
-                )
+        """Refuse a part of the split with samples that a run has seen.
+
+        Raises:
+            UserError: Its first such sample.
+        """
+        rows = list(csv.DictReader(io.StringIO(self.data.drawn.csv)))
+        others = read_split(RunFolder(run).split)
+        # A split by images divides groups itself, and is stamped for it.
+        found = None if rows == others else first_seen(part, rows, others, seen)
+        if found is not None:
+            name, what = found
+            raise UserError(
+                f"'{name}' is in the {part} split, but the run {run} was trained or selected on "
+                f"the same {what}; use the run's own split, or other images"
+            )
 
     @contextmanager
     def _written(self, begun: Path | None = None) -> Iterator[None]:
@@ -389,3 +383,23 @@ class Run:
         path = self.folder.figure(name)
         figures.save(figure, path)
         loggers.log_figure(self.loggers, path)
+
+
+def _lineage(run: Path) -> Iterator[Path]:
+    """Yield a run's folder, then that of the run whose weights it began with, and so on.
+
+    Raises:
+        UserError: A run does not say what it began with.
+    """
+    known: set[Path] = set()
+    while run.is_dir() and run.resolve() not in known:
+        yield run
+        known.add(run.resolve())
+        config = RunFolder(run).config
+        try:
+            run = Path(yaml.safe_load(config.read_text("utf-8"))["model"]["weights"])
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            raise UserError(
+                f"{config} does not say with which model.weights the run began, so that nobody "
+                "knows which images they have seen; give another run"
+            ) from error

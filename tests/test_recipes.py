@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from cellbench.__main__ import main
 from cellbench.data.labels import flip
@@ -17,8 +18,10 @@ from cellbench.data.synthetic import SyntheticDataModule
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.co_teaching import CoTeacher, CoTeachingConfig
 from cellbench.relabel.detection import correct, easy, noisy
+from cellbench.runs.checkpoint import read_checkpoint
 from cellbench.runs.conditions import conditions
 from cellbench.runs.finished import read_finished
+from cellbench.runs.inference import build_model
 from tests.conftest import TINY
 from tests.test_resume import assert_same, results, terminate_at
 
@@ -78,6 +81,10 @@ def test_phases_that_do_not_fill_the_training_are_refused(fails):
         ["--model.mixup=0.2", "--model.cutmix=1.0", "--model.loss.label_smoothing=0.1"],
         ["--checkpoint.average=ema"],
         ["--checkpoint.average=swa", "--model.norm=group"],
+        [
+            *("--checkpoint.average=swa", "--model.head.dropout=0.3", "--data.augment=strong"),
+            *("--trainer.max_epochs=10", "--trainer.limit_train_batches=2"),  # averaged from 7 on
+        ],
         ["--data.smote={count: 30}", "--data.augment=strong", "--data.view=masked"],
         [
             "--data.label_noise=0.3",
@@ -85,7 +92,7 @@ def test_phases_that_do_not_fill_the_training_are_refused(fails):
             "--label_history=true",
         ],
     ],
-    ids=["phases", "plateau", "mixup", "ema", "swa", "smote", "co-teaching"],
+    ids=["phases", "plateau", "mixup", "ema", "group", "swa", "smote", "co-teaching"],
 )
 def test_a_terminated_recipe_goes_on_to_the_same_bits(fit, tmp_path, monkeypatch, options):
     options = [FOUR, "--data.batch_size=8", *options]
@@ -139,10 +146,53 @@ def test_the_average_is_validated_kept_and_scored(fit, average):
             expected = {k: share * v + (1 - share) * new[k] for k, v in expected.items()}
     found = state(run)
     for key, value in expected.items():
-        assert torch.allclose(found[key], value, atol=1e-4), key
+        if average == "ema" or "running" not in key:
+            assert torch.allclose(found[key], value, atol=1e-4), key
     again = fit(FOUR, "--checkpoint.monitor=last", name="plain")
-    differ = any(not torch.equal(found[k], v) for k, v in state(again).items())
+    plain = {k: v for k, v in state(again).items() if "running" not in k and "num_b" not in k}
+    differ = any(not torch.equal(found[k], v) for k, v in plain.items())
     assert differ == (average == "ema")
+
+
+SWA = [
+    *("--trainer.max_epochs=8", "--data.batch_size=8", "--trainer.precision=32-true"),
+    *("--checkpoint.average=swa", "--checkpoint.monitor=last"),
+]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--model.head={hidden: [8], batch_norm: true, dropout: 0.3}", "--model.schedule=cosine"],
+        ["--data.augment=strong", "--data.balance=balanced"],
+        ["--model.phases=[{epochs: 5}, {epochs: 2, freeze: stage2}, {epochs: 1}]"],
+    ],
+    ids=["head", "augmented", "phases"],
+)
+def test_the_statistics_of_swa_are_those_of_its_weights_over_the_training_images(fit, options):
+    """They are what torch's own update_bn computes of the saved weights."""
+    run = fit(*SWA, *options)
+    description, saved = read_checkpoint(run / "checkpoints" / "best.ckpt")
+    network = build_model(description, saved)
+    given = yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]
+    kept = ("samples", "slides", "image_size", "batch_size", "augment", "balance")
+    data = SyntheticDataModule(**{key: given[key] for key in kept})
+    data.setup("fit")
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Dropout):
+            layer.p = 0.0
+    torch.optim.swa_utils.update_bn([batch.images for batch in data.training_batches(7)], network)
+    computed = network.state_dict()
+    statistics = [key for key in saved if "running" in key]
+    assert len(statistics) > 3
+    for key in statistics:
+        assert torch.allclose(saved[key], computed[key], rtol=1e-3, atol=1e-5), key
+
+
+def test_swa_leaves_the_statistics_of_what_is_frozen(fit):
+    saved = state(fit(*SWA, "--model.freeze=stage2"))
+    untouched = [(saved[f"backbone.{i}.1.1.running_var"] == 1).all().item() for i in range(4)]
+    assert untouched == [True, True, False, False]
 
 
 def test_mixing_makes_the_training_another_and_not_the_evaluation(fit):

@@ -521,9 +521,13 @@ class CellDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Augmented, in an order drawn anew every epoch."""
+        return self.training_batches(*self.start)
+
+    def training_batches(self, epoch: int, batch: int = 0) -> DataLoader[Any]:
+        """Return a loader of what an epoch trains on, from one of its batches."""
         loader = self._loader("train", train=True)
         assert isinstance(loader.sampler, BatchSampler)
-        loader.sampler.start_at(*self.start)
+        loader.sampler.start_at(epoch, batch)
         return loader
 
     def val_dataloader(self) -> DataLoader[Any]:

@@ -33,6 +33,9 @@ from cellbench.models.phases import Phase, Plan, ScheduleName, make_plan
 from cellbench.models.regularisation import penalised_parameters, penalty, sparsity
 from cellbench.models.weights import DESCRIPTION
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+"""Layers that keep running statistics of their inputs."""
+
 
 class WeightedMean(Metric):
     """The mean of values that stand for several samples each.
@@ -242,7 +245,8 @@ class CellClassifier(LightningModule):
         features: Tensor = self.pool(self.backbone(self.normalise(images)))
         return features
 
-    def _logits(self, batch: Batch | FeatureBatch) -> Tensor:
+    def logits(self, batch: Batch | FeatureBatch) -> Tensor:
+        """Return the logits of a batch, (B, classes), float32."""
         if isinstance(batch, FeatureBatch):
             logits: Tensor = self.head(batch.features)
         else:
@@ -277,6 +281,19 @@ class CellClassifier(LightningModule):
         assert self.trained == sum(p.numel() for p in self.parameters()) - count
         module = self.head if self._penalise == "head" else self
         self._penalised = list(penalised_parameters(module).values())
+
+    def norms_trained_since(self, epoch: int) -> list[str]:
+        """Return the names of the batch norms that learn in any epoch from this to the current."""
+        phases = range(self._plan.phase(epoch), self._phase + 1)
+        stages = self._first_stages(min(self._plan.frozen[phase] for phase in phases))
+        frozen = {id(module) for stage in stages for module in stage.modules()}
+        return [
+            name
+            for name, module in self.named_modules()
+            if isinstance(module, BATCH_NORMS)
+            and module.track_running_stats
+            and id(module) not in frozen
+        ]
 
     @property
     def trained(self) -> int:
@@ -359,7 +376,7 @@ class CellClassifier(LightningModule):
             images, shares = mix(self.normalise(batch.images), shares)
             logits = self.head(self.pool(self.backbone(images))).float()
         else:
-            logits = self._logits(batch)
+            logits = self.logits(batch)
         weighted = shares if self.loss_weight is None else shares * self.loss_weight
         of_sample, counted = losses(logits, weighted, self._loss), weighted.sum(dim=1)
         if self._co_teacher is not None:
@@ -453,7 +470,7 @@ class CellClassifier(LightningModule):
     def _evaluate(
         self, loss: WeightedMean, metrics: MetricCollection, batch: Batch | FeatureBatch
     ) -> Tensor:
-        logits = self._logits(batch)
+        logits = self.logits(batch)
         n = torch.tensor(len(batch.labels), device=logits.device)
         loss.update(cross_entropy(logits, batch.labels), n)
         metrics.update(logits, batch.labels)

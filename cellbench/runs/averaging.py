@@ -1,12 +1,16 @@
 """Averages of a training's weights and statistics, scored in the place of the last ones."""
 
 from functools import partial
+from itertools import islice
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
+
+from cellbench.data.base import CellDataModule
+from cellbench.models.classifier import CellClassifier
 
 Average = Literal["none", "ema", "swa"]
 
@@ -15,7 +19,11 @@ SWA_BEGINS = 0.75
 
 
 class Averaging(WeightAveraging):
-    """Lightning's, told when to begin, and not to validate an average of nothing.
+    """Lightning's weight averaging, told when to begin and how to treat batch norm's statistics.
+
+    ema averages the statistics like the weights: both follow the training closely. The mean of the
+    weights of several epochs is another network, so swa computes its statistics anew over the
+    training images (Izmailov et al., UAI 2018, section 3.2).
 
     Args:
         kind: ema or swa.
@@ -25,7 +33,7 @@ class Averaging(WeightAveraging):
     def __init__(self, kind: Average, decay: float) -> None:
         self._kind = kind
         moving = partial(_moving, decay=decay)
-        super().__init__(avg_fn=moving if kind == "ema" else None)
+        super().__init__(avg_fn=moving if kind == "ema" else None, use_buffers=kind == "ema")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Makes the average on the device of the training, which the module is not yet on."""
@@ -40,6 +48,41 @@ class Averaging(WeightAveraging):
         ends = trainer.is_last_batch and trainer.current_epoch >= self._begins
         self._due = self._kind == "ema" or ends
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self._kind == "swa" and self._due:
+            assert isinstance(pl_module, CellClassifier)
+            self._compute_statistics(trainer, pl_module)
+
+    @torch.no_grad()
+    def _compute_statistics(self, trainer: Trainer, model: CellClassifier) -> None:
+        """Give the average's batch norms the mean statistics of the epoch's training batches.
+
+        torch's `update_bn` would change what is frozen as well. Dropout is off, so that no random
+        number is drawn that the training would miss.
+        """
+        assert self._average_model is not None
+        average: Any = self._average_model.module
+        norms: list[Any] = [
+            average.get_submodule(name) for name in model.norms_trained_since(self._begins)
+        ]
+        if not norms:
+            return
+        momenta = [norm.momentum for norm in norms]
+        average.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean of all batches, each counted alike
+            norm.train()
+        data: CellDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        batches = data.training_batches(trainer.current_epoch)
+        for batch in islice(batches, int(trainer.num_training_batches)):
+            moved = data.transfer_batch_to_device(batch, trainer.strategy.root_device, 0)
+            with trainer.precision_plugin.forward_context():
+                average.logits(data.on_after_batch_transfer(moved, 0))
+        average.eval()
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            for statistic in (norm.running_mean, norm.running_var):
+                statistic.copy_(trainer.strategy.reduce(statistic.clone(), reduce_op="mean"))
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """Whether `on_train_batch_end` wants it."""

@@ -1,5 +1,6 @@
 """Backbones, heads, penalties, freezing, weights."""
 
+import copy
 import hashlib
 import http.server
 import io
@@ -16,7 +17,7 @@ from torch import nn
 from cellbench.data.dataset import Batch
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.errors import UserError
-from cellbench.models import backbones, torchvision_networks
+from cellbench.models import backbones, timm_networks, torchvision_networks
 from cellbench.models.classifier import CellClassifier, WeightedMean
 from cellbench.models.co_teaching import CoTeachingConfig
 from cellbench.models.heads import HeadConfig
@@ -499,6 +500,64 @@ def test_networks_of_timm_train_and_load(tmp_path, name):
     assert len(own) > 100
     assert all(torch.equal(value, state[key]) for key, value in own.items())
     assert loaded.mean.flatten().tolist() == pytest.approx(whole.pretrained_cfg["mean"])
+
+
+def relative_difference_to_timm(name, size):
+    """Return how far the features of a backbone are from timm's own, after a step of training."""
+    timm = pytest.importorskip("timm")
+    network = model(f"timm/{name}", (size, size))
+    images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
+    with torch.no_grad():
+        for parameter in network.backbone.parameters():  # some begin with a factor of 0
+            parameter += 0.02 * torch.randn_like(parameter)
+        network.eval()
+        try:
+            whole = timm.create_model(name, num_classes=7, img_size=(size, size)).eval()
+        except TypeError:
+            whole = timm.create_model(name, num_classes=7).eval()
+        left = whole.load_state_dict(network.backbone.state_dict(), strict=False)
+        assert not left.unexpected_keys
+        assert all(key.startswith(timm_networks.CLASSIFIERS) for key in left.missing_keys), left
+        found = copy.deepcopy(network).features(images)
+        maps = whole.forward_features(network.normalise(images))
+        expected = whole.forward_head(maps, pre_logits=True).flatten(1)
+    assert found.shape == expected.shape == (2, network.head[-1].in_features)
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("test_convnext", "mobilenetv3_small_050", "mobilenetv4_conv_small_050"),
+        *("inception_next_atto", "test_efficientnet", "resnetv2_18", "test_vit"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("davit_tiny", "poolformer_s12", "rdnet_tiny", "tf_efficientnet_lite0")
+        ),
+    ],
+)
+def test_averaged_features_are_those_that_timm_pools(name):
+    """What a network has behind its pooling (a norm, a convolution) is part of them."""
+    assert relative_difference_to_timm(name, 64) < 1e-5
+
+
+def test_other_pooling_of_a_network_of_timm_is_that_of_its_last_maps():
+    timm = pytest.importorskip("timm")
+    network = model("timm/test_convnext", head=HeadConfig(pool="max")).eval()
+    maps = timm.create_model("test_convnext", num_classes=0, global_pool="").eval()
+    maps.load_state_dict(network.backbone.state_dict())
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = maps(network.normalise(images)).amax((2, 3))
+        assert torch.allclose(network.features(images), expected, atol=1e-6)
+    with pytest.raises(UserError, match=r"inception_next_atto has no way around its own pooling"):
+        model("timm/inception_next_atto", head=HeadConfig(pool="max"))
+
+
+def test_networks_of_timm_that_classify_nothing_are_refused():
+    pytest.importorskip("timm")
+    with pytest.raises(UserError, match=r"^model.backbone: timm/mobilenetv5_300m_enc at"):
+        model("timm/mobilenetv5_300m_enc")
 
 
 def test_group_norm_keeps_the_activations_of_timm():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cellbench.errors import UserError, suggest
 from cellbench.models import networks, timm_networks, torchvision_networks
+from cellbench.models.heads import Pool, build_pool
 from cellbench.models.weights import Undrawn, from_file, from_run, load
 
 Norm = Literal["batch", "group"]
@@ -33,6 +34,8 @@ class Backbone:
         shape: The features' shape without the batch, (C, h, w) or (C,).
         mean: Mean of each channel that the network expects, in RGB and 0 to 1.
         std: Standard deviation of each channel that the network expects, likewise.
+        pool: From the trunk's features to a vector, (B, width).
+        width: The length of that vector.
         stages: The trunk's layers, first to last, parted where the maps get smaller.
         loaded: What was loaded, skipped and begun anew, in a line; None where nothing was loaded.
     """
@@ -41,6 +44,8 @@ class Backbone:
     shape: tuple[int, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    pool: nn.Module
+    width: int
     stages: tuple[tuple[nn.Module, ...], ...]
     loaded: str | None
 
@@ -61,10 +66,11 @@ def build(
     weights: str,
     image_size: tuple[int, int],
     norm: Norm = "batch",
+    pool: Pool = "avg",
     *,
     partial: bool = False,
 ) -> Backbone:
-    """Makes a backbone.
+    """Make a backbone.
 
     Args:
         name: One of `names()`, or timm/ and a name of timm's.
@@ -73,6 +79,7 @@ def build(
             taken.
         image_size: Height and width of the images it will see, in pixels.
         norm: group puts a group norm, with the scales it finds, in the place of each batch norm.
+        pool: How feature maps become a vector.
         partial: Whether weights that fit in part are taken.
 
     Raises:
@@ -105,7 +112,7 @@ def build(
         state = from_file(Path(weights))
     try:
         with nullcontext() if state is None or partial else Undrawn():
-            network = _make(name, image_size)
+            network, own_pool = _make(name, image_size, pool)
     except ValueError as error:  # networks of a fixed input size say what they can take
         raise UserError(f"model.backbone: {name} at {image_size}: {error}") from error
     whole = not own and not of_timm
@@ -127,20 +134,24 @@ def build(
         if loaded:
             loaded += f"; of its {replaced} batch norms the group norms keep the scales alone"
     shape, stages = _look(name, trunk, image_size)
+    layers, width = build_pool(pool, shape) if own_pool is None else (own_pool, own_pool.width)
     if of_timm:
         mean, std = timm_networks.normalisation(network)
     else:
         mean, std = torchvision_networks.normalisation(name)
-    return Backbone(trunk, shape, mean, std, stages, loaded)
+    return Backbone(trunk, shape, mean, std, layers, width, stages, loaded)
 
 
-def _make(name: str, image_size: tuple[int, int]) -> nn.Module:
+def _make(
+    name: str, image_size: tuple[int, int], pool: Pool
+) -> tuple[nn.Module, timm_networks.Pooling | None]:
+    """Make a network by its name, and its own pooling where it is to be pooled by that."""
     if name.startswith(timm_networks.PREFIX):
-        return timm_networks.make(name, image_size)
+        return timm_networks.make(name, image_size, average=pool == "avg")
     if name in _own_names():
         network: nn.Module = import_module(f"{networks.__name__}.{name}").build()
-        return network
-    return torchvision_networks.make(name, image_size)
+        return network, None
+    return torchvision_networks.make(name, image_size), None
 
 
 def use_group_norm(network: nn.Module) -> int:

@@ -18,7 +18,7 @@ from cellbench.errors import UserError
 from cellbench.models import backbones
 from cellbench.models.backbones import Norm
 from cellbench.models.co_teaching import CoTeacher, CoTeachingConfig
-from cellbench.models.heads import HeadConfig, build_head, build_pool
+from cellbench.models.heads import HeadConfig, build_head
 from cellbench.models.losses import LossConfig, as_shares, losses
 from cellbench.models.optimisation import (
     PLATEAU_FACTOR,
@@ -141,10 +141,9 @@ class CellClassifier(LightningModule):
             raise UserError(f"model.freeze: {freeze}, beside model.phases; give it in each phase")
         self.classes = tuple(classes)
         size = (image_size[0], image_size[1])
-        built = backbones.build(backbone, weights, size, norm, partial=partial_weights)
-        self.backbone, self.loaded = built.trunk, built.loaded
-        self.pool, width = build_pool(head, built.shape)
-        self.head = build_head(head, width, len(classes))
+        built = backbones.build(backbone, weights, size, norm, head.pool, partial=partial_weights)
+        self.backbone, self.pool, self.loaded = built.trunk, built.pool, built.loaded
+        self.head = build_head(head, built.width, len(classes))
         self.register_buffer("mean", torch.tensor(built.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(built.std).view(1, 3, 1, 1), persistent=False)
         self.mean: Tensor

@@ -8,20 +8,23 @@ from torch import nn
 
 from cellbench.errors import UserError
 
+Pool = Literal["avg", "max", "flatten"]
+
 
 @dataclass(frozen=True)
 class HeadConfig:
     """The layers between the features and the classes.
 
     Attributes:
-        pool: How feature maps become a vector: average, maximum, or all their values.
+        pool: How feature maps become a vector: average, maximum, or all their values. avg is the
+            own pooling of a network of timm's, with the layers that follow it there.
         hidden: Widths of the dense layers before the last, each with a ReLU.
         dropout: Probability of dropping a value before every dense layer, the last one included;
             or one for each of them.
         batch_norm: Whether a hidden layer has batch norm before its ReLU.
     """
 
-    pool: Literal["avg", "max", "flatten"] = "avg"
+    pool: Pool = "avg"
     hidden: tuple[int, ...] = ()
     dropout: float | tuple[float, ...] = 0.0
     batch_norm: bool = False
@@ -46,11 +49,11 @@ class HeadConfig:
         return tuple(self.dropout)
 
 
-def build_pool(config: HeadConfig, shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
-    """Makes the layers from feature maps to a vector, which have nothing to learn.
+def build_pool(pool: Pool, shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
+    """Make the layers from feature maps to a vector, which have nothing to learn.
 
     Args:
-        config: The head's layers.
+        pool: How the maps become a vector.
         shape: The maps' shape without the batch, (C, h, w) or (C,).
 
     Returns:
@@ -59,14 +62,14 @@ def build_pool(config: HeadConfig, shape: tuple[int, ...]) -> tuple[nn.Sequentia
     Raises:
         UserError: There are no maps to take the maximum of.
     """
-    if len(shape) == 1 and config.pool == "max":
+    if len(shape) == 1 and pool == "max":
         raise UserError(
             "model.head.pool: max, but this backbone gives a single vector and no maps; use avg"
         )
-    if len(shape) == 1 or config.pool == "flatten":
+    if len(shape) == 1 or pool == "flatten":
         return nn.Sequential(nn.Flatten()), prod(shape)
-    pool = nn.AdaptiveAvgPool2d(1) if config.pool == "avg" else nn.AdaptiveMaxPool2d(1)
-    return nn.Sequential(pool, nn.Flatten()), shape[0]
+    layer = nn.AdaptiveAvgPool2d(1) if pool == "avg" else nn.AdaptiveMaxPool2d(1)
+    return nn.Sequential(layer, nn.Flatten()), shape[0]
 
 
 def build_head(config: HeadConfig, width: int, classes: int) -> nn.Sequential:

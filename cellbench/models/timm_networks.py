@@ -1,5 +1,7 @@
 """timm's networks, by their names there behind `timm/`: an extra, `pip install timm`."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,40 +23,122 @@ def _timm() -> Any:
     return timm
 
 
-def make(name: str, image_size: tuple[int, int]) -> nn.Module:
-    """A network without its classifier, which gives feature maps, or a vector where it has none.
+class Pooling(nn.Module):
+    """A network's own way from its feature maps to what its classifier would see.
+
+    Some have a normalisation or a convolution behind the pooling, so that the mean of their maps is
+    not their pooled features (davit, convnext, mobilenetv3).
+
+    Args:
+        network: The network. It keeps its layers: this module has no parameters.
+        width: The number of pooled features.
+    """
+
+    def __init__(self, network: Any, width: int) -> None:
+        super().__init__()
+        self._network = (network,)  # as an attribute it would be registered a second time
+        self.width = width
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Pool maps, (B, C, h, w), to features, (B, width)."""
+        pooled: Tensor = self._network[0].forward_head(maps, pre_logits=True)
+        return pooled.flatten(1)
+
+
+def make(
+    name: str, image_size: tuple[int, int], *, average: bool
+) -> tuple[nn.Module, Pooling | None]:
+    """Make a network without its classifier.
+
+    Args:
+        name: timm/ and a name of timm's.
+        image_size: Height and width of the images in pixels.
+        average: Whether the network's own pooling is wanted, which nearly always is the average;
+            otherwise its last maps are for another one.
+
+    Returns:
+        The network, which gives feature maps, or a pooled vector where it has no maps; and its own
+        pooling of these maps, if it is wanted and not done by then.
 
     Raises:
-        UserError: timm is not installed, or has no such network.
-        ValueError: The size is none that it takes.
+        UserError: timm is not installed, has no such network, or the network has no maps that
+            another pooling could take.
+        ValueError: The network does not take images of this size, or classifies no images.
     """
     timm, bare = _timm(), name.removeprefix(PREFIX)
     known = timm.list_models() + timm.list_pretrained()
     if bare not in known:
         raise UserError(f"model.backbone: timm has no network '{bare}'{suggest(bare, known)}")
-    sized: dict[str, Any] = {"img_size": image_size}
-    try:  # transformers are made for one size, the rest do not know the argument
-        network: nn.Module = timm.create_model(bare, num_classes=0, global_pool="", **sized)
-    except TypeError:
-        sized = {}
-        network = timm.create_model(bare, num_classes=0, global_pool="")
-    except AssertionError as error:
-        raise ValueError(str(error)) from error
     try:
-        if getattr(network, "output_fmt", "NCHW") == "NCHW" and _gives_maps(network, image_size):
-            return network
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(str(error).splitlines()[0]) from error
-    pooled: nn.Module = timm.create_model(bare, num_classes=0, **sized)
-    return pooled
+        if average:
+            return _with_own_pooling(_create(bare, image_size), image_size)
+        try:
+            network = _create(bare, image_size, global_pool="")
+        except AssertionError as error:
+            raise UserError(
+                f"model.head.pool: {name} has no way around its own pooling; use avg"
+            ) from error
+        if _are_maps(network, _look(network, network, image_size)):
+            return network, None
+        return _as_vectors(_create(bare, image_size)), None
+    except UserError:
+        raise
+    except Exception as error:  # a thousand networks, and each has its own way to refuse
+        raise ValueError((str(error) or type(error).__name__).splitlines()[0]) from error
 
 
-def _gives_maps(network: nn.Module, image_size: tuple[int, int]) -> bool:
+def _create(bare: str, image_size: tuple[int, int], **options: Any) -> Any:
+    create = _timm().create_model
+    try:  # transformers are made for one size, the rest do not know the argument
+        return create(bare, num_classes=0, img_size=image_size, **options)
+    except TypeError:
+        return create(bare, num_classes=0, **options)
+
+
+@torch.no_grad()
+def _look(network: Any, part: Callable[[Tensor], Any], image_size: tuple[int, int]) -> Any:
+    """Return what a part of a network makes of a blank image."""
     network.eval()
-    with torch.no_grad():
-        maps: Tensor = network(torch.zeros(1, 3, *image_size))
+    output = part(torch.zeros(1, 3, *image_size))
     network.train()
-    return maps.ndim == 4
+    return output
+
+
+def _are_maps(network: Any, features: Any) -> bool:
+    """Return whether features are maps with their channels first."""
+    if not isinstance(features, Tensor) or features.ndim != 4:
+        return False
+    return getattr(network, "output_fmt", "NCHW") == "NCHW"
+
+
+def _with_own_pooling(
+    network: Any, image_size: tuple[int, int]
+) -> tuple[nn.Module, Pooling | None]:
+    maps = _look(network, network.forward_features, image_size)
+    width = _look(network, partial(_pooled, network), image_size).shape[1]
+    if not _are_maps(network, maps):
+        return _as_vectors(network), None
+    network.forward = network.forward_features
+    return network, Pooling(network, width)
+
+
+def _as_vectors(network: Any) -> nn.Module:
+    """Make a network give its pooled features."""
+    # Its own forward would give two outputs in training, where it learns from a teacher as well.
+    network.forward = partial(_pooled, network)
+    whole: nn.Module = network
+    return whole
+
+
+def _pooled(network: Any, images: Tensor) -> Tensor:
+    pooled: Tensor = network.forward_head(network.forward_features(images), pre_logits=True)
+    return pooled.flatten(1)
+
+
+def version() -> str:
+    """Return timm's version."""
+    found: str = _timm().__version__
+    return found
 
 
 def normalisation(network: Any) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

@@ -15,9 +15,10 @@ from cellbench.atomic import shared_file, write_at
 from cellbench.bar import bar
 from cellbench.data.base import CellDataModule
 from cellbench.data.dataset import Batch, Features
+from cellbench.models import timm_networks
 from cellbench.models.classifier import CellClassifier
 
-FORMAT = 1
+FORMAT = 2
 """Part of every file's name: raise it when features are computed or stored otherwise."""
 
 
@@ -110,6 +111,7 @@ def _identify(model: CellClassifier, trainer: Trainer) -> list[Any]:
     chip = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     if device.type == "cpu":
         chip = str(torch.cpu.get_capabilities())
+    of_timm = model.arguments["backbone"].startswith(timm_networks.PREFIX)
     return [
         model.arguments["backbone"],
         model.arguments["norm"],
@@ -123,4 +125,5 @@ def _identify(model: CellClassifier, trainer: Trainer) -> list[Any]:
         torch.are_deterministic_algorithms_enabled(),
         torch.__version__,
         torchvision.__version__,
+        timm_networks.version() if of_timm else None,
     ]

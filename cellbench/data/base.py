@@ -33,7 +33,7 @@ from cellbench.data.dataset import (
 )
 from cellbench.data.download import Source
 from cellbench.data.labels import check_classes, flip, read_labels
-from cellbench.data.preprocessing import Masks, Preprocessing
+from cellbench.data.preprocessing import LARGEST_SIDE, SMALLEST_SIDE, Masks, Preprocessing
 from cellbench.data.sampling import Balance, BatchSampler, Key, quotas
 from cellbench.data.smote import Smote, SmoteConfig
 from cellbench.data.splits import Split, SplitConfig, draw
@@ -151,8 +151,14 @@ class CellDataModule(LightningDataModule, ABC):
             raise UserError(f"data.label_noise: {self.label_noise} is not in 0 to 1, without 1")
         if not 0 <= self.fill <= 255:
             raise UserError(f"data.fill: {self.fill} is not between 0 and 255")
-        if min(self.input_size) < 8:
-            raise UserError(f"data.image_size: {self.image_size} is too small; at least 8")
+        if min(self.input_size) < SMALLEST_SIDE:
+            raise UserError(
+                f"data.image_size: {self.image_size} is too small; at least {SMALLEST_SIDE}"
+            )
+        if max(self.input_size) > LARGEST_SIDE:
+            raise UserError(
+                f"data.image_size: {self.image_size} is too large; at most {LARGEST_SIDE}"
+            )
         if self.masks == "auto" and not self.shows_cells:
             raise UserError(
                 f"data.masks: auto, but {type(self).__name__} shows tissue, in which no single "

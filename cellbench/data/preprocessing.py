@@ -13,6 +13,9 @@ from cellbench.errors import UserError
 
 Masks = Literal["expert", "auto"]
 
+SMALLEST_SIDE, LARGEST_SIDE = 8, 4096
+"""Pixels of a side of the network's input: larger ones fit no machine's memory."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:

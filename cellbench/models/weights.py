@@ -4,12 +4,11 @@ import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from cellbench import torch_files
 from cellbench.errors import UserError
 
 DESCRIPTION = "cellbench"
@@ -48,10 +47,10 @@ def from_file(path: Path) -> dict[str, Tensor]:
             "or the folder of a run"
         )
     try:
-        # Mapped: the classifier, most of some networks' file, is not even read.
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
-    except Exception as error:  # whatever a file of another kind provokes in torch's reader
-        raise UserError(f"model.weights: {path} is not a state-dict file") from error
+        # Mapped: the classifier, most of some networks' file, is not copied.
+        state = torch_files.read(path, mapped=True)
+    except torch_files.Damaged as error:
+        raise UserError(f"model.weights: {path} is not a state-dict file: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"model.weights: {path} is not a state dict (names and tensors)")
     return state
@@ -72,12 +71,16 @@ def from_run(run: Path, name: str, *, partial: bool) -> tuple[dict[str, Tensor],
             f"model.weights: {run} is no run's folder: it has no checkpoints/best.ckpt{hint}"
         )
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = torch_files.read(path, mapped=True)
         model = checkpoint[DESCRIPTION]["model"]
         trained, norm = model["backbone"], model["norm"]
         state = checkpoint["state_dict"].items()
         own = {key.removeprefix(_OWN): value for key, value in state if key.startswith(_OWN)}
-    except Exception as error:  # whatever a file of another kind provokes in torch's reader
+    except torch_files.Damaged as error:
+        raise UserError(
+            f"model.weights: {path} is not a whole checkpoint of cellbench's: {error}"
+        ) from error
+    except Exception as error:  # whatever a file of another kind holds
         raise UserError(f"model.weights: {path} is not a checkpoint of cellbench's") from error
     if trained != name and not partial:
         raise UserError(
@@ -116,6 +119,7 @@ def load(
     own = network.state_dict()
     skipped = [k for k in given if k.startswith(classifiers) and not (bare and k in own)]
     kept = OrderedDict((key, value) for key, value in given.items() if key not in set(skipped))
+    torch_files.check_finite(kept, source)
     shapeless = [key for key, value in kept.items() if key in own and own[key].shape != value.shape]
     if partial:
         for key in shapeless:

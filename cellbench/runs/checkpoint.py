@@ -11,10 +11,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
-from cellbench.data.preprocessing import Masks, Preprocessing
+from cellbench import torch_files
+from cellbench.data.preprocessing import LARGEST_SIDE, SMALLEST_SIDE, Masks, Preprocessing
 from cellbench.data.stain import Normalisation
 from cellbench.data.views import View
 from cellbench.errors import CannotWrite, UserError
+from cellbench.models.backbones import Norm
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.weights import DESCRIPTION
 from cellbench.runs.averaging import Average, Averaging
@@ -108,35 +110,79 @@ class Description:
             TypeError: There is an unknown one.
             ValueError: A value is not one that `as_plain` gives.
         """
-        if plain["model"].keys() != {"classes", "image_size", "backbone", "norm", "head"}:
+        model, given = plain["model"], plain["preprocessing"]
+        if model.keys() != {"classes", "image_size", "backbone", "norm", "head"}:
             raise ValueError("not what CellClassifier.arguments gives")
-        if plain["preprocessing"]["view"] not in get_args(View):
+        classes = model["classes"]
+        if not all(isinstance(name, str) for name in [*classes, model["backbone"], model["norm"]]):
+            raise ValueError("a name that is no text")
+        if len(classes) < 2 or len(set(classes)) < len(classes):
+            raise ValueError("not two classes or more")
+        if model["norm"] not in get_args(Norm):
+            raise ValueError("unknown norm")
+        if given["view"] not in get_args(View):
             raise ValueError("unknown view")
-        if plain["preprocessing"].get("masks", "expert") not in get_args(Masks):
+        if given.get("masks", "expert") not in get_args(Masks):
             raise ValueError("unknown masks")
-        if plain["preprocessing"].get("stain", "none") not in get_args(Normalisation):
+        if given.get("stain", "none") not in get_args(Normalisation):
             raise ValueError("unknown stain")
-        given = plain["preprocessing"]
-        size = (int(given["image_size"][0]), int(given["image_size"][1]))
-        return cls(**(plain | {"preprocessing": Preprocessing(**(given | {"image_size": size}))}))
+        if given["fill"] not in range(256):
+            raise ValueError("a fill that is no byte")
+        height, width = given["image_size"]
+        for side in (height, width):
+            if not isinstance(side, int) or not SMALLEST_SIDE <= side <= LARGEST_SIDE:
+                raise ValueError(f"an image size of {side}")
+        if list(model["image_size"]) != [height, width]:
+            raise ValueError("two image sizes")
+        texts = [plain[key] for key in ("cellbench", "precision", "data", "split", "labels")]
+        if not all(isinstance(text, str) for text in [*texts, plain["leaky"] or ""]):
+            raise ValueError("a description that is no text")
+        prepared = Preprocessing(**(given | {"image_size": (height, width)}))
+        return cls(**(plain | {"preprocessing": prepared}))
+
+
+STATE = ("callbacks", "loops", "lr_schedulers", "optimizer_states", "progress", "state_dict")
+"""The parts of a last.ckpt that a training goes on from."""
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all."""
+    """Writes a checkpoint whole or not at all, and reads none that has changed since."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Saves it beside, then moves it there.
+        """Save it with its digest beside, then move it there.
 
         Raises:
             CannotWrite: It cannot be written.
         """
         with whole_file(Path(path)) as beside:
             try:
-                torch.save(checkpoint, beside)
+                torch.save(torch_files.seal(checkpoint), beside)
             except RuntimeError as error:  # what torch's writer makes of a full disk
                 raise CannotWrite(f"cannot write {path}: {str(error).splitlines()[0]}") from error
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read one to go on from.
+
+        Raises:
+            UserError: It is damaged, or not the whole state of a training.
+        """
+        checkpoint = _read(Path(path))
+        lacking = [key for key in STATE if key not in checkpoint]
+        # Lightning leaves out in silence what is not there.
+        if not lacking and History.__qualname__ not in checkpoint["callbacks"]:
+            lacking = ["callbacks"]
+        if not lacking and "fit_loop" not in checkpoint["loops"]:
+            lacking = ["loops"]
+        if lacking:
+            raise UserError(
+                f"--resume: {path} does not hold the state of this training ('{lacking[0]}' is "
+                "missing); restore it from a copy, or delete it to begin the training afresh"
+            )
+        return checkpoint
 
 
 class BestEpoch(Callback):
@@ -216,19 +262,39 @@ class BestEpoch(Callback):
 
 
 def read_checkpoint(path: Path) -> tuple[Description, dict[str, torch.Tensor]]:
-    """Reads a checkpoint of cellbench's; no code in it is run.
+    """Read a checkpoint of cellbench's; no code in it is run.
 
     Returns:
         What it says of itself, and the model's state dict.
 
     Raises:
-        UserError: It is missing, or not a checkpoint of cellbench's.
+        UserError: It is missing, damaged, not a checkpoint of cellbench's, or has weights that are
+            not finite.
     """
-    if not path.is_file():
+    checkpoint = _read(path)
+    try:
+        state: dict[str, torch.Tensor] = dict(checkpoint["state_dict"])
+        description = Description.from_plain(checkpoint[DESCRIPTION])
+    except Exception as error:  # whatever a file of another kind holds
+        raise _not_whole(path, "it does not describe its model") from error
+    torch_files.check_finite(state, str(path))
+    return description, state
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
         raise UserError(f"there is no checkpoint {path}; has the run finished an epoch?")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        state: dict[str, torch.Tensor] = dict(checkpoint["state_dict"])
-        return Description.from_plain(checkpoint[DESCRIPTION]), state
-    except Exception as error:  # whatever a file of another kind provokes in torch's reader
-        raise UserError(f"{path} is not a whole checkpoint of cellbench's") from error
+        checkpoint = torch_files.read(path)
+    except torch_files.Damaged as error:
+        raise _not_whole(path, str(error)) from error
+    if not isinstance(checkpoint, dict):
+        raise _not_whole(path, "it holds no names")
+    return checkpoint
+
+
+def _not_whole(path: Path, why: str) -> UserError:
+    return UserError(
+        f"{path} is not a whole checkpoint of cellbench's: {why}; restore it from a copy, or train "
+        "again"
+    )

@@ -49,8 +49,14 @@ def build_model(described: Description, state: dict[str, torch.Tensor]) -> CellC
         with Undrawn():
             model = CellClassifier(**arguments)
         model.load_state_dict(state)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise UserError("the checkpoint's weights do not fit its own model") from error
+    except UserError as error:
+        raise UserError(f"the checkpoint's description makes no model: {error}") from error
+    except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
+        reason = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
+        raise UserError(
+            f"the checkpoint's weights do not fit its own model: {reason:.120}; restore it from a "
+            "copy, or train again"
+        ) from error
     return model
 
 
@@ -234,6 +240,7 @@ class _Rows(Callback):
     ) -> None:
         """Writes a row for each image that could be read."""
         probabilities = outputs.cpu().numpy()
+        self._check_finite(batch.positions.tolist(), probabilities)
         confidence = temper(probabilities, self._temperature).max(axis=1).astype(np.float32)
         for i, position in enumerate(batch.positions.tolist()):
             if position in self._dataset.unreadable:
@@ -246,6 +253,14 @@ class _Rows(Callback):
                     float(confidence[i]), position, predicted, Path(name).name, batch.images[i]
                 )
             self.written += 1
+
+    def _check_finite(self, positions: list[int], probabilities: np.ndarray) -> None:
+        for position, values in zip(positions, probabilities, strict=True):
+            if position not in self._dataset.unreadable and not np.isfinite(values).all():
+                raise UserError(
+                    f"the probabilities of '{self._dataset.names[position]}' are not finite "
+                    "numbers: nothing is written; train again with a lower model.lr"
+                )
 
 
 class _HeatMaps(Callback):

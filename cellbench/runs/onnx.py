@@ -126,6 +126,9 @@ def compare(model: CellClassifier, path: Path, batches: Iterable[Tensor]) -> Che
         model: The model, float32.
         path: The file.
         batches: uint8 RGB images at the model's size, (B, 3, H, W).
+
+    Raises:
+        UserError: The model's own probabilities are not finite.
     """
     session = import_module("onnxruntime").InferenceSession(
         str(path), providers=["CPUExecutionProvider"]
@@ -137,6 +140,11 @@ def compare(model: CellClassifier, path: Path, batches: Iterable[Tensor]) -> Che
         (theirs,) = session.run([OUTPUT], {INPUT: pixels})
         with torch.no_grad():
             ours = model(images).softmax(dim=1).numpy()
+        if not np.isfinite(ours).all():
+            raise UserError(
+                "export: the run's model gives probabilities that are not finite numbers; train "
+                "again with a lower model.lr"
+            )
         n += len(images)
         differences = np.nan_to_num(np.abs(theirs - ours), nan=1.0)
         equal = theirs.argmax(axis=1) == ours.argmax(axis=1)

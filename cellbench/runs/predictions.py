@@ -80,6 +80,12 @@ def read_predictions(path: Path) -> tuple[tuple[str, ...], dict[Part, Prediction
             if own:
                 labels = np.array([classes.index(row[2]) for row in own], dtype=np.int64)
                 probabilities = np.array([row[4:] for row in own]).astype(np.float32)
+                if probabilities.shape[1:] != (len(classes),):
+                    raise ValueError("rows of another length than the header")
+                finite = np.isfinite(probabilities).all(axis=1)
+                if not finite.all():
+                    bad = own[int(np.flatnonzero(~finite)[0])][0]
+                    raise ValueError(f"the probabilities of '{bad}' are no numbers")
                 parts[part] = Predictions([row[0] for row in own], labels, probabilities)
     except (OSError, ValueError, IndexError, csv.Error) as error:
         raise UserError(f"cannot read the predictions {path}: {error}") from error

@@ -98,6 +98,11 @@ class Progress(EndAtSignal):
         self._ended = False
         self._batch: int | None = None
 
+    @property
+    def began(self) -> bool:
+        """Whether the training's steps have begun: what a checkpoint holds is restored before."""
+        return self._in_training
+
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         """Training ends after its step and saves; anything else, and the second time, at once."""
         again = self._signum is not None and time.monotonic() - self._signalled > TOGETHER
@@ -198,8 +203,11 @@ class Progress(EndAtSignal):
 
         Raises:
             UserError: The run was begun on another number of devices.
+            ValueError: Where the training is, is no place in it.
         """
         saved = checkpoint["progress"]
+        if not all(isinstance(saved[key], int) and saved[key] >= 0 for key in ("epoch", "batch")):
+            raise ValueError("no epoch and step to go on from")
         if len(saved["metrics"]) != self._ranks.size:
             raise UserError(
                 f"--resume: the run was begun on {len(saved['metrics'])} devices, and here are "

@@ -30,6 +30,9 @@ from cellbench.runs.progress import Progress
 from cellbench.runs.ranks import Ranks
 from cellbench.runs.recorder import Collector, History
 
+RESTORING = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+"""Errors of Lightning's and torch's where a checkpoint lacks what they look for."""
+
 
 class RunCallbacks(NamedTuple):
     """What every training is watched by.
@@ -154,12 +157,17 @@ class Run:
                 self.trainer.fit(
                     self.model, datamodule=self.data, ckpt_path=begun, weights_only=True
                 )
-            except ValueError as error:
-                if "more than 1 value per channel" not in str(error):
+            except RESTORING as error:
+                if "more than 1 value per channel" in str(error):
+                    raise UserError(
+                        f"data.batch_size: {self.data.batch_size} leaves batch norm a single "
+                        "value; give a larger batch, or larger images"
+                    ) from error
+                if begun is None or self.callbacks.progress.began:
                     raise
                 raise UserError(
-                    f"data.batch_size: {self.data.batch_size} leaves batch norm a single value; "
-                    "give a larger batch, or larger images"
+                    f"--resume: {begun} does not hold the state of this training ({error!r:.80}); "
+                    "restore it from a copy, or delete it to begin the training afresh"
                 ) from error
             self.callbacks.progress.save_end(self.trainer)
             if self.checkpoint.monitor == "last":
@@ -309,7 +317,14 @@ class Run:
             raise UserError(
                 f"{path} holds another model: {', '.join(differs)} differ from the configuration's"
             )
-        self.model.load_state_dict(state)
+        try:
+            self.model.load_state_dict(state)
+        except (RuntimeError, AttributeError, TypeError) as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise UserError(
+                f"{path}: its weights do not fit its own model: {reason:.120}; restore it from a "
+                "copy, or train again"
+            ) from error
         return description
 
     def _score(self, parts: Sequence[Literal["val", "test"]]) -> dict[str, Any] | None:
@@ -389,10 +404,15 @@ def _lineage(run: Path) -> Iterator[Path]:
     """Yield a run's folder, then that of the run whose weights it began with, and so on.
 
     Raises:
-        UserError: A run does not say what it began with.
+        UserError: A run does not say what it began with, or began with its own weights.
     """
     known: set[Path] = set()
-    while run.is_dir() and run.resolve() not in known:
+    while run.is_dir():
+        if run.resolve() in known:
+            raise UserError(
+                f"model.weights: the run {run} was trained from itself, as its config.yaml and "
+                "those of the runs before tell; take a run whose weights have a beginning"
+            )
         yield run
         known.add(run.resolve())
         config = RunFolder(run).config
@@ -400,6 +420,6 @@ def _lineage(run: Path) -> Iterator[Path]:
             run = Path(yaml.safe_load(config.read_text("utf-8"))["model"]["weights"])
         except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
             raise UserError(
-                f"{config} does not say with which model.weights the run began, so that nobody "
-                "knows which images they have seen; give another run"
+                f"model.weights: cannot read {config}, which tells what that run was trained from "
+                f"({error!r:.80}); restore it"
             ) from error

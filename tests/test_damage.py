@@ -1,0 +1,264 @@
+"""Runs whose files something has damaged: refused in one line, or harmless."""
+
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from cellbench.__main__ import main
+from cellbench.errors import UserError
+from cellbench.models.weights import from_run
+from cellbench.runs.checkpoint import WholeCheckpointIO, read_checkpoint
+from tests.conftest import TINY, draw_cell, write_image
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished run; tests damage a copy of it."""
+    runs = tmp_path_factory.mktemp("whole")
+    options = ["--data.samples=80", "--data.slides=40", *TINY, f"--runs={runs}", "--name=x"]
+    assert main(["fit", *options, "--figures=false"]) == 0
+    (run,) = (runs / "x").iterdir()
+    return run
+
+
+@pytest.fixture
+def run(whole, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(whole, copy)
+    return copy
+
+
+@pytest.fixture
+def images(tmp_path):
+    for number in range(3):
+        image, _ = draw_cell(np.random.default_rng(number), number, 40)
+        write_image(tmp_path / "images" / f"{number}.png", image)
+    return tmp_path / "images"
+
+
+def change(path, edit):
+    """Saves a checkpoint anew with something changed, and no digest."""
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint.pop("digest")
+    edit(checkpoint)
+    torch.save(checkpoint, path)
+
+
+def test_no_flipped_bit_is_taken(run):
+    """Each of 200 is refused, or changes nothing that is read."""
+    path = run / "checkpoints" / "best.ckpt"
+    content, dice = path.read_bytes(), random.Random(0)
+    described, expected = read_checkpoint(path)
+    refused = 0
+    for _ in range(200):
+        bit = dice.randrange(8 * len(content))
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            found = read_checkpoint(path)
+        except UserError as error:
+            assert "is not a whole checkpoint" in str(error)  # noqa: PT017
+            refused += 1
+            continue
+        assert found[0] == described
+        assert found[1].keys() == expected.keys()
+        assert all(torch.equal(found[1][key], expected[key]) for key in expected)
+    assert refused > 150
+
+
+def flat(tensor):
+    """A tensor's values as they lie in memory, whatever the order of its axes."""
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
+def flip_weight(path):
+    """Flips one bit of the largest part of a checkpoint's file, which is a weight's."""
+    checkpoint = torch.load(path, weights_only=True)
+    largest = max(checkpoint["state_dict"].values(), key=torch.numel)
+    content = path.read_bytes()
+    place = content.index(flat(largest).numpy().tobytes()) + 1001
+    path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+
+
+@pytest.mark.parametrize("command", ["predict", "test", "validate", "export", "explain", "weights"])
+def test_every_reader_refuses_a_flipped_bit(run, images, fails, tmp_path, command):
+    flip_weight(run / "checkpoints" / "best.ckpt")
+    more = {"predict": [f"--images={images}"], "export": [f"--images={images}"]}.get(command, [])
+    args = [command, f"--run={run}", *more]
+    if command == "explain":
+        args = ["explain", str(run)]
+    if command == "weights":
+        args = ["fit", *TINY, f"--model.weights={run}", f"--runs={tmp_path / 'new'}"]
+    line = fails(*args)
+    assert "best.ckpt is not a whole checkpoint of cellbench's: the checksum of its part" in line
+    assert len(line) <= 300
+
+
+def test_a_training_does_not_go_on_from_a_flipped_bit(run, fails):
+    flip_weight(run / "checkpoints" / "last.ckpt")
+    (run / "metrics.json").unlink()
+    line = fails("fit", f"--resume={run}")
+    assert "last.ckpt is not a whole checkpoint of cellbench's: the checksum of its part" in line
+
+
+def test_the_digest_finds_what_the_files_checksums_do_not(run):
+    path = run / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    flat(next(iter(checkpoint["state_dict"].values())))[0] += 1e-3
+    torch.save(checkpoint, path)  # whose checksums are right again
+    with pytest.raises(UserError, match="its content does not match its digest"):
+        read_checkpoint(path)
+    with pytest.raises(UserError, match="its content does not match its digest"):
+        from_run(run, "small_cnn", partial=False)
+    with pytest.raises(UserError, match="its content does not match its digest"):
+        WholeCheckpointIO().load_checkpoint(path)
+
+
+def test_a_checkpoint_of_an_older_version_has_no_digest(run):
+    path = run / "checkpoints" / "best.ckpt"
+    expected = read_checkpoint(path)[1]
+    change(path, lambda checkpoint: None)
+    found = read_checkpoint(path)[1]
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("command", ["predict", "test", "export", "weights"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(run, images, fails, tmp_path, command, value):
+    def edit(checkpoint):
+        flat(next(iter(checkpoint["state_dict"].values())))[3] = value
+
+    change(run / "checkpoints" / "best.ckpt", edit)
+    more = [] if command == "test" else [f"--images={images}"]
+    args = [command, f"--run={run}", *more]
+    if command == "weights":
+        args = ["fit", *TINY, f"--model.weights={run}", f"--runs={tmp_path / 'new'}"]
+    line = fails(*args)
+    assert "are not finite numbers ('" in line
+    assert len(line) <= 300
+    assert not (run / "predict").exists()
+
+
+def test_weights_that_overflow_predict_nothing(run, images, fails):
+    def edit(checkpoint):
+        for value in checkpoint["state_dict"].values():
+            if value.is_floating_point():
+                value.fill_(3e38)
+
+    change(run / "checkpoints" / "best.ckpt", edit)
+    line = fails("predict", f"--run={run}", f"--images={images}")
+    assert line.startswith("the probabilities of '0.png' are not finite numbers")
+    assert not list((run / "predict").glob("*"))
+    assert "not finite numbers" in fails("export", f"--run={run}", f"--images={images}")
+
+
+def described(**changes):
+    def edit(checkpoint):
+        for key, value in changes.items():
+            *parents, last = key.split("__")
+            inner = checkpoint["cellbench"]
+            for name in parents:
+                inner = inner[name]
+            inner[last] = value
+
+    return edit
+
+
+def both_sizes(size):
+    return described(preprocessing__image_size=size, model__image_size=size)
+
+
+def without(*keys):
+    def edit(checkpoint):
+        inner = checkpoint
+        for key in keys[:-1]:
+            inner = inner[key]
+        del inner[keys[-1] if keys[-1] in inner else next(iter(inner))]
+
+    return edit
+
+
+def of_another_shape(checkpoint):
+    state = checkpoint["state_dict"]
+    key = max(state, key=lambda name: state[name].numel())
+    state[key] = state[key][..., :1]
+
+
+DESCRIPTIONS = {
+    "a negative size": both_sizes([-1, -1]),
+    "an endless size": both_sizes([100_000, 100_000]),
+    "a size of text": both_sizes(["32", "32"]),
+    "a size of three": both_sizes([32, 32, 32]),
+    "two sizes": described(model__image_size=[64, 64]),
+    "one class": described(model__classes=["a"]),
+    "classes that are numbers": described(model__classes=[1, 2, 3, 4]),
+    "a fill that is no byte": described(preprocessing__fill=-3),
+    "a precision that is none": described(precision=32),
+    "no description": without("cellbench"),
+    "no state": without("state_dict"),
+    "no preprocessing": without("cellbench", "preprocessing"),
+    "no backbone": without("cellbench", "model", "backbone"),
+}
+
+
+@pytest.mark.parametrize("what", DESCRIPTIONS)
+def test_a_description_that_is_none_is_refused(run, images, fails, what):
+    change(run / "checkpoints" / "best.ckpt", DESCRIPTIONS[what])
+    expected = "is not a whole checkpoint of cellbench's: it does not describe its model"
+    assert expected in fails("test", f"--run={run}")
+    assert expected in fails("predict", f"--run={run}", f"--images={images}")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        of_another_shape,
+        without("state_dict", "a key"),
+        described(model__head={"width": 3}),
+        described(model__backbone="resnet1800"),
+        described(model__norm="other"),
+    ],
+)
+def test_weights_of_another_model_are_refused(run, images, fails, edit):
+    change(run / "checkpoints" / "best.ckpt", edit)
+    for args in (["test", f"--run={run}"], ["predict", f"--run={run}", f"--images={images}"]):
+        line = fails(*args)
+        assert "model" in line
+        assert len(line) <= 300
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("progress",),
+        ("progress", "epoch"),
+        ("progress", "metrics"),
+        ("optimizer_states",),
+        ("loops",),
+        ("loops", "fit_loop"),
+        ("callbacks",),
+        ("lr_schedulers",),
+    ],
+)
+def test_a_training_goes_on_from_its_whole_state_alone(run, fails, keys):
+    last = run / "checkpoints" / "last.ckpt"
+    change(last, without(*keys))
+    (run / "metrics.json").unlink()
+    line = fails("fit", f"--resume={run}")
+    assert "last.ckpt does not hold the state of this training" in line
+    assert "or delete it to begin the training afresh" in line
+    assert len(line) <= 300
+    last.unlink()
+    assert main(["fit", f"--resume={run}"]) == 0
+
+
+def test_probabilities_that_are_no_numbers_are_no_temperature(run, images, fails):
+    path = run / "predictions.csv"
+    first = path.read_text().splitlines()[1].split(",")
+    path.write_text(path.read_text().replace(f",{first[-1]}\n", ",nan\n", 1))
+    line = fails("predict", f"--run={run}", f"--images={images}")
+    assert f"the probabilities of '{first[0]}' are no numbers" in line

@@ -1,11 +1,12 @@
 """Finds the command's module by its name; imports nothing heavy."""
 
-import os
+import errno
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from cellbench import __version__
+from cellbench import __version__, streams
 from cellbench.cli import COMMANDS
 from cellbench.errors import Interrupted, UserError, find_user_error, suggest
 
@@ -24,6 +25,67 @@ options:
 example:
   python -m cellbench fit --config experiments/demo.yaml
 """
+
+
+_PRINTED = {"-h", "--help", "--version", "--print_config"}
+"""Options that ask for a text and for nothing else."""
+
+_FILES = "no more files can be opened; raise the limit (ulimit -n), or close other programs"
+_THREADS = (
+    "no more threads or processes can be started; raise the limit (ulimit -u), or end other "
+    "programs"
+)
+_MEMORY = (
+    "the memory is not enough; end other programs, or give smaller batches or images, or a smaller "
+    "network"
+)
+_EXHAUSTED = {
+    errno.EMFILE: _FILES,
+    errno.ENFILE: _FILES,
+    errno.EAGAIN: _THREADS,
+    errno.ENOMEM: _MEMORY,
+    errno.ENOSPC: "the disk is full; make room",
+    errno.EDQUOT: "the disk's quota is used up; make room",
+}
+"""What to do where the system has no more of something, by the error's number."""
+
+_EXHAUSTED_WORDS = {
+    "Too many open files": _FILES,
+    "can't start new thread": _THREADS,
+    "Resource temporarily unavailable": _THREADS,
+    "can't allocate memory": _MEMORY,
+    "out of memory": _MEMORY,
+    "Cannot allocate memory": _MEMORY,
+}
+"""The same, where a library has made a text of the number."""
+
+
+def program() -> int:
+    """Run the command of this process' command line, however its output fares.
+
+    Returns:
+        The command's exit code. Where its output alone was asked for and could not be written: 141
+        if the reader has gone, as head does when it has enough, else 2.
+    """
+    streams.protect()
+    try:
+        code = main()
+    except SystemExit as stopped:  # as --help does
+        code = stopped.code if isinstance(stopped.code, int) else int(stopped.code is not None)
+    failure = streams.output_failure()
+    if code or failure is None or not _is_printed(sys.argv[1:]):
+        return code
+    if isinstance(failure, BrokenPipeError):
+        return 128 + signal.SIGPIPE
+    _tell(f"cannot write to the standard output: {failure.strerror}; send it elsewhere")
+    return 2
+
+
+def _is_printed(arguments: list[str]) -> bool:
+    """Return whether the output is what the command is for, and not a word on its work."""
+    options = {argument.partition("=")[0] for argument in arguments}
+    asked = options & _PRINTED or any(option.endswith(".help") for option in options)
+    return bool(asked) or arguments in ([], ["fetch"]) or arguments[0] == "report"
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -57,20 +119,39 @@ def end(error: BaseException, *, debug: bool) -> int:
     Raises:
         BaseException: The error, where it is none of those that a user can mend.
     """
-    if isinstance(error, BrokenPipeError):  # the reader of our output, such as head, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     if isinstance(error, KeyboardInterrupt):  # before a command could take care of it itself
         print("cellbench: SIGINT", file=sys.stderr)
         return 130
     if isinstance(error, Interrupted):
         print(f"cellbench: {error}", file=sys.stderr)
         return 128 + error.signum
-    mistake = find_user_error(error) if isinstance(error, Exception) else None
-    if mistake is None or debug:
+    told = str(find_user_error(error) or _exhausted(error)) if isinstance(error, Exception) else ""
+    if not told or debug:
         raise error
-    print(f"cellbench: error: {' '.join(str(mistake).split())}", file=sys.stderr)
+    _tell(told)
     return 2
+
+
+def _exhausted(error: BaseException | None) -> str:
+    """Return what the system has no more of; empty where that is not what an error is about."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+            file = f"{error.filename}: " if error.filename else ""
+            return file + _EXHAUSTED[error.errno]
+        if isinstance(error, MemoryError):
+            return _MEMORY
+        if isinstance(error, OSError | RuntimeError | ImportError):
+            for words, told in _EXHAUSTED_WORDS.items():
+                if words in str(error):
+                    return told
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _tell(mistake: str) -> None:
+    """Print a mistake in one line, whatever characters are in it."""
+    line = " ".join(mistake.split()).encode("utf-8", "backslashreplace").decode()
+    print(f"cellbench: error: {line}", file=sys.stderr)
 
 
 def run(arguments: list[str]) -> int:
@@ -91,4 +172,4 @@ def run(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

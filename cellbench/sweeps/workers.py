@@ -14,7 +14,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from cellbench import cores
+from cellbench import cores, streams
 from cellbench.errors import UserError
 
 Command = Callable[[list[str]], int]
@@ -205,8 +205,7 @@ def _work(
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for number in (1, 2):
         os.dup2(output, number)
-    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout, sys.stderr = streams.lasting(1), streams.lasting(2)
     cores.limit(slot.threads)
     import torch
 

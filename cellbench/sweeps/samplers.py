@@ -1,15 +1,19 @@
 """Optuna's samplers and pruners, made for sweeps that may be killed and go on."""
 
 import hashlib
+import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import cmaes
+import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
-from optuna.study import Study
+from optuna.search_space import IntersectionSearchSpace
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from cellbench.sweeps.config import SweepConfig
@@ -28,7 +32,7 @@ def build_sampler(config: SweepConfig) -> BaseSampler:
         "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
         "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
         "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
-        "cmaes": lambda seed: optuna.samplers.CmaEsSampler(seed=seed),
+        "cmaes": CmaEsSampler,
         # A sequence has one seed; its place in it is kept in the storage.
         "qmc": lambda seed: optuna.samplers.QMCSampler(
             scramble=True,
@@ -95,6 +99,118 @@ class GridSampler(BaseSampler):
         """The point's value."""
         value = self._points[trial.number % len(self._points)][param_name]
         return self._space.parameters[param_name].suggested(value)
+
+
+class CmaEsSampler(BaseSampler):
+    """CMA-ES (Hansen and Ostermeier 2001), whose state is computed anew from the trials.
+
+    Optuna's own keeps the state as a pickle in the storage, so that a sweep's folder from
+    elsewhere, or a shared database, could run code here. To replay all trials takes milliseconds.
+
+    Args:
+        seed: Of the next draw alone.
+    """
+
+    GENERATION = "cellbench:generation"
+    """The attribute of a trial that tells in which generation it was drawn."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._independent = optuna.samplers.RandomSampler(seed=seed)
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Return the ranges that all finished trials have in common."""
+        found = IntersectionSearchSpace().calculate(study)
+        return {name: kind for name, kind in found.items() if _is_range(kind)}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Draw from the distribution that the finished generations have led to."""
+        if not search_space:
+            return {}
+        optimizer = self._replay(study, search_space)
+        if self.GENERATION not in trial.system_attrs:  # else it is run again, as it was drawn
+            study._storage.set_trial_system_attr(
+                trial._trial_id, self.GENERATION, optimizer.generation
+            )
+        optimizer.reseed_rng(self._seed)
+        drawn = optimizer.ask()
+        return {
+            name: _from_unit(float(value), kind)
+            for value, (name, kind) in zip(drawn, search_space.items(), strict=True)
+        }
+
+    def _replay(self, study: Study, space: Mapping[str, BaseDistribution]) -> cmaes.CMA:
+        """Tell a new optimizer all generations; values are those of `_to_unit`, 0 to 1."""
+        n = len(space)
+        optimizer = cmaes.CMA(
+            mean=np.full(n, 0.5),
+            sigma=1 / 6,
+            bounds=np.tile([0.0, 1.0], (n, 1)),
+            n_max_resampling=10 * n,
+            seed=0,
+        )
+        sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        # Those that ended first are told, so that one that ends late changes nothing any more.
+        done.sort(
+            key=lambda one: (one.datetime_complete is None, one.datetime_complete, one.number)
+        )
+        told: dict[int, list[tuple[np.ndarray, float]]] = {}
+        for one in done:
+            generation = one.system_attrs.get(self.GENERATION)
+            if isinstance(generation, int) and space.keys() <= one.params.keys():
+                point = np.array([_to_unit(one.params[name], kind) for name, kind in space.items()])
+                told.setdefault(generation, []).append((point, sign * float(one.values[0])))
+        size = optimizer.population_size
+        while len(solutions := told.get(optimizer.generation, [])) >= size:
+            optimizer.tell(solutions[:size])
+        return optimizer
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Draw what is not drawn together."""
+        return self._independent.sample_independent(study, trial, param_name, param_distribution)
+
+
+def _is_range(kind: BaseDistribution) -> bool:
+    return isinstance(kind, FloatDistribution | IntDistribution) and not kind.single()
+
+
+def _ends(kind: BaseDistribution) -> tuple[float, float]:
+    """Return a range's ends; half a step more where there are steps, so that all are as likely."""
+    assert isinstance(kind, FloatDistribution | IntDistribution)
+    half = (kind.step or 0) / 2
+    low, high = kind.low - half, kind.high + half
+    return (math.log(low), math.log(high)) if kind.log else (low, high)
+
+
+def _to_unit(value: float, kind: BaseDistribution) -> float:
+    """Return where a value lies in its range, 0 to 1; one outside counts as the nearer end."""
+    assert isinstance(kind, FloatDistribution | IntDistribution)
+    low, high = _ends(kind)
+    place = math.log(max(value, kind.low)) if kind.log else value
+    return float(np.clip((place - low) / (high - low), 0, 1))
+
+
+def _from_unit(share: float, kind: BaseDistribution) -> float:
+    """Return the value at a place in a range."""
+    assert isinstance(kind, FloatDistribution | IntDistribution)
+    low, high = _ends(kind)
+    place = low + share * (high - low)
+    value = math.exp(place) if kind.log else place
+    if kind.step is not None:
+        value = kind.low + round((value - kind.low) / kind.step) * kind.step
+    value = min(max(value, kind.low), kind.high)
+    return round(value) if isinstance(kind, IntDistribution) else value
 
 
 class SeededSampler(BaseSampler):

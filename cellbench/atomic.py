@@ -1,8 +1,11 @@
 """Files that appear whole or not at all."""
 
 import errno
+import hashlib
 import os
+import re
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,17 +13,57 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+_HOST = hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
+_PART = re.compile(r"\..+?(?:\.(?P<host>[0-9a-f]{8}))?\.(?P<process>\d+)\.part")
+_looked_at: set[Path] = set()
+
+
+def remove_left(folder: Path, *, everywhere: bool = False) -> None:
+    """Remove from a folder what killed processes had begun to write there.
+
+    Args:
+        folder: The folder; those in it are not looked at.
+        everywhere: Whether to remove what other machines have begun as well, which may be running:
+            only for whoever has the folder to itself.
+    """
+    try:
+        names = os.listdir(folder)
+    except OSError:  # it is not there yet
+        return
+    for name in names:
+        found = _PART.fullmatch(name)
+        if found is None or (found["host"] != _HOST and not everywhere):
+            continue
+        if found["host"] not in (None, _HOST) or not _is_running(int(found["process"])):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's, or no number of a process
+        return True
+    return True
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a path beside `path` to write to, and moves it there once it is on the disk.
 
+    The first time in a folder, what killed processes have left there is removed.
+
     Raises:
         OSError: The file cannot be written; what lay at `path` before is untouched.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    beside = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent not in _looked_at:
+            _looked_at.add(path.parent)
+            remove_left(path.parent)
+        beside.unlink(missing_ok=True)  # a link that somebody has put there would be followed
         yield beside
         with beside.open("rb+") as file:
             os.fsync(file.fileno())

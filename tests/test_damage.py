@@ -1,13 +1,17 @@
-"""Runs whose files something has damaged: refused in one line, or harmless."""
+"""Runs whose files something has damaged, or somebody prepared: refused, or harmless."""
 
+import os
 import random
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from cellbench.__main__ import main
+from cellbench.atomic import replacing
 from cellbench.errors import UserError
 from cellbench.models.weights import from_run
 from cellbench.runs.checkpoint import WholeCheckpointIO, read_checkpoint
@@ -262,3 +266,178 @@ def test_probabilities_that_are_no_numbers_are_no_temperature(run, images, fails
     path.write_text(path.read_text().replace(f",{first[-1]}\n", ",nan\n", 1))
     line = fails("predict", f"--run={run}", f"--images={images}")
     assert f"the probabilities of '{first[0]}' are no numbers" in line
+
+
+# What lies in a run's folder may be anybody's.
+
+SECRET = "a secret of the user's"
+
+
+@pytest.fixture
+def secret(tmp_path):
+    path = tmp_path / "outside" / "secret.png"
+    path.parent.mkdir()
+    path.write_text(SECRET)
+    return path
+
+
+def link(path, target):
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.yaml",
+        "metrics.json",
+        "predictions.csv",
+        "split.csv",
+        "history.csv",
+        "environment.json",
+        "label_history.csv",
+        "attributions.csv",
+        "checkpoints/best.ckpt",
+        "figures/attributions.png",
+    ],
+)
+@pytest.mark.parametrize("kind", ["link", "pipe", "circle", "far"])
+def test_a_report_reads_no_link_and_no_pipe(run, secret, fails, name, kind):
+    path = run / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "far":  # which would say that there is no such file
+        path.symlink_to("/proc/self/root/../etc/hostname")
+    else:
+        path.symlink_to(secret if kind == "link" else path)
+    line = fails("report", str(run))
+    expected = "is neither a file nor a folder" if kind == "pipe" else "a link that leaves the"
+    assert f"{path} {expected}" in line or f"{path} is, or lies behind, {expected}" in line
+    assert len(line) <= 300 + 2 * len(str(run))
+
+
+@pytest.mark.parametrize("command", ["test", "validate", "predict", "export", "fit"])
+def test_no_command_follows_a_link_out_of_a_run(run, images, secret, fails, command):
+    """Neither to read nor to write."""
+    if command == "fit":
+        (run / "metrics.json").unlink()
+    args = [command, f"--run={run}", f"--images={images}"][: 2 + (command in ("predict", "export"))]
+    args = ["fit", f"--resume={run}"] if command == "fit" else args
+    folder = run / ("figures" if command == "fit" else command)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.symlink_to(secret.parent)
+    assert f"{folder} is, or lies behind, a link that leaves" in fails(*args)
+    folder.unlink()
+    link(run / ".lock", secret)
+    assert f"{run / '.lock'} is, or lies behind, a link that leaves" in fails(*args)
+    assert [path.name for path in secret.parent.iterdir()] == ["secret.png"]
+    assert secret.read_text() == SECRET
+
+
+def test_a_link_within_a_run_is_followed(run):
+    os.rename(run / "predictions.csv", run / "kept.csv")
+    link(run / "predictions.csv", "kept.csv")
+    assert main(["report", str(run)]) == 0
+    outer = run.with_name("a link to the run")
+    outer.symlink_to(run)
+    assert main(["report", str(outer)]) == 0
+
+
+def test_a_figure_of_a_sweep_is_no_link(run, tmp_path, secret, fails):
+    sweep = tmp_path / "sweep"
+    (sweep / "figures").mkdir(parents=True)
+    (sweep / "sweep.yaml").write_text("command: sweep\n")
+    shutil.copytree(run, sweep / "trials" / "0000")
+    link(sweep / "figures" / "history.png", secret)
+    assert "figures/history.png is, or lies behind, a link" in fails("report", str(sweep))
+    shutil.rmtree(sweep / "figures")
+    link(sweep / "figures", secret.parent)
+    assert "figures is, or lies behind, a link" in fails("report", str(sweep))
+
+
+def weights_name(run, weights):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["weights"] = str(weights)
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_runs_that_were_trained_from_each_other_have_no_beginning(run, fails, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    command = ["fit", "--data.samples=80", "--data.slides=40", *TINY, f"--model.weights={run}"]
+    command.append(f"--runs={tmp_path / 'runs'}")
+    for names in ({run: run}, {run: other, other: run}, {run: run / ".." / "run"}):
+        for one, weights in names.items():
+            weights_name(one, weights)
+        line = fails(*command)
+        assert line.startswith(f"model.weights: the run {run}")
+        assert "was trained from itself" in line
+    (run / "config.yaml").write_text("model: 3")
+    assert "cannot read" in fails(*command)
+
+
+def test_a_report_names_the_run_without_its_configuration(run, fails, capsys, tmp_path):
+    other = tmp_path / "both" / "other"
+    shutil.copytree(run, tmp_path / "both" / "run")
+    shutil.copytree(run, other)
+    (other / "config.yaml").unlink()
+    assert main(["report", str(tmp_path / "both")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"LEFT OUT {other}: it has no config.yaml" in said
+    assert "it has no config.yaml" in fails("report", str(other))
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(run, tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    host = next(iter(_parts(tmp_path)))
+    left = [f".report.html.{host}.{ended.pid}.part", f".x.csv.{host}.{ended.pid}.part"]
+    kept = [
+        f".x.csv.{host}.{os.getpid()}.part",  # which is being written
+        f".x.csv.{'0' * 8}.{ended.pid}.part",  # by another machine, perhaps
+        "report.html.123.part",
+        ".mine.part",
+        f".mine.{ended.pid}",
+    ]
+    for name in left + kept:
+        (run / name).write_text("x")
+    assert main(["report", str(run)]) == 0
+    there = {path.name for path in run.iterdir()}
+    assert there.isdisjoint(left)
+    assert there.issuperset(kept)
+
+
+def _parts(folder):
+    """How a file is called while it is written."""
+    with replacing(folder / "x") as beside:
+        beside.write_text("")
+        yield beside.name.split(".")[2]
+
+
+def test_a_resumed_run_has_no_file_half_written(run):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = [f"checkpoints/.last.ckpt.{ended.pid}.part", f".history.csv.00000000.{ended.pid}.part"]
+    for name in left:
+        (run / name).write_text("x")
+    (run / ".mine.part").write_text("x")
+    (run / "metrics.json").unlink()
+    assert main(["fit", f"--resume={run}"]) == 0
+    assert [path.name for path in run.rglob("*.part")] == [".mine.part"]
+
+
+def test_a_sheet_shows_a_name_that_is_no_utf8(run, images, tmp_path, fails):
+    (images / "0.png").rename(images / os.fsdecode(b"caf\xe9.png"))
+    output = tmp_path / "out.csv"
+    args = [f"--run={run}", f"--images={images}", f"--output={output}"]
+    more = [f"--contact_sheet={tmp_path / 's.png'}", f"--explain={tmp_path / 'h'}"]
+    assert main(["predict", *args, *more]) == 0
+    assert b"\ncaf\xe9.png," in output.read_bytes()
+    assert (tmp_path / "s.png").stat().st_size > 1000
+    for path in images.iterdir():
+        path.write_text("no image")
+    (images / "1.png").unlink()
+    (images / "2.png").unlink()
+    assert r"caf\udce9.png: the file is not an image" in fails("predict", *args)

@@ -16,7 +16,6 @@ from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs.attributions import (
     HEADER,
-    NAME,
     TOLERANCE,
     Attribution,
     _heat,
@@ -170,7 +169,7 @@ def test_a_vision_transformer_has_no_grad_cam(model, backbone):
 
 
 def explained(run):
-    return read_attributions(run / NAME)
+    return read_attributions(run / "attributions.csv")
 
 
 @pytest.mark.slow
@@ -207,19 +206,19 @@ def test_explain_compares_views_on_the_same_masks(fit, capsys, tmp_path):
 def test_explain_is_done_once(fit, tmp_path, capsys):
     run = fit()
     assert main(["explain", str(run), "--n=5"]) == 0
-    first = (run / NAME).read_bytes()
+    first = (run / "attributions.csv").read_bytes()
     ids = {a.id for a in explained(run)}
     _, parts = read_predictions(run / "predictions.csv")
     assert ids == set(choose(parts["test"].ids, 5)) == set(choose(parts["test"].ids[::-1], 5))
-    written = (run / NAME).stat().st_mtime_ns
+    written = (run / "attributions.csv").stat().st_mtime_ns
     for n in (3, 5):
         assert main(["explain", str(run), f"--n={n}"]) == 0
-        assert (run / NAME).stat().st_mtime_ns == written
+        assert (run / "attributions.csv").stat().st_mtime_ns == written
     checkpoint = run / "checkpoints" / "best.ckpt"
     os.utime(checkpoint, ns=(written + 10**9, written + 10**9))
     assert main(["explain", str(run), "--n=5"]) == 0
-    assert (run / NAME).stat().st_mtime_ns > written
-    assert (run / NAME).read_bytes() == first  # deterministic
+    assert (run / "attributions.csv").stat().st_mtime_ns > written
+    assert (run / "attributions.csv").read_bytes() == first  # deterministic
     os.utime(checkpoint, ns=(0, 0))
     assert main(["explain", str(run)]) == 0
     assert {a.id for a in explained(run)} == set(parts["test"].ids)
@@ -274,14 +273,14 @@ def test_an_image_that_has_changed_is_refused(fit, folder_root, fails):
     line = fails("explain", str(run))
     assert str(run) in line
     assert "has changed since the training" in line
-    assert not (run / NAME).exists()
+    assert not (run / "attributions.csv").exists()
 
 
 def test_nothing_is_half_written(fit, fails):
     run = fit("--figures=false")
     (run / "figures").write_text("in the way")
     assert "cannot write" in fails("explain", str(run), "--n=4")
-    assert not (run / NAME).exists()
+    assert not (run / "attributions.csv").exists()
 
 
 @pytest.mark.parametrize(
@@ -326,7 +325,7 @@ def test_a_summary_has_means_by_class_and_intervals_by_group():
 
 
 def test_a_table_that_is_none_is_told(tmp_path):
-    path = tmp_path / NAME
+    path = tmp_path / "attributions.csv"
     for text in ("", "id,label\n", ",".join(HEADER) + "\na,b,c,lime,,,,,,\n"):
         path.write_text(text)
         with pytest.raises(UserError, match="cannot read the attributions"):

@@ -15,7 +15,6 @@ from cellbench.cli.parsing import Parser
 from cellbench.cli.stored import read_data
 from cellbench.errors import UserError
 from cellbench.runs.attributions import (
-    NAME,
     TITLES,
     Share,
     explain,
@@ -58,7 +57,8 @@ def main(args: Sequence[str]) -> int:
         except UserError as error:
             raise UserError(f"{run.folder.path}: {error}") from error
     _show(runs, sorted(notes))
-    print(f"{NAME} and figures/attributions.png are in the runs' folders ({len(waiting)} new)")
+    written = "attributions.csv and figures/attributions.png"
+    print(f"{written} are in the runs' folders ({len(waiting)} new)")
     return 0
 
 
@@ -87,7 +87,7 @@ def _show(runs: Sequence[Finished], notes: Sequence[str]) -> None:
 
 
 def _add_rows(table: Table, condition: Condition) -> None:
-    attributions = [a for r in condition.runs for a in read_attributions(r.folder.path / NAME)]
+    attributions = [a for r in condition.runs for a in read_attributions(r.folder.attributions)]
     groups = {name: group for run in condition.runs for name, group in run.split.group.items()}
     for found in summarise(attributions, groups):
         if found.label is None:

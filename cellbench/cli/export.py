@@ -67,7 +67,7 @@ def main(args: Sequence[str]) -> int:
     else:
         batches, what = _of_run(folder, prepared)
     model = build_model(described, state)
-    output = given.output or folder.path / "export" / "model.onnx"
+    output = given.output or folder.below("export", "model.onnx")
     metadata = onnx.describe(described, model, Temperature.of_run(folder))
     onnx.export(model, metadata, output)
     print(f"{metadata['backbone']}, {output.stat().st_size / 1e6:.1f} MB: {output}")

@@ -50,11 +50,12 @@ def main(args: Sequence[str]) -> int:
     quieten_lightning()
     given = parser.parse_args(list(args))
     name = given.images[0].resolve().name if len(given.images) == 1 else "images"
+    folder = RunFolder.open(given.run)
     predict(
-        RunFolder.open(given.run),
+        folder,
         given.images,
         given.masks,
-        given.output or given.run / "predict" / f"{name}.csv",
+        given.output or folder.below("predict", f"{name}.csv"),
         given.contact_sheet,
         given.explain,
         given.batch_size,

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from cellbench.cli.parsing import Parser
 from cellbench.errors import UserError
+from cellbench.foreign import inside
 from cellbench.page import share
 from cellbench.report.comparison import Metric
 from cellbench.report.page import render_page, save_figures
@@ -38,11 +39,11 @@ def main(args: Sequence[str]) -> int:
     _show(report)
     print(f"report.html and report.json are in {_near(output)}")
     if given.tensorboard or given.wandb is not None:
-        drawn = save_figures(report, output / "report")
+        drawn = save_figures(report, inside(output, "report"))
     if given.tensorboard:  # imported here, as below: torch takes seconds that few reports need
         from cellbench.report import tensorboard
 
-        folder = output / "report" / "tensorboard"
+        folder = inside(output, "report", "tensorboard")
         tensorboard.publish(folder, report.verdict, drawn, rows(report))
         print(f"TensorBoard: tensorboard --logdir {_near(folder)}")
     if given.wandb is not None:

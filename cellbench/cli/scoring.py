@@ -35,4 +35,4 @@ def score(command: Literal["validate", "test"], args: Sequence[str]) -> int:
     config = read_config(folder, whole=False)
     config["model"] |= {"weights": "none"}
     given = [f"--config={yaml.safe_dump(config)}", f"--ckpt_path={folder.best}", *rest]
-    return CellbenchCLI(command, given, args, parent=run / command).exit_code
+    return CellbenchCLI(command, given, args, parent=folder.below(command)).exit_code

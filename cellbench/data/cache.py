@@ -46,9 +46,20 @@ class CacheConfig:
 
     @property
     def path(self) -> Path:
-        """The folder."""
+        """The folder.
+
+        Raises:
+            UserError: It is in a home folder, and there is none.
+        """
         base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        return (self.folder or Path(base, "cellbench")).expanduser().absolute()
+        folder = self.folder or Path(base, "cellbench")
+        try:
+            return folder.expanduser().absolute()
+        except RuntimeError as error:  # a container's user, for instance
+            raise UserError(
+                f"data.cache.folder: {folder} is in a home folder, and there is none; set HOME, or "
+                "give another folder"
+            ) from error
 
     @contextmanager
     def writing(self, size: int, instead: str) -> Iterator[None]:

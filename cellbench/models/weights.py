@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from cellbench import torch_files
 from cellbench.errors import UserError
+from cellbench.foreign import inside
 
 DESCRIPTION = "cellbench"
 """Where a checkpoint of ours says what it is of."""
@@ -63,10 +64,10 @@ def from_run(run: Path, name: str, *, partial: bool) -> tuple[dict[str, Tensor],
         UserError: It is no run's folder, or the run trained another network and `partial` is not
             asked for.
     """
-    path = run / "checkpoints" / "best.ckpt"
+    path = inside(run, "checkpoints", "best.ckpt")
     if not path.is_file():
-        inside = sorted(found.parents[1].name for found in run.glob("*/checkpoints/best.ckpt"))
-        hint = f"; give one of the runs in it: {', '.join(inside[-3:])}" if inside else ""
+        runs = sorted(found.parents[1].name for found in run.glob("*/checkpoints/best.ckpt"))
+        hint = f"; give one of the runs in it: {', '.join(runs[-3:])}" if runs else ""
         raise UserError(
             f"model.weights: {run} is no run's folder: it has no checkpoints/best.ckpt{hint}"
         )

@@ -16,12 +16,12 @@ import yaml
 import cellbench
 from cellbench.data import files
 from cellbench.errors import UserError
+from cellbench.foreign import inside
 from cellbench.page import jpeg, png, render
 from cellbench.report import figures
 from cellbench.report.comparison import Comparison, curves
 from cellbench.report.report import Report, Scored, judgement, shown_p, shown_size
 from cellbench.runs.attributions import (
-    NAME,
     TITLES,
     Attribution,
     read_attributions,
@@ -228,10 +228,11 @@ def _looks(condition: Condition) -> dict[str, Any] | None:
     groups: dict[str, str] = {}
     pictures: list[Path] = []
     for run in condition.runs:
+        path, picture = run.folder.attributions, run.folder.figure("attributions")
         with suppress(UserError):
-            found += read_attributions(run.folder.path / NAME)
+            found += read_attributions(path)
             groups |= run.split.group
-            pictures.append(run.folder.figure("attributions"))
+            pictures.append(picture)
     if not found:
         return None
     shown = [path for path in pictures if path.is_file()]
@@ -320,12 +321,17 @@ def _seconds(run: Finished) -> float:
 
 
 def _sweeps(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """What the sweeps among the folders have drawn, and how they were begun."""
+    """Yield what the sweeps among the folders have drawn, and how they were begun.
+
+    Raises:
+        UserError: A figure is a link to somewhere else.
+    """
     for file in sorted({each for path in paths for each in path.rglob("sweep.yaml")}):
         path = file.parent
         with suppress(OSError, yaml.YAMLError, AttributeError):
-            told = yaml.safe_load((path / "sweep.yaml").read_text(encoding="utf-8"))
-            drawn = sorted((path / "figures").glob("*.png"))
+            told = yaml.safe_load(inside(path, "sweep.yaml").read_text(encoding="utf-8"))
+            found = sorted(inside(path, "figures").glob("*.png"))
+            drawn = [inside(path, "figures", each.name) for each in found]
             yield {
                 "name": path.name,
                 "command": f"python -m cellbench {told.get('command', '')}",

@@ -51,7 +51,6 @@ TITLES: Mapping[Method, str] = {
 }
 
 REGIONS = ("nucleus", "cytoplasm", "background")
-NAME = "attributions.csv"
 HEADER = ("id", "label", "predicted", "method", *REGIONS, *(f"area_{name}" for name in REGIONS))
 
 STEPS = (32, 64, 128, 256)
@@ -217,7 +216,7 @@ def choose(ids: Iterable[str], n: int) -> list[str]:
 
 def is_done(run: Finished, n: int) -> bool:
     """Whether a run has the attributions of n test images, newer than its best checkpoint."""
-    path = run.folder.path / NAME
+    path = run.folder.attributions
     if not path.is_file() or path.stat().st_mtime_ns < run.folder.best.stat().st_mtime_ns:
         return False
     with suppress(UserError):  # a damaged one is written anew
@@ -398,7 +397,7 @@ def explain(run: Finished, data: CellDataModule, n: int) -> list[str]:
             f"{STEPS[-1]} steps: {run.folder.path}"
         )
     figures.save(_sheet(shown, model.classes), run.folder.figure("attributions"))
-    _write(run.folder.path / NAME, rows)  # last: it says that all is done
+    _write(run.folder.attributions, rows)  # last: it says that all is done
     return notes
 
 

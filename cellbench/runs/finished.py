@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -151,17 +152,31 @@ class _NotDone(Exception):
 def _runs_below(paths: Sequence[Path]) -> Iterator[RunFolder]:
     seen = set()
     for path in paths:
-        for config in sorted(path.rglob("config.yaml")):
+        for config in sorted(_configs(path)):
             parent = config.parent.parent
             scored = (
                 parent.name in ("test", "validate") and (parent.parent / "config.yaml").is_file()
             )
-            if not scored and config.resolve() not in seen:  # else a later test of that run
-                seen.add(config.resolve())
+            place = config.parent.resolve()
+            if not scored and place not in seen:  # else a later test of that run
+                seen.add(place)
                 yield RunFolder(config.parent)
 
 
+def _configs(path: Path) -> Iterator[Path]:
+    """Yield the config.yaml of every run below a folder, those that are lost as well.
+
+    Links to folders are not followed.
+    """
+    for folder, _, names in os.walk(path):
+        if not {"config.yaml", "metrics.json"}.isdisjoint(names):
+            yield Path(folder, "config.yaml")
+
+
 def _read(folder: RunFolder, splits: dict[str, Drawn]) -> Finished:
+    folder.check()
+    if not folder.config.is_file():
+        raise UserError("it has no config.yaml, so that its condition is not known; restore it")
     if not folder.metrics.is_file():
         raise _NotDone("it is not finished: there is no metrics.json")
     config = _plain(folder.config)
@@ -169,7 +184,7 @@ def _read(folder: RunFolder, splits: dict[str, Drawn]) -> Finished:
     tested = folder
     if "test" not in metrics:
         own = metrics["split"]["digest"]
-        later = [RunFolder(p.parent) for p in sorted((folder.path / "test").glob("*/metrics.json"))]
+        later = [folder.tested(p.parent.name) for p in folder.tests]
         same = [each for each in later if _metrics(each)["split"]["digest"] == own]
         if not same:
             raise _NotDone("its test split has not been scored")

@@ -13,6 +13,7 @@ import yaml
 
 from cellbench import atomic
 from cellbench.errors import CannotWrite, UserError
+from cellbench.foreign import inside
 
 
 @contextmanager
@@ -30,13 +31,13 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 file whole.
+    """Write a UTF-8 file whole; what is no UTF-8 in the name of a file is written escaped.
 
     Raises:
         CannotWrite: It cannot be written.
     """
     with whole_file(path) as beside:
-        beside.write_text(text, encoding="utf-8", newline="")
+        beside.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def as_yaml(config: Mapping[str, Any]) -> str:
@@ -44,9 +45,17 @@ def as_yaml(config: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
+_NAMES = (
+    *("config.yaml", "environment.json", "metrics.json", ".lock"),
+    *("attributions.csv", "history.csv", "label_history.csv", "predictions.csv", "split.csv"),
+    *("checkpoints", "export", "figures", "predict", "tensorboard", "test", "validate", "wandb"),
+)
+"""What cellbench reads and writes in a run's folder; what else lies there is the user's."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run.
+    """The files of one run. It may have been downloaded: none of its paths leads out of it.
 
     Attributes:
         path: The folder.
@@ -94,9 +103,20 @@ class RunFolder:
             self.path.parent.rmdir()
 
     def tidy(self) -> None:
-        """Removes what a killed process had begun to write."""
-        for left in self.path.rglob(".*.part"):
-            left.unlink(missing_ok=True)
+        """Remove what a killed process had begun to write; only who holds the lock may."""
+        for folder in (self.path, self.best.parent, self.below("figures")):
+            atomic.remove_left(folder, everywhere=True)
+
+    def check(self) -> None:
+        """Make sure that nothing in the folder leads out of it.
+
+        Raises:
+            UserError: Something does, or is neither a file nor a folder.
+        """
+        for name in _NAMES:
+            self.below(name)
+        for path in (self.best, self.last, self.figure("attributions")):
+            assert path  # the properties have looked
 
     @property
     def unfinished(self) -> bool:
@@ -112,9 +132,10 @@ class RunFolder:
             option: What gave it, for errors.
 
         Raises:
-            UserError: The folder is none.
+            UserError: The folder is none, or something in it leads out of it.
         """
         folder = cls(path)
+        folder.check()
         if not folder.config.is_file():
             what = "is a file" if path.is_file() else "does not exist"
             if path.is_dir():
@@ -127,53 +148,71 @@ class RunFolder:
     @property
     def config(self) -> Path:
         """The whole configuration."""
-        return self.path / "config.yaml"
+        return inside(self.path, "config.yaml")
 
     @property
     def lock(self) -> Path:
         """Held by the process that writes to the folder."""
-        return self.path / ".lock"
+        return inside(self.path, ".lock")
 
     @property
     def split(self) -> Path:
         """The part of the split that each sample is in."""
-        return self.path / "split.csv"
+        return inside(self.path, "split.csv")
 
     @property
     def history(self) -> Path:
         """Losses and metrics, a row an epoch."""
-        return self.path / "history.csv"
+        return inside(self.path, "history.csv")
 
     @property
     def label_history(self) -> Path:
         """The probability of each training image's label, a column an epoch."""
-        return self.path / "label_history.csv"
+        return inside(self.path, "label_history.csv")
 
     @property
     def predictions(self) -> Path:
         """Every class' probability for every validation and test sample."""
-        return self.path / "predictions.csv"
+        return inside(self.path, "predictions.csv")
 
     @property
     def metrics(self) -> Path:
         """Each metric with n, interval and baseline."""
-        return self.path / "metrics.json"
+        return inside(self.path, "metrics.json")
 
     @property
     def environment(self) -> Path:
         """Machine, versions, times."""
-        return self.path / "environment.json"
+        return inside(self.path, "environment.json")
 
     @property
     def best(self) -> Path:
         """The weights of the best epoch."""
-        return self.path / "checkpoints" / "best.ckpt"
+        return inside(self.path, "checkpoints", "best.ckpt")
 
     @property
     def last(self) -> Path:
         """The whole state of the training when it was last saved."""
-        return self.path / "checkpoints" / "last.ckpt"
+        return inside(self.path, "checkpoints", "last.ckpt")
 
     def figure(self, name: str) -> Path:
         """A figure's file."""
-        return self.path / "figures" / f"{name}.png"
+        return inside(self.path, "figures", f"{name}.png")
+
+    @property
+    def attributions(self) -> Path:
+        """Where the network looks in each test image."""
+        return inside(self.path, "attributions.csv")
+
+    @property
+    def tests(self) -> list[Path]:
+        """The metrics.json of each later test, the oldest first."""
+        return sorted(self.below("test").glob("*/metrics.json"))
+
+    def tested(self, name: str) -> "RunFolder":
+        """Return a later test of the run, by its folder's name."""
+        return RunFolder(self.below("test", name))
+
+    def below(self, *parts: str) -> Path:
+        """Return the path of what a later command writes into the folder."""
+        return inside(self.path, *parts)

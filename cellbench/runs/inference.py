@@ -353,7 +353,8 @@ class _ContactSheet:
             x, top = i % columns * (1 + gap), i // columns * (tall + words) + 2 * words
             # What there is room for; of a long file name its end tells more.
             name = textwrap.wrap(self._classes[shown.predicted], 20)[0]
-            text = f"{shown.name[-22:]}\n{name} {shown.confidence:.3f}".replace("$", r"\$")
+            file = shown.name.encode("utf-8", "backslashreplace").decode()  # fonts have no others
+            text = f"{file[-22:]}\n{name} {shown.confidence:.3f}".replace("$", r"\$")
             axes.text(x + 0.5, top - gap, text, ha="center", fontsize=6)
             axes.imshow(shown.image, extent=(x, x + 1, top + tall, top))
         axes.set(xlim=(0, total[0]), ylim=(total[1], 0), aspect="auto")

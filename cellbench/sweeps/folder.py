@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from cellbench.errors import UserError
+from cellbench.foreign import inside
 from cellbench.runs.checkpoint import CheckpointConfig
 from cellbench.runs.folder import RunFolder
 from cellbench.sweeps.space import Point
@@ -28,26 +29,26 @@ class SweepFolder:
     @property
     def lock(self) -> Path:
         """Held by the process that runs the sweep on this machine."""
-        return self.path / ".lock"
+        return inside(self.path, ".lock")
 
     @property
     def file(self) -> Path:
         """The sweep's file, the experiment's configuration and the command's options."""
-        return self.path / "sweep.yaml"
+        return inside(self.path, "sweep.yaml")
 
     @property
     def trials(self) -> Path:
         """A row a trial."""
-        return self.path / "trials.csv"
+        return inside(self.path, "trials.csv")
 
     @property
     def best(self) -> Path:
         """The best parameters, as an experiment."""
-        return self.path / "best.yaml"
+        return inside(self.path, "best.yaml")
 
     def figure(self, name: str) -> Path:
         """A figure's file."""
-        return self.path / "figures" / f"{name}.png"
+        return inside(self.path, "figures", f"{name}.png")
 
     def run(self, trial: int, repeat: Mapping[str, Any]) -> RunFolder:
         """The folder of a trial's run.
@@ -58,11 +59,11 @@ class SweepFolder:
         """
         parts = [f"{path.rpartition('.')[2]}{value}" for path, value in repeat.items()]
         safe = "-".join([f"{trial:04d}", *parts]).replace("/", "_").replace(" ", "")
-        return RunFolder(self.path / "trials" / safe)
+        return RunFolder(inside(self.path, "trials", safe))
 
     def log(self, run: RunFolder) -> Path:
         """What a run has printed; beside its folder, which is made anew where it never began."""
-        return run.path.with_name(f"{run.path.name}.log")
+        return inside(self.path, "trials", f"{run.path.name}.log")
 
 
 def epochs(run: RunFolder) -> list[dict[str, float]]:

@@ -22,6 +22,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from cellbench.errors import UserError
+from cellbench.foreign import inside
 from cellbench.runs.folder import write_text
 from cellbench.sweeps.config import SweepConfig
 from cellbench.sweeps.samplers import build_pruner, build_sampler
@@ -326,7 +327,7 @@ class Study:
 
 def _place(folder: Path) -> str:
     """A name of a sweep's folder that no other one has, wherever it is moved."""
-    path = folder / ".place"
+    path = inside(folder, ".place")
     if not path.is_file():
         write_text(path, uuid.uuid4().hex)
     return path.read_text(encoding="utf-8")
@@ -351,12 +352,12 @@ class _SystemLock(JournalFileOpenLock):
 def _open(storage: str, folder: Path) -> BaseStorage:
     """Opens a storage, and makes it if there is none."""
     if storage == "journal":
-        path = folder / "study.journal"
+        path = inside(folder, "study.journal")
         _mend(path)
-        lock = _SystemLock(path.with_suffix(".lock"))
+        lock = _SystemLock(inside(folder, "study.lock"))
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     if storage == "sqlite":
-        return RDBStorage(f"sqlite:///{folder / 'study.db'}")
+        return RDBStorage(f"sqlite:///{inside(folder, 'study.db')}")
     return RDBStorage(
         f"postgresql+psycopg://{storage.partition('://')[2]}",
         engine_kwargs={"pool_pre_ping": True, "connect_args": {"connect_timeout": 5}},

@@ -378,7 +378,7 @@ class Sweep:
     def _tested(self, run: RunFolder) -> RunFolder:
         """A run's test, which an interrupted command may have done."""
         tries = 0
-        while not (done := sorted((run.path / "test").glob("*/metrics.json"))):
+        while not (done := run.tests):
             job = Job(
                 ["test", f"--run={run.path}", "--trainer.enable_progress_bar=false"],
                 self.folder.log(run),

@@ -182,7 +182,8 @@ def _show_best(sweep: Sweep) -> None:
             values = zip(config.metrics, trial.values, strict=True)
             scores = ", ".join(f"{name} {value:.4g}" for name, value in values)
             print(f"  trial {trial.number}: {scores} ({shown(results.point_of(config, trial))})")
-        print("choose one, and test it: python -m cellbench test --run RUN")
+        if not config.compares:  # whose runs are all tested
+            print("choose one, and test it: python -m cellbench test --run RUN")
         if warning := results.stamp(config):
             print(f"NOT TO BE BELIEVED: {warning}")
         return

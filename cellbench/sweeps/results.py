@@ -1,15 +1,17 @@
-"""What a sweep leaves behind: all trials, the best as an experiment, figures."""
+"""What a sweep leaves behind: all trials, a search's best as an experiment, figures."""
 
 import csv
 import io
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import matplotlib.axes
 import matplotlib.figure
+import matplotlib.pyplot
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -67,7 +69,7 @@ def write_trials(folder: SweepFolder, config: SweepConfig, study: Study) -> None
 def write_best(
     folder: SweepFolder, name: str, config: SweepConfig, study: Study, experiment: Mapping[str, Any]
 ) -> None:
-    """Writes best.yaml, where there is a best trial.
+    """Write the best trial of a search as best.yaml; a comparison chooses none.
 
     Args:
         folder: The sweep's folder.
@@ -76,7 +78,7 @@ def write_best(
         study: Its trials.
         experiment: The experiment's own keys.
     """
-    best = study.best()
+    best = None if config.compares else study.best()
     if best is None:
         return
     head = (
@@ -99,7 +101,7 @@ def stamp(config: SweepConfig) -> str | None:
 
 
 def draw(folder: SweepFolder, config: SweepConfig, study: Study) -> list[str]:
-    """Draws how the metrics depend on the parameters.
+    """Draw how the metrics depend on the parameters, and for a search how far it got.
 
     Returns:
         The names of the figures drawn; none for fewer than three finished trials.
@@ -110,7 +112,9 @@ def draw(folder: SweepFolder, config: SweepConfig, study: Study) -> list[str]:
     plots = optuna.visualization.matplotlib
     parameters = config.parameters.parameters
     varied = [path for path in parameters if len({str(t.params.get(path)) for t in done}) > 1]
-    kinds: dict[str, Callable[..., Any]] = {"history": plots.plot_optimization_history}
+    kinds: dict[str, Callable[..., Any]] = {}
+    if not config.compares:
+        kinds["history"] = plots.plot_optimization_history
     if varied:
         kinds["slice"] = partial(plots.plot_slice, params=varied)
     if len(varied) > 1:
@@ -139,21 +143,36 @@ def _value(k: int, trial: FrozenTrial) -> float:
     return float(trial.values[k])
 
 
+@contextmanager
+def _closed_figures() -> Iterator[None]:
+    """Close the pyplot figures that are opened inside, and no others."""
+    before = set(matplotlib.pyplot.get_fignums())
+    try:
+        yield
+    finally:
+        for number in set(matplotlib.pyplot.get_fignums()) - before:
+            matplotlib.pyplot.close(number)
+
+
 def _draw(folder: SweepFolder, name: str, plot: Callable[[], Any]) -> bool:
-    """Draws one figure; returns whether Optuna could."""
-    with warnings.catch_warnings():  # that the functions are experimental
-        warnings.simplefilter("ignore")
+    """Draw one figure; return whether Optuna could.
+
+    Optuna's plots set matplotlib's style and keep their figure open for the whole process, and a
+    report may be drawn in the same one.
+    """
+    with warnings.catch_warnings(), matplotlib.rc_context(), _closed_figures():
+        warnings.simplefilter("ignore")  # that the functions are experimental
         try:
             axes = np.ravel(plot())[0]
         except (ValueError, RuntimeError):  # all values equal, or a parameter with one value
             return False
-    assert isinstance(axes, matplotlib.axes.Axes)
-    figure = axes.get_figure(root=True)
-    assert isinstance(figure, matplotlib.figure.Figure)
-    figure.set_size_inches(max(8.0, 3.0 * len(figure.axes)), 5.5)
-    for each in figure.axes:
-        if any(len(label.get_text()) > 4 for label in each.get_xticklabels()):
-            each.tick_params(axis="x", labelrotation=30)
-    with whole_file(folder.figure(name)) as beside:
-        figure.savefig(beside, format="png", dpi=120, bbox_inches="tight")
+        assert isinstance(axes, matplotlib.axes.Axes)
+        figure = axes.get_figure(root=True)
+        assert isinstance(figure, matplotlib.figure.Figure)
+        figure.set_size_inches(max(8.0, 3.0 * len(figure.axes)), 5.5)
+        for each in figure.axes:
+            if any(len(label.get_text()) > 4 for label in each.get_xticklabels()):
+                each.tick_params(axis="x", labelrotation=30)
+        with whole_file(folder.figure(name)) as beside:
+            figure.savefig(beside, format="png", dpi=120, bbox_inches="tight")
     return True

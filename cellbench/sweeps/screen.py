@@ -80,7 +80,7 @@ def _counts(sweep: Sweep) -> str:
     if total is not None and sweep.seconds and done < total:
         left = (total - done) * len(sweep.config.runs) - sum(len(one.values) for one in sweep.open)
         parts.append(f"about {_time(left * fmean(sweep.seconds) / sweep.workers)} left")
-    best = sweep.study.best()
+    best = None if sweep.config.compares else sweep.study.best()
     if best is not None:
         parts.append(f"best {best.values[0]:.4g} (trial {best.number})")
     return ", ".join(parts)

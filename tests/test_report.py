@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 from cellbench.__main__ import main
 from cellbench.data.files import fingerprint
+from cellbench.report.statistics import score_interval
 from cellbench.runs.finished import read_finished
 from tests.conftest import write_image
 from tests.drawn_runs import CLASSES, cross_validation, draw
@@ -62,9 +63,15 @@ def test_a_difference_is_found_with_the_mean_of_the_seeds_of_each_fold(report, t
     assert one["p"] == found["p"] < 0.05
     assert one["contrast"]["test"] == "corrected resampled t-test"
     assert (one["n"], len(one["pairs"]), one["contrast"]["splits"]) == (100, 15, 5)
-    assert "background is worse than raw: accuracy -0." in " ".join(out.split())
-    assert "(n = 100, 5 splits, the mean of 3 seeds; p " in plain["verdict"][0]
-    assert html.escape(plain["verdict"][0]) in page
+    (sentence,) = plain["verdict"]
+    assert sentence.startswith("background is worse than raw (n = 100, 5 splits, 3 seeds each): ")
+    assert sentence in " ".join(out.split())
+    assert html.escape(sentence) in page
+    assert one["judgement"] == "worse"
+    assert one["contrast"]["about"] == "condition"
+    assert told(sentence) == pytest.approx(
+        (one["value"], one["reference_value"], found["mean"]), abs=6e-4
+    )
     (raw, other) = plain["conditions"]
     assert (raw["name"], other["name"]) == ("raw", "background")
     assert raw["samples"] == 100
@@ -72,15 +79,23 @@ def test_a_difference_is_found_with_the_mean_of_the_seeds_of_each_fold(report, t
     assert raw["groups"] == 100
 
 
-def test_conditions_alike_are_not_told_apart(report, tmp_path):
+def told(sentence):
+    """Both values and the difference that a sentence tells."""
+    pattern = r": accuracy ([.\d]+) against ([.\d]+), difference ([-+]?[.\d]+)"
+    return tuple(map(float, re.search(pattern, sentence).groups()))
+
+
+def test_conditions_alike_need_more_data(report, tmp_path):
     cross_validation(tmp_path / "runs", seeds=2, view="raw")
     cross_validation(tmp_path / "runs", seeds=2, view="masked")
     _, plain, _ = report()
     (sentence,) = plain["verdict"]
-    assert sentence.startswith("raw and masked cannot be told apart: accuracy ")
+    assert ": too few data to tell which is better: accuracy " in sentence
     assert "within ±0.01 with probability" in sentence
     found = plain["comparisons"][0]["contrast"]["difference"]
     assert found["low"] < 0 < found["high"]
+    assert f"it may be anything from {found['low']:+.3f} to {found['high']:+.3f}" in sentence
+    assert plain["comparisons"][0]["judgement"] == "too few data"
     assert found["worse"] + found["same"] + found["better"] == pytest.approx(1)
 
 
@@ -95,14 +110,101 @@ def test_one_test_set_is_judged_by_mcnemar_and_a_bootstrap(report, tmp_path):
     right = [run.test.predicted == run.test.labels for run in runs]  # nucleus, raw
     b, c = (right[0] & ~right[1]).sum(), (~right[0] & right[1]).sum()
     assert one["p"] == pytest.approx(stats.binomtest(int(b), int(b + c)).pvalue)
-    share = stats.binomtest(int(b), int(b + c)).proportion_ci(0.95)
-    assert one["contrast"]["difference"]["low"] == pytest.approx(
-        (2 * share.low - 1) * (b + c) / len(right[0])
-    )
     found = one["contrast"]["difference"]
+    assert (found["low"], found["high"]) == pytest.approx(score_interval(c, b, len(right[0])))
     assert found["mean"] == pytest.approx(right[0].mean() - right[1].mean())
     assert found["low"] < found["mean"] < found["high"] < 0
     assert found["n"] == len(right[0])
+
+
+def test_one_run_each_is_a_trained_model_and_not_a_condition(report, tmp_path):
+    for view, recall in (("raw", 0.95), ("nucleus", 0.6)):
+        path = tmp_path / "runs" / view
+        draw(path, view=view, recall=recall, fold=None, folds=None, n=400)
+    out, plain, page = report("--reference=raw")
+    words = "this trained model is worse on these cells; other seeds were not tried"
+    assert plain["verdict"][0].startswith("nucleus against raw (n = 80, one seed each): " + words)
+    assert words in " ".join(out.split())
+    assert words in page
+    assert ">worse (this trained model)<" in page
+    assert plain["comparisons"][0]["contrast"]["about"] == "trained model"
+    for view in ("raw", "nucleus"):  # a second seed makes it the condition's
+        path = tmp_path / "runs" / f"{view}-1"
+        draw(path, view=view, recall=0.8, fold=None, folds=None, n=400, seed=1)
+    _, plain, page = report("--reference=raw")
+    assert plain["comparisons"][0]["contrast"]["about"] == "condition"
+    assert "trained model" not in plain["verdict"][0] + page
+
+
+def test_the_variation_between_seeds_counts_on_one_test_set(report, tmp_path):
+    """The seeds of each condition differ more than the conditions do."""
+    for view, recalls in (("raw", (0.6, 0.95)), ("masked", (0.75, 0.99))):
+        for seed, recall in enumerate(recalls):
+            path = tmp_path / "runs" / f"{view}{seed}"
+            draw(path, view=view, recall=recall, fold=None, folds=None, n=2000, seed=seed)
+    _, plain, _ = report("--reference=raw")
+    (one,) = plain["comparisons"]
+    values = np.array([[pair["reference"], pair["value"]] for pair in one["pairs"]])
+    between = values.var(axis=0, ddof=1).sum() / 2
+    found = one["contrast"]["difference"]
+    assert found["mean"] == pytest.approx(np.diff(values.mean(axis=0))[0])
+    assert (found["high"] - found["low"]) / 2 > stats.norm.ppf(0.975) * np.sqrt(between)
+    assert one["judgement"] == "too few data"
+    assert found["low"] < 0 < found["high"]
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1_macro"])
+def test_the_sentence_has_the_values_of_the_table(report, tmp_path, metric):
+    """The folds have from 10 to 30 images."""
+    for view, recall in (("raw", 0.9), ("masked", 0.7)):
+        cross_validation(tmp_path / "runs", view=view, recall=recall, n=100, groups=7)
+    _, plain, _ = report("--reference=raw", f"--metric={metric}")
+    raw, masked = (one["metrics"][metric]["value"] for one in plain["conditions"])
+    (one,) = plain["comparisons"]
+    assert (one["reference_value"], one["value"]) == pytest.approx((raw, masked))
+    assert one["contrast"]["difference"]["mean"] == pytest.approx(masked - raw)
+    assert f"{masked:.3f} against {raw:.3f}, difference {masked - raw:+.3f}" in plain["verdict"][0]
+
+
+def test_a_sentence_names_the_runs_without_a_partner(report, tmp_path):
+    given = {"fold": None, "folds": None, "n": 400}
+    draw(tmp_path / "runs" / "a", view="raw", recall=0.9, **given)
+    draw(tmp_path / "runs" / "b", view="raw", recall=0.6, seed=1, **given)
+    draw(tmp_path / "runs" / "c", view="masked", recall=0.85, **given)
+    _, plain, page = report("--reference=raw")
+    (one,) = plain["comparisons"]
+    assert plain["verdict"][0].endswith("; left out, as they have no pair: seed 1 of raw.")
+    assert [run["path"] for run in one["left_out"]] == [str(tmp_path / "runs" / "b")]
+    paired = accuracy(tmp_path / "runs" / "c"), accuracy(tmp_path / "runs" / "a")
+    assert told(plain["verdict"][0]) == pytest.approx((*paired, paired[0] - paired[1]), abs=6e-4)
+    assert "1 run of the two conditions has no partner" in page
+
+
+def test_practically_the_same_on_one_test_set(report, tmp_path):
+    for view in ("raw", "masked"):
+        for seed in range(3):
+            path = tmp_path / "runs" / f"{view}{seed}"
+            draw(path, view=view, recall=0.97, fold=None, folds=None, n=4000, seed=seed)
+    _, plain, _ = report("--reference=raw", "--rope=0.05")
+    (one,) = plain["comparisons"]
+    assert one["judgement"] == "the same"
+    assert plain["verdict"][0].startswith("masked is practically as good as raw (n = 800, 3 seeds")
+    assert "; all of it within ±0.05; p " in plain["verdict"][0]
+    _, plain, _ = report("--reference=raw", "--rope=0.0001")
+    assert plain["comparisons"][0]["judgement"] == "too few data"
+
+
+def test_the_largest_of_many_differences_is_the_largest_either_way(report, tmp_path):
+    recalls = (0.95, 0.9, 0.4, 0.85, 0.8, 0.9, 0.85, 0.8)
+    for k, recall in enumerate(recalls):
+        path = tmp_path / "runs" / str(k)
+        draw(path, view=f"view{k}", recall=recall, fold=None, folds=None, n=1500)
+    _, plain, _ = report("--reference=view0")
+    means = {one["name"]: one["contrast"]["difference"]["mean"] for one in plain["comparisons"]}
+    assert max(means.values()) < 0
+    whole, largest = plain["verdict"]
+    assert largest.startswith("The largest difference of 7, and picked by it: view2 against view0")
+    assert re.search(r"\d worse \(this trained model\)", whole)
 
 
 def test_images_of_one_group_count_as_one(report, tmp_path):
@@ -117,7 +219,7 @@ def test_images_of_one_group_count_as_one(report, tmp_path):
         widths[name] = one["contrast"]["difference"]
         kind = "McNemar's exact test" if name == "alone" else "bootstrap of the test set's groups"
         assert one["contrast"]["test"] == kind
-        assert ("in 8 groups" in plain["verdict"][0]) == (name == "grouped")
+        assert ("(n = 80, 8 groups, one seed" in plain["verdict"][0]) == (name == "grouped")
     assert widths["alone"]["n"] == 80
     assert widths["grouped"]["n"] == 8
 
@@ -132,6 +234,11 @@ def test_several_comparisons_are_adjusted_by_holm(report, tmp_path):
     assert adjusted[order[0]] == pytest.approx(min(3 * raw[order[0]], 1))
     assert adjusted[order[1]] >= raw[order[1]]
     assert [adjusted[name] for name in order] == sorted(adjusted.values())
+    for one, sentence in zip(plain["comparisons"], plain["verdict"], strict=True):
+        found = one["contrast"]["difference"]
+        assert (one["p"] < 0.05) == (found["low"] > 0 or found["high"] < 0)
+        assert 1 - found["level"] == pytest.approx(0.05 * raw[one["name"]] / one["p"])
+        assert "(p and interval by Holm for 3 comparisons)" in sentence
 
 
 def test_factors_of_a_grid_have_main_effects_and_an_interaction(report, tmp_path):
@@ -238,7 +345,9 @@ def test_a_pair_of_other_splits_is_refused_by_name(report, tmp_path):
     shutil.rmtree(tmp_path / "runs" / "cells-masked" / "4-0")
     _, plain, page = report("--reference=raw")
     assert plain["comparisons"][0]["contrast"]["unpaired"] == 1
-    assert "1 fold and seed that only one of the two has" in page
+    assert "left out, as they have no pair: fold 4 seed 0 of raw" not in plain["verdict"][0]
+    assert "fold 3 seed 0 and fold 4 seed 0 of raw, fold 3 seed 0 of masked" in plain["verdict"][0]
+    assert "3 runs of the two conditions have no partner" in page
 
 
 def test_little_is_said_of_little(report, tmp_path):
@@ -249,8 +358,15 @@ def test_little_is_said_of_little(report, tmp_path):
         cross_validation(tmp_path / "ties", view=view, recall=1.0)
     _, plain, page = report(tmp_path / "ties", "--reference=raw")
     assert plain["verdict"] == [
-        "masked less raw: accuracy +0.000 (n = 100, 5 splits, one seed); nothing varies that this "
-        "could be judged by."
+        "masked against raw (n = 100, 5 splits, one seed each): too few data to tell which is "
+        "better: accuracy 1.000 against 1.000, difference 0.000, and it may be anything from "
+        "-0.037 to +0.037; p = 1.000."
+    ]
+    assert ">too few data to tell<" in page
+    _, plain, page = report(tmp_path / "ties", "--reference=raw", "--metric=f1_macro")
+    assert plain["verdict"] == [
+        "masked against raw (n = 100, 5 splits, one seed each): not to be judged, as nothing "
+        "varies: f1 macro 1.000 against 1.000, difference 0.000."
     ]
     assert ">not judged<" in page
     for view in ("raw", "masked"):
@@ -320,7 +436,7 @@ def test_an_official_test_set_is_one_test_set_whatever_the_splits_seed(report, t
     contrast = plain["comparisons"][0]["contrast"]
     assert contrast["splits"] == 1
     assert contrast["runs"] == [3, 3]
-    assert contrast["test"] == "bootstrap of the test set's groups"
+    assert contrast["test"] == "bootstrap of the test set's groups, with the variance between runs"
     assert contrast["difference"]["n"] == 40
 
 
@@ -330,7 +446,7 @@ def test_seeds_are_counted_by_split(report, tmp_path):
         for seed in (1, 2):
             draw(tmp_path / "runs" / f"{view}-more{seed}", view=view, fold=0, seed=seed)
     _, plain, _ = report()
-    assert "5 splits, the mean of 1 to 3 seeds" in plain["verdict"][0]
+    assert "5 splits, 1 to 3 seeds each" in plain["verdict"][0]
     assert plain["notes"] == ["some seeds lack folds, whose images count less in what is pooled"]
     assert plain["stamps"] == []
 

@@ -124,8 +124,10 @@ def _show(report: Report) -> None:
         if found is not None:
             kind = "interaction" if effect.interaction else "effect"
             p = "" if found.p is None else f", p {shown_p(found.p)}, not adjusted"
+            alone = effect.contrast.about == "trained model"
+            of = " (of these trained models; other seeds were not tried)" if alone else ""
             console.print(
-                f"{kind:11} {effect.what}: {shown_size(found)}{p}",
+                f"{kind:11} {effect.what}: {shown_size(found)}{p}{of}",
                 markup=False,
                 highlight=False,
             )

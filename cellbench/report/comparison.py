@@ -1,97 +1,133 @@
-"""What separates conditions: differences of runs that were tested on the same samples."""
+"""Differences between conditions, from runs that were tested on the same samples."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from cellbench.report.statistics import Difference, corrected_t, holm, mcnemar, resampled
+from cellbench.report.statistics import (
+    Difference,
+    corrected_t,
+    holm_factors,
+    mcnemar,
+    resampled,
+    unvaried,
+)
 from cellbench.runs.conditions import Condition
 from cellbench.runs.finished import Finished
-from cellbench.runs.metrics import confusion_by_group, confusion_matrix, resample, values
+from cellbench.runs.metrics import LEVEL, confusion_by_group, confusion_matrix, resample, values
 
 Metric = Literal["accuracy", "balanced_accuracy", "precision_macro", "f1_macro", "mcc", "kappa"]
 """What conditions are compared by."""
 
 Repeat = tuple[int | None, int, int]
+"""Fold, the split's seed, and seed_everything."""
+
+About = Literal["condition", "trained model"]
+"""What a difference is about. A single run on a single test set says nothing of other runs of its
+condition: it is about the trained model."""
+
+Judgement = Literal["better", "worse", "the same", "too few data", "not judged", "not compared"]
+"""What a comparison says of a condition, against the reference."""
+
+CORRECTED_T = "corrected resampled t-test"
+MCNEMAR = "McNemar's exact test"
+GROUPS = "bootstrap of the test set's groups"
+GROUPS_AND_RUNS = "bootstrap of the test set's groups, with the variance between runs"
+
+SIGNIFICANT, EQUIVALENT = 1 - LEVEL, 0.95
+"""A p-value below which conditions differ, and a probability above which they are the same."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs on the same split with the same seed.
-
-    Attributes:
-        repeat: Fold, the split's seed, and seed_everything.
-        reference: The reference's value.
-        value: The other's.
-    """
+    """Two runs on the same split with the same seed."""
 
     repeat: Repeat
+    """Fold, the split's seed, and seed_everything."""
     reference: float
+    """The reference's value."""
     value: float
+    """The other condition's value."""
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """A weighted sum of conditions, as the difference of two.
-
-    Attributes:
-        difference: Its size; None where there is no pair.
-        splits: The number of different test sets.
-        runs: The least and the greatest number of runs on one of them.
-        seeds: Whether these differ in seed_everything alone.
-        test: How it was judged.
-        refused: Pairs that cannot be compared, each with its reason.
-        unpaired: The folds and seeds that not all of the conditions have.
-    """
+    """A weighted sum of conditions, as the difference of two."""
 
     difference: Difference | None
+    """Its size; None if there is no pair."""
+    values: tuple[float, ...]
+    """Each condition's value over the pooled predictions of its paired runs; empty likewise."""
+    about: About
+    """What the difference is about."""
     splits: int
+    """Number of different test sets."""
     runs: tuple[int, int]
+    """Least and greatest number of runs on one of them."""
     seeds: bool
+    """True if these runs differ in seed_everything alone."""
     test: str
+    """Name of the test."""
     refused: tuple[str, ...]
+    """Pairs that cannot be compared, each with the reason."""
     unpaired: int
+    """Number of folds and seeds that not all of the conditions have."""
+
+
+@dataclass(frozen=True)
+class Unpaired:
+    """A run without a partner in the other condition."""
+
+    condition: str
+    """Its condition's name."""
+    repeat: Repeat
+    """Fold, the split's seed, and seed_everything."""
+    path: str
+    """Its folder."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A condition against the reference.
-
-    Attributes:
-        name: The condition's name.
-        reference: The reference's name.
-        pairs: The values that were compared.
-        contrast: The condition less the reference.
-        p: The p-value, by Holm for as many comparisons as there are; None where there is none.
-        n: The number of samples tested by both.
-    """
+    """A condition against the reference."""
 
     name: str
+    """The condition's name."""
     reference: str
+    """The reference's name."""
+    judgement: Judgement
+    """What the comparison says of the condition; of its trained model alone if the contrast is
+    about that."""
+    value: float | None
+    """The condition's value over its paired runs; None if there is no pair."""
+    reference_value: float | None
+    """The reference's value over the same pairs."""
     pairs: tuple[Pair, ...]
+    """The runs that were compared."""
+    left_out: tuple[Unpaired, ...]
+    """Runs of both conditions that were not compared, though the report's table counts them."""
     contrast: Contrast
+    """The condition less the reference; its interval is adjusted as p is."""
     p: float | None
+    """The p-value, adjusted by Holm's method for all comparisons; None if there is none."""
     n: int
+    """Number of different samples that both were tested on."""
 
 
 @dataclass(frozen=True)
 class Effect:
-    """A row of a factor table.
-
-    Attributes:
-        what: The factor and level, or two of them for an interaction, against their first levels.
-        interaction: Whether it is one.
-        contrast: Its size, over all levels of the other factors.
-    """
+    """A row of a factor table."""
 
     what: str
+    """The factor and level, or two of them for an interaction, against their first levels."""
     interaction: bool
+    """True for an interaction of two factors."""
     contrast: Contrast
+    """Its size, over all levels of the other factors."""
 
 
 class Comparer:
@@ -105,35 +141,66 @@ class Comparer:
     def __init__(self, metric: Metric, rope: float) -> None:
         self._metric = metric
         self._rope = rope
-        self._resampled: dict[Path, np.ndarray] = {}
+        self._by_group: dict[Path, np.ndarray] = {}
+        self._resampled: dict[tuple[Path, ...], np.ndarray] = {}
 
     def against(self, reference: Condition, others: Sequence[Condition]) -> list[Comparison]:
-        """Compares each condition with the reference."""
+        """Compare each condition with the reference.
+
+        Each interval is at the level at which Holm's method tests its difference, so that
+        interval and p agree.
+        """
+        weighted = [[(reference, -1.0), (other, 1.0)] for other in others]
+        first = [self.contrast(each).difference for each in weighted]
+        factors = iter(holm_factors([d.p for d in first if d is not None and d.p is not None]))
         found = []
-        for other in others:
-            contrast = self.contrast([(reference, -1.0), (other, 1.0)])
-            first, second = _by_repeat(reference), _by_repeat(other)
-            matched = [key for key in first if key in second and _same(first[key], second[key])]
-            pairs = tuple(
-                Pair(key, self._value(first[key]), self._value(second[key])) for key in matched
-            )
-            p = None if contrast.difference is None else contrast.difference.p
-            tested = {name for key in matched for name in first[key].test.ids}
-            found.append(Comparison(other.name, reference.name, pairs, contrast, p, len(tested)))
-        judged = [i for i, one in enumerate(found) if one.p is not None]
-        for i, p in zip(judged, holm([float(found[i].p or 0) for i in judged]), strict=True):
-            found[i] = replace(found[i], p=p)
+        for other, each, difference in zip(others, weighted, first, strict=True):
+            judged = difference is not None and difference.p is not None
+            factor = next(factors) if judged else 1.0
+            contrast = self.contrast(each, 1 - SIGNIFICANT / factor)
+            found.append(self._comparison(reference, other, contrast, factor))
         return found
 
-    def contrast(self, weighted: Sequence[tuple[Condition, float]]) -> Contrast:
-        """Sums conditions, run by run, over the splits and seeds that all of them have.
+    def _comparison(
+        self, reference: Condition, other: Condition, contrast: Contrast, factor: float
+    ) -> Comparison:
+        runs = _by_repeat(reference), _by_repeat(other)
+        matched = [key for key in runs[0] if key in runs[1] and _same(runs[0][key], runs[1][key])]
+        difference = contrast.difference
+        p = None if difference is None or difference.p is None else min(1.0, factor * difference.p)
+        return Comparison(
+            other.name,
+            reference.name,
+            _judgement(difference, p, self._rope),
+            contrast.values[1] if contrast.values else None,
+            contrast.values[0] if contrast.values else None,
+            tuple(
+                Pair(key, self._value([runs[0][key]]), self._value([runs[1][key]]))
+                for key in matched
+            ),
+            tuple(
+                Unpaired(condition.name, run.repeat, str(run.folder.path))
+                for condition in (reference, other)
+                for run in condition.runs
+                if run.repeat not in matched
+            ),
+            contrast,
+            p,
+            len({name for key in matched for name in runs[0][key].test.ids}),
+        )
 
-        Several runs on one test set share its samples, so that their mean is one difference.
-        Differences on several test sets are judged by the corrected t-test; on a single one, its
-        groups are resampled.
+    def contrast(
+        self, weighted: Sequence[tuple[Condition, float]], level: float = LEVEL
+    ) -> Contrast:
+        """Sum conditions over the splits and seeds that all of them have.
+
+        A condition's value is that of the pooled predictions of its runs, as in the report's
+        table. Differences on several test sets are judged by the corrected t-test; on a single
+        one, its groups are resampled, and several runs add the variance between them.
 
         Args:
             weighted: Conditions with their weights, which sum to 0.
+            level: Confidence level of the interval.
         """
         runs = [_by_repeat(condition) for condition, _ in weighted]
         common = sorted(set.intersection(*(set(own) for own in runs)), key=str)
@@ -153,22 +220,24 @@ class Comparer:
         weights = np.array([weight for _, weight in weighted])
         unpaired = len({key for own in runs for key in own}) - len(common)
         if not of_split:
-            return Contrast(None, 0, (0, 0), True, "no pair", tuple(refused), unpaired)
-        counts = [len(same) for same in of_split.values()]
-        seeds = [len({several[0].seed for several in same}) for same in of_split.values()]
-        differences = [
-            float(np.mean([weights @ list(map(self._value, several)) for several in same]))
-            for same in of_split.values()
-        ]
-        if len(of_split) > 1:
-            ratios = [_ratio(same[0][0]) for same in of_split.values()]
-            found = corrected_t(differences, float(np.mean(ratios)), self._rope)
-            test = "corrected resampled t-test"
+            return Contrast(
+                None, (), "condition", 0, (0, 0), True, "no pair", tuple(refused), unpaired
+            )
+        splits = list(of_split.values())
+        counts = [len(same) for same in splits]
+        seeds = [len({several[0].seed for several in same}) for same in splits]
+        of_condition = list(zip(*(several for same in splits for several in same), strict=True))
+        pooled = tuple(self._value(own) for own in of_condition)
+        difference = float(weights @ pooled)
+        if len(splits) > 1:
+            found, test = self._on_several_splits(splits, weights, difference, level), CORRECTED_T
         else:
-            found, test = self._on_one_split(next(iter(of_split.values())), weights, differences[0])
+            found, test = self._on_one_split(of_condition, weights, difference, level)
         return Contrast(
             found,
-            len(of_split),
+            pooled,
+            "trained model" if counts == [1] else "condition",
+            len(splits),
             (min(counts), max(counts)),
             seeds == counts,
             test,
@@ -176,47 +245,130 @@ class Comparer:
             unpaired,
         )
 
-    def _on_one_split(
-        self, same: Sequence[Sequence[Finished]], weights: np.ndarray, difference: float
-    ) -> tuple[Difference, str]:
-        run = same[0][0]
-        groups = len({run.split.group[name] for name in run.test.ids})
-        pair = len(weights) == 2 and len(same) == 1 and groups == len(run.test.ids)
-        if pair and self._metric == "accuracy":
-            right = [each.test.predicted == each.test.labels for each in same[0]]
-            worse, better = (right[0] & ~right[1]).sum(), (~right[0] & right[1]).sum()
-            return mcnemar(int(worse), int(better), len(run.test.ids)), "McNemar's exact test"
-        replicates = np.mean(
-            [
-                sum(
-                    weight * self._replicates(each)
-                    for weight, each in zip(weights, several, strict=True)
-                )
-                for several in same
-            ],
-            axis=0,
+    def _on_several_splits(
+        self,
+        splits: Sequence[Sequence[Sequence[Finished]]],
+        weights: np.ndarray,
+        difference: float,
+        level: float,
+    ) -> Difference:
+        """Judge by the splits' differences; for each its runs, one per condition."""
+        by_split = [list(zip(*same, strict=True)) for same in splits]
+        differences = [
+            float(weights @ [self._value(own) for own in of_condition]) for of_condition in by_split
+        ]
+        tested = np.array([sum(len(several[0].test.ids) for several in same) for same in splits])
+        ratio = float(np.mean([_ratio(same[0][0]) for same in splits]))
+        within = 0.0
+        if np.ptp(differences) < 1e-12:  # by chance; how sure each of them is says more
+            within = float(np.mean([self._sampling_variance(own, weights) for own in by_split]))
+        found = corrected_t(
+            differences,
+            ratio,
+            self._rope,
+            mean=difference,
+            shares=tested / tested.sum(),
+            within=within,
+            level=level,
         )
-        found = resampled(difference, replicates, groups)
-        return found, "bootstrap of the test set's groups"
+        if found.p is None:
+            groups = len({g for same in splits for g in _groups(same[0][0])})
+            return self._unvaried(difference, weights, groups, level)
+        return found
 
-    def _replicates(self, run: Finished) -> np.ndarray:
-        """The metric with the test set's groups resampled: the same draws for every run."""
+    def _on_one_split(
+        self,
+        of_condition: Sequence[Sequence[Finished]],
+        weights: np.ndarray,
+        difference: float,
+        level: float,
+    ) -> tuple[Difference, str]:
+        """Judge by the groups of the test set, and by the runs if there are several."""
+        run, several = of_condition[0][0], len(of_condition[0]) > 1
+        n, groups = len(run.test.ids), len(_groups(run))
+        if len(weights) == 2 and not several and groups == n and self._metric == "accuracy":
+            right = [own[0].test.predicted == own[0].test.labels for own in of_condition]
+            worse, better = (right[0] & ~right[1]).sum(), (~right[0] & right[1]).sum()
+            return mcnemar(int(worse), int(better), n, level), MCNEMAR
+        between = []
+        if several:
+            for weight, own in zip(weights, of_condition, strict=True):
+                variance = np.var([self._value([run]) for run in own], ddof=1)
+                between.append((float(weight**2 * variance / len(own)), len(own) - 1))
+        found = resampled(
+            difference, self._replicates(of_condition, weights), groups, between, level
+        )
+        if found.p is None:
+            found = self._unvaried(difference, weights, groups, level)
+        return found, GROUPS_AND_RUNS if several else GROUPS
+
+    def _unvaried(
+        self, difference: float, weights: np.ndarray, groups: int, level: float
+    ) -> Difference:
+        """Judge a difference that no group and no split varies."""
+        if self._metric == "accuracy" and len(weights) == 2:
+            return unvaried(difference, groups, level)
+        return Difference(difference, None, None, None, groups, level)
+
+    def _replicates(
+        self, of_condition: Sequence[Sequence[Finished]], weights: np.ndarray
+    ) -> np.ndarray:
+        """Resample the contrast on one test set, with the same groups for every run."""
+        found = np.zeros(1)
+        for weight, own in zip(weights, of_condition, strict=True):
+            key = tuple(run.folder.path for run in own)
+            if key not in self._resampled:
+                counts = np.sum([self._counts(run) for run in own], axis=0)
+                self._resampled[key] = values(resample(counts))[self._metric]
+            found = found + weight * self._resampled[key]
+        return found
+
+    def _sampling_variance(
+        self, of_condition: Sequence[Sequence[Finished]], weights: np.ndarray
+    ) -> float:
+        """Estimate the variance of a contrast on one test set from its groups."""
+        groups = len(_groups(of_condition[0][0]))
+        return float(self._replicates(of_condition, weights).var()) * groups / max(groups - 1, 1)
+
+    def _counts(self, run: Finished) -> np.ndarray:
+        """Count a run's test predictions by group, (groups, classes, classes)."""
         path = run.folder.path
-        if path not in self._resampled:
+        if path not in self._by_group:
             test = run.test
             names = np.array([run.split.group[name] for name in test.ids])
-            counts = confusion_by_group(test.labels, test.predicted, names, len(run.classes))
-            self._resampled[path] = values(resample(counts))[self._metric]
-        return self._resampled[path]
+            self._by_group[path] = confusion_by_group(
+                test.labels, test.predicted, names, len(run.classes)
+            )
+        return self._by_group[path]
 
-    def _value(self, run: Finished) -> float:
-        test = run.test
-        matrix = confusion_matrix(test.labels, test.predicted, len(run.classes))
-        return float(values(matrix)[self._metric])
+    def _value(self, runs: Sequence[Finished]) -> float:
+        """Compute the metric over the pooled predictions of runs."""
+        matrices = [
+            confusion_matrix(run.test.labels, run.test.predicted, len(run.classes)) for run in runs
+        ]
+        return float(values(np.sum(matrices, axis=0))[self._metric])
+
+
+def _judgement(found: Difference | None, p: float | None, rope: float) -> Judgement:
+    """Judge a difference by its adjusted p-value, and its equivalence before that.
+
+    With a posterior, equivalence is a probability of .95 within the region; without one, the
+    whole interval must lie in it.
+    """
+    if found is None:
+        return "not compared"
+    if p is None or found.low is None or found.high is None:
+        return "not judged"
+    inside = -rope <= found.low and found.high <= rope
+    if inside if found.same is None else found.same >= EQUIVALENT:
+        return "the same"
+    if p < SIGNIFICANT:
+        return "better" if found.mean > 0 else "worse"
+    return "too few data"
 
 
 def effects(compare: Comparer, found: Sequence[Condition]) -> list[Effect]:
-    """Main effects and interactions, where the conditions are a full grid of two factors or more.
+    """Compute main effects and interactions of a full grid of two factors or more.
 
     Returns:
         A row for each factor's levels but the first, then one for each pair of such levels of two
@@ -286,6 +438,11 @@ def _same(one: Finished, other: Finished) -> bool:
     return one.split.digest == other.split.digest
 
 
+def _groups(run: Finished) -> set[str]:
+    """Collect the groups of the test set."""
+    return {run.split.group[name] for name in run.test.ids}
+
+
 def _ratio(run: Finished) -> float:
-    """Test images for each training image."""
+    """Compute the number of test images for each training image."""
     return len(run.split.parts["test"]) / len(run.split.parts["train"])

@@ -20,7 +20,7 @@ from cellbench.foreign import inside
 from cellbench.page import jpeg, png, render
 from cellbench.report import figures
 from cellbench.report.comparison import Comparison, curves
-from cellbench.report.report import Report, Scored, judgement, shown_p, shown_size
+from cellbench.report.report import Report, Scored, shown_judgement, shown_p, shown_size
 from cellbench.runs.attributions import (
     TITLES,
     Attribution,
@@ -74,7 +74,7 @@ def render_page(
         metric=report.metric.replace("_", " "),
         classes=report.scored[0].condition.classes,
         shown=shown,
-        judgement=judgement,
+        shown_judgement=shown_judgement,
         shown_size=shown_size,
         shown_p=shown_p,
         damaged=[one for one in report.left if one.damaged],

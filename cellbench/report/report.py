@@ -1,4 +1,4 @@
-"""What finished runs say together: the values that the page and the tables show."""
+"""The values and sentences of a report, which the page and the tables show."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,17 +11,28 @@ import numpy as np
 import cellbench
 from cellbench.errors import UserError, suggest
 from cellbench.page import share
-from cellbench.report.comparison import Comparer, Comparison, Effect, Metric, effects
+from cellbench.report.comparison import (
+    Comparer,
+    Comparison,
+    Effect,
+    Judgement,
+    Metric,
+    Unpaired,
+    effects,
+)
 from cellbench.report.statistics import Difference
 from cellbench.runs.conditions import Condition, Pooled, conditions, pool
 from cellbench.runs.finished import Finished, LeftOut, read_finished
 from cellbench.runs.probabilities import calibration, fit_temperature, score, temper
 
-SIGNIFICANT, EQUIVALENT = 0.05, 0.95
-"""A p-value below which conditions differ, and a probability above which they are the same."""
-
 SENTENCES = 6
-"""More comparisons than that are told in numbers."""
+"""With more comparisons than that the verdict counts them, and tells only the largest."""
+
+NAMED = 3
+"""Runs that were left out are named up to this number, and counted beyond it."""
+
+SHOWN: dict[Judgement, str] = {"too few data": "too few data to tell"}
+"""Judgements that need more words than they have."""
 
 
 @dataclass(frozen=True)
@@ -105,76 +116,139 @@ class Report:
         sentences = [self._sentence(one) for one in self.comparisons]
         if len(sentences) <= SENTENCES:
             return sentences
-        kinds = Counter(judgement(one) for one in self.comparisons)
+        kinds = Counter(shown_judgement(one) for one in self.comparisons)
         told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         whole = f"Of {len(sentences)} conditions against {self.comparisons[0].reference}: {told}."
-        sizes = [
-            float("-inf") if one.contrast.difference is None else one.contrast.difference.mean
-            for one in self.comparisons
-        ]
-        largest = self._sentence(self.comparisons[int(np.argmax(sizes))])
+        sizes = {
+            k: abs(one.contrast.difference.mean)
+            for k, one in enumerate(self.comparisons)
+            if one.contrast.difference is not None
+        }
+        if not sizes:
+            return [whole]
+        largest = sentences[max(sizes, key=lambda k: sizes[k])]
         return [whole, f"The largest difference of {len(sentences)}, and picked by it: {largest}"]
 
     def _sentence(self, one: Comparison) -> str:
+        """Tell one comparison: n, the judgement, both values, the difference, p."""
         found, named = one.contrast.difference, self.metric.replace("_", " ")
-        if found is None:
+        if found is None or one.value is None or one.reference_value is None:
             return f"{one.name} cannot be compared with {one.reference}: no two runs are a pair."
-        on, splits = f"n = {one.n}", one.contrast.splits
-        on += f", {splits} splits" if splits > 1 else ""
-        on += f" in {found.n} groups" if splits == 1 and found.n < one.n else ""
-        fewest, most = one.contrast.runs
-        what = "seed" if one.contrast.seeds else "run"
-        runs = f"{fewest} to {most}" if fewest < most else str(most)
-        on += f", the mean of {runs} {what}s" if most > 1 else f", one {what}"
-        judged = judgement(one)
-        if one.p is None or found.low is None:
-            return (
-                f"{one.name} less {one.reference}: {named} {found.mean:+.3f} ({on}); nothing "
-                "varies that this could be judged by."
+        size = _signed(found.mean)
+        if found.low is not None and found.high is not None:
+            ends = _signed(found.low), _signed(found.high)
+            size += (
+                f", and it may be anything from {ends[0]} to {ends[1]}"
+                if one.judgement == "too few data"
+                else f" [{ends[0]}, {ends[1]}]"
             )
-        size = shown_size(found)
-        p = f"; p {shown_p(one.p)}" + (" by Holm" if len(self.comparisons) > 1 else "")
-        if found.same is not None and judged in ("the same", "not told apart"):
-            p += f"; within ±{self.rope:g} with probability {found.same:.2f}"
-        told = {
-            "better": f"{one.name} is better than {one.reference}",
-            "worse": f"{one.name} is worse than {one.reference}",
-            "the same": f"{one.name} is practically as good as {one.reference}",
-            "not told apart": f"{one.name} and {one.reference} cannot be told apart",
-        }[judged]
-        return f"{told}: {named} {size} ({on}{p})."
+        parts = [
+            f"{self._statement(one)}: {named} {one.value:.3f} against {one.reference_value:.3f}, "
+            f"difference {size}"
+        ]
+        if found.same is not None and one.judgement in ("the same", "too few data"):
+            parts.append(f"within ±{self.rope:g} with probability {found.same:.2f}")
+        elif one.judgement == "the same":
+            parts.append(f"all of it within ±{self.rope:g}")
+        if one.p is not None:
+            parts.append(f"p {shown_p(one.p)}{self._adjusted}")
+        if one.left_out:
+            parts.append(f"left out, as they have no pair: {_unpaired(one.left_out)}")
+        return "; ".join(parts) + "."
+
+    @property
+    def _adjusted(self) -> str:
+        """Say that p and interval are adjusted, if they are."""
+        judged = sum(one.p is not None for one in self.comparisons)
+        return f" (p and interval by Holm for {judged} comparisons)" if judged > 1 else ""
+
+    def _statement(self, one: Comparison) -> str:
+        """Say who was compared on what, and with which result."""
+        against = f"{one.name} against {one.reference} ({_basis(one)})"
+        if one.judgement == "not judged":
+            found = one.contrast.difference
+            alone = found is not None and found.n == 1
+            why = "all test images are of one group" if alone else "nothing varies"
+            return f"{against}: not to be judged, as {why}"
+        if one.contrast.about == "trained model":
+            told = {
+                "better": "this trained model is better on these cells",
+                "worse": "this trained model is worse on these cells",
+                "the same": "these trained models are practically the same on these cells",
+                "too few data": "too few data to tell which of these trained models is better",
+            }[one.judgement]
+            return f"{against}: {told}; other seeds were not tried"
+        basis = f"({_basis(one)})"
+        if one.judgement == "too few data":
+            return f"{against}: too few data to tell which is better"
+        if one.judgement == "the same":
+            return f"{one.name} is practically as good as {one.reference} {basis}"
+        return f"{one.name} is {one.judgement} than {one.reference} {basis}"
 
 
-def judgement(one: Comparison) -> str:
-    """better, worse, the same, not told apart, not judged, or not compared."""
-    found = one.contrast.difference
-    if found is None:
-        return "not compared"
-    if one.p is None:
-        return "not judged"
-    if found.same is not None and found.same >= EQUIVALENT:
-        return "the same"
-    if one.p < SIGNIFICANT:
-        return "better" if found.mean > 0 else "worse"
-    return "not told apart"
+def _basis(one: Comparison) -> str:
+    """Say on how much a comparison rests."""
+    contrast = one.contrast
+    parts = [f"n = {one.n}"]
+    if contrast.splits > 1:
+        parts.append(f"{contrast.splits} splits")
+    elif contrast.difference is not None and contrast.difference.n < one.n:
+        groups = contrast.difference.n
+        parts.append(f"{groups} group{'s' if groups != 1 else ''}")
+    fewest, most = contrast.runs
+    what = "seed" if contrast.seeds else "run"
+    number = f"{fewest} to {most}" if fewest < most else "one" if most == 1 else str(most)
+    parts.append(f"{number} {what}{'s' if most > 1 else ''} each")
+    return ", ".join(parts)
+
+
+def _unpaired(left_out: Sequence[Unpaired]) -> str:
+    """Name the runs that were left out, or count them where they are many."""
+    of: dict[str, list[str]] = {}
+    for run in left_out:
+        fold, split_seed, seed = run.repeat
+        told = [] if fold is None else [f"fold {fold}"]
+        told += [f"split seed {split_seed}"] if split_seed else []
+        of.setdefault(run.condition, []).append(" ".join([*told, f"seed {seed}"]))
+    return ", ".join(
+        f"{' and '.join(own) if len(own) <= NAMED else f'{len(own)} runs'} of {name}"
+        for name, own in of.items()
+    )
+
+
+def shown_judgement(one: Comparison) -> str:
+    """Show a judgement in a word or two, and whether it is of a trained model alone."""
+    told = SHOWN.get(one.judgement, one.judgement)
+    judged = one.judgement not in ("not judged", "not compared")
+    alone = judged and one.contrast.about == "trained model"
+    return f"{told} (this trained model)" if alone else told
 
 
 def shown_size(found: Difference) -> str:
-    """A difference with its interval, where it has one."""
-    if found.low is None:
-        return f"{found.mean:+.3f} (nothing varies)"
-    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+    """Show a difference with its interval, if it has one."""
+    if found.low is None or found.high is None:
+        return f"{_signed(found.mean)} (no interval)"
+    return f"{_signed(found.mean)} [{_signed(found.low)}, {_signed(found.high)}]"
+
+
+def _signed(value: float) -> str:
+    """Show a difference with its sign; one that is not 0 is not shown as 0."""
+    if abs(value) < 1e-9:  # rounding
+        return "0.000"
+    return f"{value:+.1g}" if abs(value) < 0.0005 else f"{value:+.3f}"
 
 
 def shown_p(p: float) -> str:
-    """A p-value, as it stands after "p"."""
-    return "< .001" if p < 0.001 else f"= {p:.3f}".replace("0.", ".")
+    """Show a p-value as it stands after "p"; one that is below .05 is not shown as .05."""
+    if p < 0.001:
+        return "< .001"
+    return f"= {p:.{4 if 0.0495 < p < 0.05 else 3}f}".replace("0.", ".")
 
 
 def build(
     paths: Sequence[Path], metric: Metric, rope: float, reference: str | None = None
 ) -> Report:
-    """Reads runs and compares their conditions.
+    """Read runs and compare their conditions.
 
     Args:
         paths: Folders that hold runs.

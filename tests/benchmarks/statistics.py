@@ -1,9 +1,10 @@
-"""How often the corrected and the plain paired t-test find a difference in cross-validations."""
+"""Whether a report's statistics keep their promises: tests, intervals, verdicts."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
+from tests.benchmarks import verdicts
 from tests.test_statistics import nearest_mean, rejected
 
 TRIALS = 1000
@@ -13,6 +14,12 @@ FARTHER = 0.25
 
 def measure() -> Iterator[tuple[str, str]]:
     """Yields rows of the table: what, and its figure."""
+    yield from _corrected()
+    yield from verdicts.measure()
+
+
+def _corrected() -> Iterator[tuple[str, str]]:
+    """Count how often the corrected and the plain paired t-test find a difference."""
     rng = np.random.default_rng(0)
     drawn = [nearest_mean(rng, 100, 5, 3, FARTHER).mean() for _ in range(TRIALS)]
     for farther, size in ((0.0, 0.0), (FARTHER, float(np.mean(drawn)))):

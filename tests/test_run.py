@@ -20,6 +20,7 @@ from cellbench.__main__ import main
 from cellbench.data.synthetic import SyntheticDataModule
 from cellbench.data.views import View
 from cellbench.models.classifier import CellClassifier
+from cellbench.runs import precision
 from cellbench.runs.predictions import read_predictions
 from cellbench.runs.probabilities import score
 from tests.conftest import TINY, draw_cell, write_image
@@ -71,10 +72,45 @@ def test_a_run_writes_its_folder(fit):
     assert float(history[0]["lr"]) == pytest.approx(1e-3)
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["data"]["class_path"] == "SyntheticDataModule"
-    assert config["trainer"]["precision"] in ("bf16-mixed", "32-true")
+    assert "precision" not in config["trainer"]  # it was not asked for
     environment = json.loads((run / "environment.json").read_text())
+    assert environment["precision"] in ("bf16-mixed", "32-true")
     assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
     assert environment["peak_memory_mib"] > 100
+
+
+def test_a_chosen_precision_is_kept_and_is_no_condition(fit, tmp_path, monkeypatch, capsys):
+    """Two machines choose two precisions, and a third one scores both runs."""
+    runs = []
+    for seed, name in enumerate(("bf16-mixed", "32-true")):
+        monkeypatch.setattr(precision, "choose", lambda *_, name=name, **__: (name, "fastest"))
+        runs.append(fit(f"--seed_everything={seed}"))
+    for run, name in zip(runs, ("bf16-mixed", "32-true"), strict=True):
+        assert json.loads((run / "environment.json").read_text())["precision"] == name
+        capsys.readouterr()
+        assert main(["test", f"--run={run}"]) == 0
+        assert f"precision {name} (as its training began)" in capsys.readouterr().out
+        (again,) = (run / "test").iterdir()
+        before, after = (rows(path / "predictions.csv") for path in (run, again))
+        assert [row for row in before if row["split"] == "test"] == after
+    assert main(["report", str(tmp_path / "runs")]) == 0
+    plain = json.loads((tmp_path / "runs" / "report.json").read_text())
+    (condition,) = plain["conditions"]
+    assert len(condition["runs"]) == 2
+    assert plain["notes"][-1] == (
+        "the machines chose different precisions: 32-true (1 of the runs), bf16-mixed (1 of the "
+        "runs); trainer.precision sets one"
+    )
+
+
+def test_a_precision_that_was_asked_for_is_a_condition(fit, tmp_path):
+    for name in ("bf16-mixed", "32"):
+        run = fit(f"--trainer.precision={name}")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["trainer"]["precision"] == "32-true"
+    assert main(["report", str(tmp_path / "runs")]) == 0
+    plain = json.loads((tmp_path / "runs" / "report.json").read_text())
+    assert [each["name"] for each in plain["conditions"]] == ["bf16-mixed", "32-true"]
 
 
 def test_metrics_come_from_the_predictions(fit):

@@ -25,7 +25,7 @@ from cellbench.data.base import CellDataModule
 from cellbench.errors import OtherRun, UserError
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs import features, loggers, precision
-from cellbench.runs.checkpoint import CheckpointConfig, WholeCheckpointIO
+from cellbench.runs.checkpoint import CheckpointConfig, WholeCheckpointIO, read_checkpoint
 from cellbench.runs.conditions import FEW_GROUPS
 from cellbench.runs.folder import RunFolder, as_yaml
 from cellbench.runs.loggers import WandbConfig
@@ -266,16 +266,15 @@ class CellbenchCLI(LightningCLI):
         return devices
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Chooses the precision, makes the run's folder and the trainer that writes to it.
+        """Make the run's folder, choose the precision, make the trainer that writes to the folder.
 
         Raises:
             UserError: The machine lacks what was asked for, or the folder cannot be made.
         """
         asked = self._get(self.config_init, "trainer")
-        chosen, reason = precision.choose(self._device, grouped=self.model.grouped)
         if asked.get("precision") is not None:
-            chosen, reason = precision.normalise(asked["precision"]), "as configured"
-        self.config[self._command].trainer.precision = chosen
+            named = precision.normalise(asked["precision"])
+            self.config[self._command].trainer.precision = named
         name = self.config[self._command].name = self._experiment_name()
         kept = features.suffice(self.model, self.datamodule)
         epochs = 1 + (self.datamodule.variants or 0) if kept else asked["max_epochs"]
@@ -313,6 +312,7 @@ class CellbenchCLI(LightningCLI):
                     self._get(self.config_init, "wandb"),
                     self._get(self.config_init, "tensorboard"),
                 )
+            chosen, reason = self._precision(folder)
             with _trainer_errors(asked):
                 trainer = super().instantiate_trainer(
                     **kwargs,
@@ -349,6 +349,22 @@ class CellbenchCLI(LightningCLI):
         if self.ranks.first:
             print(self._announcement(trainer, str(chosen), reason, loading), flush=True)
         return trainer
+
+    def _precision(self, folder: RunFolder) -> tuple[str, str]:
+        """Give the precision and the reason for it.
+
+        The configuration has what was asked for. A choice is the machine's: it is in the
+        checkpoint that a run goes on from, or is scored with, so that it stays the same.
+        """
+        asked = self._get(self.config, "trainer").precision
+        if asked is not None:
+            return str(asked), "as configured"
+        scored = self._get(self.config, "ckpt_path")
+        begun = folder.last if self._command == "fit" else Path(scored)
+        if begun.is_file():
+            trained = read_checkpoint(begun)[0].precision
+            return precision.normalise(trained), "as its training began"
+        return precision.choose(self._device, grouped=self.model.grouped)
 
     def _folder(self, parent: Path, config: Mapping[str, Any]) -> tuple[Path, bool]:
         """The run's folder, and whether it is a new one."""

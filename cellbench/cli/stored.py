@@ -23,8 +23,8 @@ def read_config(folder: RunFolder, *, whole: bool) -> dict[str, Any]:
 
     Args:
         folder: The run.
-        whole: Whether to give all that a training needs, or what scoring does: nothing of the
-            trainer but the precision.
+        whole: True for all that a training needs; False for what scoring does: of the trainer
+            nothing but the precision, if one was asked for.
 
     Raises:
         UserError: It is not a run's configuration, or what is given would name code.
@@ -33,7 +33,7 @@ def read_config(folder: RunFolder, *, whole: bool) -> dict[str, Any]:
         config: dict[str, Any] = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
         if not whole:
             config = {key: config[key] for key in ("seed_everything", "name", "data", "model")} | {
-                "trainer": {"precision": config["trainer"]["precision"]}
+                "trainer": {k: v for k, v in config["trainer"].items() if k == "precision"}
             }
         data, trainer = dict(config["data"]), dict(config["trainer"])
         module, given = data.pop("class_path"), data.pop("init_args", {})

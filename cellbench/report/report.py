@@ -21,7 +21,13 @@ from cellbench.report.comparison import (
     effects,
 )
 from cellbench.report.statistics import Difference
-from cellbench.runs.conditions import Condition, Pooled, conditions, pool
+from cellbench.runs.conditions import (
+    Condition,
+    Pooled,
+    chosen_precisions,
+    conditions,
+    pool,
+)
 from cellbench.runs.finished import Finished, LeftOut, read_finished
 from cellbench.runs.probabilities import calibration, fit_temperature, score, temper
 
@@ -89,8 +95,15 @@ class Report:
 
     @property
     def notes(self) -> list[str]:
-        """What there is too little of."""
-        return self._by_reason({each.name: each.notes for each in self.conditions})
+        """Reasons to take the numbers with care."""
+        found = self._by_reason({each.name: each.notes for each in self.conditions})
+        chosen = chosen_precisions(self.conditions)
+        if len(chosen) > 1:
+            told = ", ".join(f"{name} ({n} of the runs)" for name, n in sorted(chosen.items()))
+            found.append(
+                f"the machines chose different precisions: {told}; trainer.precision sets one"
+            )
+        return found
 
     def _by_reason(self, reasons: Mapping[str, Sequence[str]]) -> list[str]:
         """Each reason once, with the conditions that it holds for, if not for all."""

@@ -1,7 +1,7 @@
 """Puts runs together: the folds and seeds of each condition, which differ in nothing else."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -164,6 +164,19 @@ def conditions(runs: Sequence[Finished]) -> list[Condition]:
         ordered = tuple(run for _, run in sorted(last.items(), key=lambda item: str(item[0])))
         found.append(Condition(name, settings, ordered, len(members) - len(ordered)))
     return found
+
+
+def chosen_precisions(found: Sequence[Condition]) -> Counter[str]:
+    """Count the runs of each precision that was chosen by a machine and not asked for.
+
+    Like the machine itself, it tells no conditions apart.
+    """
+    return Counter(
+        str(run.environment["precision"])
+        for condition in found
+        for run in condition.runs
+        if run.config.get("trainer.precision") is None and "precision" in run.environment
+    )
 
 
 def pool(runs: Sequence[Finished]) -> Pooled:

@@ -1,0 +1,1 @@
+"""A fuzz campaign: thousands of damaged and hostile inputs, each in a process of its own."""

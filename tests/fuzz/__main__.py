@@ -12,6 +12,7 @@ os.environ["WANDB_SILENT"] = "true"
 
 import argparse
 import gc
+import signal
 import sys
 import tempfile
 import time
@@ -59,6 +60,7 @@ def main() -> int:
     keep = Path(tempfile.mkdtemp(prefix="cellbench-fuzz-kept-")) if given.only else None
     begun, results = time.monotonic(), []
     log = given.log.open("w") if given.log else None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left behind
     for result in campaign.run(given.seed, numbers, jobs=given.jobs, keep=keep):
         results.append(result)
         if log is not None:

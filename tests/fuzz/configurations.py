@@ -65,6 +65,7 @@ def experiments(rng: Random, box: Box, template: Template) -> Input:
         value = values.draw(rng)
         path.write_text(with_value(EXPERIMENT, key, value), errors="surrogateescape")
         given.what = f"{key}: {values.shown(value)}"
+        given.own_code = "!!python" not in value
         given.may_last = _lasts(key, value)
         given.network = _asks_network(key, value)
     else:
@@ -194,8 +195,11 @@ def command_lines(rng: Random, box: Box, template: Template) -> Input:
         option = rng.choice([each for each in options if each not in ("help", "debug")])
         option = option.replace("data.init_args", "data")
         value = values.draw(rng, hostile=0.1)
+        if option == "to" and value in (".", "..", "/"):
+            value = "data"  # its lock lies beside it, which is outside
         given = Input("command lines", f"--{option}={values.shown(value)}", base)
         given.args.append(f"--{option}={value}")
+        given.own_code = "!!python" not in value
         given.may_last = _lasts(option, value) or command == "sweep"
         given.network = _asks_network(option, value)
         return given
@@ -206,6 +210,7 @@ def command_lines(rng: Random, box: Box, template: Template) -> Input:
             "command lines",
             f"{values.shown(repr(argument))} at {position}",
             [*base[:position], argument, *base[position:]],
+            own_code=True,
         )
     position = rng.randrange(1, len(base))
     if what == "drop":
@@ -266,6 +271,7 @@ def sweep_files(rng: Random, box: Box, template: Template) -> Input:
         given.what = _other_yaml(rng, path, list(keys))
         return given
     value = values.draw(rng)
+    given.own_code = "!!python" not in value
     if chance < 0.55:
         known = ("experiment", "space", "metric", "direction", "sampler", "seed", "pruner")
         key = rng.choice((*known, "trials", "time", "timeout", "repeat"))

@@ -1,8 +1,10 @@
 """Surroundings in which a good command cannot do all of its work, and inputs that are good."""
 
+import errno
 import os
 import resource
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -12,6 +14,7 @@ import yaml
 from tests.fuzz.box import Box, Input
 from tests.fuzz.files import MODULE
 from tests.fuzz.template import PREDICT, SWEEPS, TINY, Template
+from tests.fuzz.watch import hook
 
 NOBODY = 54321
 """A user without an entry in /etc/passwd."""
@@ -60,9 +63,7 @@ def surroundings(rng: Random, box: Box, template: Template) -> Input:
     (box.work / "sweep.yaml").write_text(yaml.safe_dump(keys))
     given = Input("surroundings", "", list(rng.choice(_COMMANDS)), limit=20)
     ways = _ways(rng, box)
-    # A user of one's own takes a superuser to become one.
-    names = [name for name in ways if os.geteuid() == 0 or "user" not in name]
-    way = rng.choice(names)
+    way = rng.choice(list(ways))
     given.prepare = ways[way]
     given.what = f"{way}: {' '.join(given.args)}"
     if way.startswith("a dataset's file"):
@@ -114,15 +115,14 @@ def _ways(rng: Random, box: Box) -> dict[str, Callable[[], None]]:
         f"stdout in {encoding}": lambda: sys.stdout.reconfigure(encoding=encoding),  # type: ignore[union-attr]
         f"{files} files": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files)),
         f"files of {size} bytes": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
-        "a user without a name": lambda: _become(box, writable=True),
-        "a user without a name or a home": lambda: _become(box, writable=True, homeless=True),
-        "a user who can write nothing": lambda: _become(box, writable=False),
-        "a user without processes": lambda: _become(box, writable=True, processes=0),
+        "a user without a name": _become_nobody,
+        "a user without a name or a home": lambda: _become_nobody("HOME", "XDG_CACHE_HOME"),
+        "a folder that cannot be written": lambda: _lock(box),
+        "no threads or processes": _refuse_threads,
         "no variables": os.environ.clear,
         "no HOME": lambda: _forget("HOME", "XDG_CACHE_HOME"),
         f"COLUMNS={columns}": lambda: _set("COLUMNS", columns),
         variable: lambda: _set(*variable.split("=")),
-        "the working folder is gone": lambda: _leave(box),
         "runs is a file": lambda: _block(box, "runs"),
         "the outputs are folders": lambda: _obstruct(box),
         f"a dataset's file with {module}": lambda: _dataset(box, _MODULES[module]),
@@ -157,21 +157,31 @@ def _pipe(*numbers: int, reads: int) -> None:
     os.close(writer)
 
 
-def _become(
-    box: Box, *, writable: bool, homeless: bool = False, processes: int | None = None
-) -> None:
-    """Becomes a user without a name, who has the box, or may look at it."""
-    if writable:
-        for parent, folders, files in os.walk(box.folder):
-            for name in (*folders, *files):
-                os.chown(os.path.join(parent, name), NOBODY, NOBODY, follow_symlinks=False)
-    if processes is not None:
-        resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))
-    os.setgroups([])
-    os.setgid(NOBODY)
-    os.setuid(NOBODY)
-    if homeless:
-        _forget("HOME", "XDG_CACHE_HOME")
+def _become_nobody(*forgotten: str) -> None:
+    """Becomes a user without an entry in /etc/passwd, as far as Python can see.
+
+    A real one could read neither the interpreter nor the box on many a machine.
+    """
+    _forget(*forgotten)
+    os.getuid = os.geteuid = lambda: NOBODY  # type: ignore[assignment]
+
+
+def _lock(box: Box) -> None:
+    """Refuses what would be written into the working folder; a superuser could write it."""
+    sys.addaudithook(hook(lambda fault, what: None, [box.home, box.tmp, Path("/dev")], box.outside))
+
+
+def _refuse_threads() -> None:
+    """Refuses new threads and processes, as the system does where a user has too many."""
+
+    def start(self: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def fork() -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    threading.Thread.start = start  # type: ignore[method-assign,assignment]
+    os.fork = fork
 
 
 def _forget(*names: str) -> None:
@@ -181,13 +191,6 @@ def _forget(*names: str) -> None:
 
 def _set(name: str, value: str) -> None:
     os.environ[name] = value
-
-
-def _leave(box: Box) -> None:
-    gone = box.tmp / "gone"
-    gone.mkdir()
-    os.chdir(gone)
-    gone.rmdir()
 
 
 def _block(box: Box, name: str) -> None:

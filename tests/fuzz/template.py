@@ -17,7 +17,8 @@ import yaml
 from cellbench.runs.progress import Progress
 from tests import conftest
 from tests.conftest import draw_cell
-from tests.fuzz.box import Box, Input
+from tests.fuzz.box import IMPORTED, Box, Input
+from tests.fuzz.watch import CANARY
 
 EXPERIMENT: dict[str, Any] = conftest.EXPERIMENT | {
     "data": {
@@ -29,7 +30,7 @@ EXPERIMENT: dict[str, Any] = conftest.EXPERIMENT | {
 
 CANARY_CODE = """\
 with open({path!r}, "a") as file:
-    file.write(__name__ + " was imported\\n")
+    file.write(__name__ + "{imported}\\n")
 
 
 def _told(what):
@@ -105,7 +106,7 @@ class Template:
         """Fills a working folder with an experiment, lures, and modules that tell when they run."""
         package = box.work / "hpv_model"
         package.mkdir(exist_ok=True)
-        code = CANARY_CODE.format(path=str(box.folder / "canary"))
+        code = CANARY_CODE.format(path=str(box.folder / CANARY), imported=IMPORTED)
         (package / "__init__.py").write_text(code)
         (package / "helper.py").write_text(code)
         text = yaml.safe_dump(EXPERIMENT)

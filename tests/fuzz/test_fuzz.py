@@ -13,7 +13,7 @@ from random import Random
 import pytest
 
 from tests.fuzz import box as boxes
-from tests.fuzz import files
+from tests.fuzz import files, watch
 from tests.fuzz.box import Box, Input
 from tests.fuzz.campaign import KINDS, kind_of
 from tests.fuzz.template import Template
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it watches proc
 
 
 def _fork_many():
-    for _ in range(40):
+    for _ in range(4):
         if not os.fork():
             os._exit(0)
 
@@ -43,7 +43,7 @@ PLANTED = {
     "lost": lambda work: (work / "kept.txt").unlink() or _end("sorry"),
     "network": lambda work: socket.create_connection(("127.0.0.1", 9)),
     "too many processes": lambda work: _fork_many(),
-    "memory": lambda work: b"x" * (200 << 20),
+    "memory": lambda work: b"x" * (700 << 20),
 }
 
 OUTSIDE = {
@@ -73,7 +73,8 @@ def _end(message):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Runs a function in a box; returns the names of the faults."""
-    monkeypatch.setattr(boxes, "MEMORY", 100)
+    monkeypatch.setattr(boxes, "MEMORY", 500)
+    monkeypatch.setattr(watch, "FORKS", 2)
 
     def run(function, **given):
         box = Box(tmp_path)
@@ -102,7 +103,7 @@ def run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("fault", PLANTED)
 def test_a_planted_fault_is_found(fault, run):
-    assert fault in run(PLANTED[fault], limit=1.0)
+    assert fault in run(PLANTED[fault], limit=1.0 if fault == "hang" else 10.0)
 
 
 @pytest.mark.parametrize("way", OUTSIDE)

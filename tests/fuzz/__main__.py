@@ -79,11 +79,14 @@ def main() -> int:
             campaign.show_progress(results, begun)
     if not given.only:
         print(campaign.table(results))
+        work = sum(each.outcome.work for each in results)
+        print(f"\n{time.monotonic() - begun:,.0f} s, of which {work:,.0f} s of a processor\n")
         for (kind, name, place), some in campaign.findings(results).items():
             numbers = [each.given.number for each in some]
             details = dict(some[0].outcome.faults)[name]
             print(f"FAULT {kind}: {name} {place!a} ({len(some)}; {numbers[:4]}): {details!a}")
             print(f"      {some[0].given.what!a}")
+    gc.unfreeze()  # else libraries complain that something of theirs is left
     return 1 if any(each.outcome.faults for each in results) else 0
 
 

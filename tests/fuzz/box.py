@@ -26,7 +26,7 @@ from tests.fuzz.watch import CANARY, hook, snapshot
 LIMIT = 10.0
 """Seconds after which an input hangs. Waiting for a processor does not count."""
 
-GRACE = 5.0
+GRACE = 10.0
 """Seconds that a command has to end once it was told to."""
 
 LONGEST = 300
@@ -104,6 +104,8 @@ class Outcome:
     """The exit code; below 0 for the signal that has killed the process."""
     seconds: float
     """Wall-clock time without the time that the process waited for a processor."""
+    work: float
+    """Seconds of a processor."""
     memory: int
     """The greatest resident size, MiB."""
     out: str
@@ -153,6 +155,7 @@ class Box:
         (self.outside / "secret.txt").write_text(SECRET)
         self._pid = 0
         self._told = 0.0
+        self._waited = 0.0
 
     @property
     def work(self) -> Path:
@@ -191,7 +194,7 @@ class Box:
         if pid:
             seconds = time.monotonic() - self._begun - self._waited
             self._end_others()
-            return self._judge(os.waitstatus_to_exitcode(status), seconds, used.ru_maxrss // 1024)
+            return self._judge(os.waitstatus_to_exitcode(status), seconds, used)
         passed = time.monotonic() - self._begun - self._waited
         if passed > self._input.limit:
             self._waited = max([_waited(self._pid), *map(_waited, self._others())])
@@ -205,8 +208,6 @@ class Box:
             with suppress(ProcessLookupError):
                 os.killpg(self._pid, signal.SIGKILL)
         return None
-
-    _waited = 0.0
 
     def run(self, given: Input, command: Command = program) -> Outcome:
         """Runs one input to its end."""
@@ -246,12 +247,13 @@ class Box:
                     if os.readlink(f"/proc/{entry.name}/cwd").startswith(f"{self.folder}/"):
                         yield int(entry.name)
 
-    def _judge(self, code: int, seconds: float, memory: int) -> Outcome:
+    def _judge(self, code: int, seconds: float, used: resource.struct_rusage) -> Outcome:
         given = self._input
         outcome = Outcome(
             code,
             seconds,
-            max(memory - self._base, 0),
+            used.ru_utime + used.ru_stime,
+            max(used.ru_maxrss // 1024 - self._base, 0),
             _text(self.folder / "stdout"),
             _text(self.folder / "stderr"),
             bool(self._told),
@@ -324,7 +326,8 @@ def _of_output(given: Input, outcome: Outcome) -> Iterator[tuple[str, str]]:
             yield "long line", f"{len(line)} characters: {line[:120]}..."
     if outcome.code == 2 and lines and not outcome.err.endswith(lines[-1] + "\n"):
         yield "no one line", f"more behind it: {outcome.err[-200:]!r}"
-    for text in (outcome.out.replace(_OF_JSONARGPARSE, ""), outcome.err):
+    for text in (outcome.out, outcome.err):
+        text = text.replace(_OF_JSONARGPARSE, "")
         if "Traceback" not in text and (found := _CONTROL.search(text)):
             yield "control character", repr(text[max(found.start() - 60, 0) : found.end() + 20])
     if SECRET in outcome.out + outcome.err:

@@ -156,6 +156,7 @@ def as_line(result: Result) -> str:
         "args": [arg[:200] for arg in result.given.args],
         "code": outcome.code,
         "seconds": round(outcome.seconds, 2),
+        "work": round(outcome.work, 2),
         "memory": outcome.memory,
         "faults": outcome.faults,
         "err": outcome.err[-1500:],

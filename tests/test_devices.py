@@ -8,13 +8,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from cellbench.__main__ import main
+from cellbench.data.folder import FolderDataModule
 from cellbench.data.sampling import BatchSampler, quotas
+from cellbench.data.splits import SplitConfig
+from cellbench.runs.checkpoint import read_checkpoint
+from cellbench.runs.inference import build_model
 from tests.conftest import draw_cell, write_image
 from tests.test_resume import assert_same, results
 
@@ -293,3 +298,30 @@ def test_as_many_processes_as_devices(root, tmp_path, fails, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
     line = fails("fit", *OPTIONS, f"--data.root={root}", f"--runs={tmp_path}")
     assert "4 processes were started, but trainer.devices x trainer.num_nodes is 1" in line
+
+
+@pytest.mark.slow
+def test_the_statistics_of_swa_are_the_mean_over_the_devices(root, tmp_path):
+    """Each device computes them over its share of the batches, as it does in training."""
+    swa = ["--checkpoint.average=swa", "--checkpoint.monitor=last", "--trainer.devices=2"]
+    swa += ["--model.backbone=small_cnn", "--data.augment=none", "--data.balance=none"]
+    run = fit(root, tmp_path, *swa)
+    description, saved = read_checkpoint(run / "checkpoints" / "best.ckpt")
+    shares = []
+    for rank in range(2):
+        data = FolderDataModule(
+            root=root,
+            csv=Path("table.csv"),
+            image_size=64,
+            batch_size=12,
+            split=SplitConfig(protocol="official"),
+        )
+        data.shard = (rank, 2)
+        data.setup("fit")
+        network = build_model(description, saved)
+        batches = [batch.images for batch in data.training_batches(2)]
+        torch.optim.swa_utils.update_bn(batches, network)
+        shares.append({k: v.clone() for k, v in network.state_dict().items() if "running" in k})
+    for key, value in shares[0].items():
+        expected = (value + shares[1][key]) / 2
+        assert torch.allclose(saved[key], expected, rtol=1e-3, atol=1e-5), key

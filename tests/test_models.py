@@ -541,6 +541,33 @@ def test_averaged_features_are_those_that_timm_pools(name):
     assert relative_difference_to_timm(name, 64) < 1e-5
 
 
+# A small network of each of timm's families (1.0.31), except those with no member below 60
+# million parameters.
+FAMILIES = """
+caformer_s18 cait_xxs24_224 coat_lite_tiny convit_tiny convmixer_768_32 cpubone_nano
+crossvit_tiny_240 cs3darknet_s cspnext_tiny csatv2 deit_tiny_distilled_patch16_224 densenet121
+dla34 dpn68 ecaresnet26t edgenext_xx_small efficientformer_l1 efficientformerv2_s0 efficientvim_m1
+efficientvit_b0 efficientvit_m0 ese_vovnet19b_slim_dw eva02_tiny_patch14_224 fasternet_t0
+fastvit_t8 focalnet_tiny_srf gcvit_xxtiny ghostnet_050 gmlp_ti16_224 halonet26t hardcorenas_a
+hgnetv2_b0 hiera_tiny_224 hieradet_small hrnet_w18_small iformer_t inception_next_atto
+inception_resnet_v2 inception_v3 inception_v4 lcnetv2_small legacy_seresnet18 legacy_xception
+levit_128s lowformer_b0 mobilevit_xxs mobilevitv2_050 mvitv2_tiny nest_tiny nextvit_small
+nf_regnet_b0 pit_xs_distilled_224 pvt_v2_b0 regnetx_002 repghostnet_050 repvit_m0_9
+res2net50_26w_4s resnest14d resnet18 resnet50_clip rexnet_100 selecsls42 sequencer2d_s shvit_s1
+skresnet18 starnet_s050 swiftformer_xs swin_tiny_patch4_window7_224 swinv2_cr_tiny_ns_224
+swinv2_tiny_window8_256 test_byobnet test_coatnet test_mambaout test_maxvit test_vit_relpos
+tiny_vit_5m_224 tnt_s_patch16_224 tresnet_m twins_svt_small visformer_tiny vit_tiny_r_s16_p8_224
+vitamin_small_224 volo_d1_224 xception41 xcit_nano_12_p16_224
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES.split())
+def test_averaged_features_of_every_family_of_timm_are_its_own(name):
+    timm = pytest.importorskip("timm")
+    assert relative_difference_to_timm(name, timm.get_pretrained_cfg(name).input_size[1]) < 1e-5
+
+
 def test_other_pooling_of_a_network_of_timm_is_that_of_its_last_maps():
     timm = pytest.importorskip("timm")
     network = model("timm/test_convnext", head=HeadConfig(pool="max")).eval()

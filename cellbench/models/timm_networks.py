@@ -84,7 +84,8 @@ def make(
     except UserError:
         raise
     except Exception as error:  # a thousand networks, and each has its own way to refuse
-        raise ValueError((str(error) or type(error).__name__).splitlines()[0]) from error
+        reason = str(error) or "it does not take images of this size"
+        raise ValueError(reason.splitlines()[0]) from error
 
 
 def _create(bare: str, image_size: tuple[int, int], **options: Any) -> Any:

@@ -108,10 +108,10 @@ class CoTeacher:
                 self._teacher.parameters(), self._network.parameters(), strict=True
             ):
                 mean.lerp_(new, share)
-            for mean, new in zip(self._teacher.buffers(), self._network.buffers(), strict=True):
+            for own, followed in zip(self._teacher.buffers(), self._network.buffers(), strict=True):
                 # Constants stay as they are: between two infinities lerp gives NaN.
-                moved = mean.lerp(new, share) if mean.is_floating_point() else new
-                mean.copy_(torch.where(mean == new, mean, moved))
+                moved = own.lerp(followed, share) if own.is_floating_point() else followed
+                own.copy_(torch.where(own == followed, own, moved))
 
     def _match_modes(self) -> None:
         """Put each layer of the teacher into the network's mode, which changes with the phase."""

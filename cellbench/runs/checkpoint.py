@@ -37,7 +37,8 @@ class CheckpointConfig:
             phase; null for never.
         average: Which weights, and batch norm's statistics, are validated, scored and kept: none
             for each epoch's own; ema for their exponential moving average over the steps; swa for
-            the mean of the last quarter's epochs (Izmailov et al., UAI 2018).
+            the mean of the last quarter's epochs, with statistics computed anew over the training
+            images (Izmailov et al., UAI 2018).
         ema_decay: How slowly the moving average follows; it begins faster.
         every: Seconds between two saves of last.ckpt, from which an interrupted run goes on, and
             of best.ckpt, where there is a better epoch.

@@ -70,7 +70,7 @@ def test_a_difference_is_found_with_the_mean_of_the_seeds_of_each_fold(report, t
     assert one["judgement"] == "worse"
     assert one["contrast"]["about"] == "condition"
     assert told(sentence) == pytest.approx(
-        (one["value"], one["reference_value"], found["mean"]), abs=6e-4
+        (one["value"], one["reference_value"], found["mean"]), abs=1.1e-3
     )
     (raw, other) = plain["conditions"]
     assert (raw["name"], other["name"]) == ("raw", "background")
@@ -138,7 +138,7 @@ def test_one_run_each_is_a_trained_model_and_not_a_condition(report, tmp_path):
 
 def test_the_variation_between_seeds_counts_on_one_test_set(report, tmp_path):
     """The seeds of each condition differ more than the conditions do."""
-    for view, recalls in (("raw", (0.6, 0.95)), ("masked", (0.75, 0.99))):
+    for view, recalls in (("raw", (0.2, 0.95)), ("masked", (0.3, 0.99))):
         for seed, recall in enumerate(recalls):
             path = tmp_path / "runs" / f"{view}{seed}"
             draw(path, view=view, recall=recall, fold=None, folds=None, n=2000, seed=seed)
@@ -150,7 +150,7 @@ def test_the_variation_between_seeds_counts_on_one_test_set(report, tmp_path):
     assert found["mean"] == pytest.approx(np.diff(values.mean(axis=0))[0])
     assert (found["high"] - found["low"]) / 2 > stats.norm.ppf(0.975) * np.sqrt(between)
     assert one["judgement"] == "too few data"
-    assert found["low"] < 0 < found["high"]
+    assert -1 <= found["low"] < 0 < found["high"] <= 1
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "f1_macro"])
@@ -158,12 +158,14 @@ def test_the_sentence_has_the_values_of_the_table(report, tmp_path, metric):
     """The folds have from 10 to 30 images."""
     for view, recall in (("raw", 0.9), ("masked", 0.7)):
         cross_validation(tmp_path / "runs", view=view, recall=recall, n=100, groups=7)
-    _, plain, _ = report("--reference=raw", f"--metric={metric}")
+    _, plain, page = report("--reference=raw", f"--metric={metric}")
     raw, masked = (one["metrics"][metric]["value"] for one in plain["conditions"])
     (one,) = plain["comparisons"]
     assert (one["reference_value"], one["value"]) == pytest.approx((raw, masked))
     assert one["contrast"]["difference"]["mean"] == pytest.approx(masked - raw)
-    assert f"{masked:.3f} against {raw:.3f}, difference {masked - raw:+.3f}" in plain["verdict"][0]
+    shown = float(f"{masked:.3f}") - float(f"{raw:.3f}")  # what a reader would subtract
+    assert f"{masked:.3f} against {raw:.3f}, difference {shown:+.3f}" in plain["verdict"][0]
+    assert f">{shown:+.3f} [" in page
 
 
 def test_a_sentence_names_the_runs_without_a_partner(report, tmp_path):
@@ -176,7 +178,7 @@ def test_a_sentence_names_the_runs_without_a_partner(report, tmp_path):
     assert plain["verdict"][0].endswith("; left out, as they have no pair: seed 1 of raw.")
     assert [run["path"] for run in one["left_out"]] == [str(tmp_path / "runs" / "b")]
     paired = accuracy(tmp_path / "runs" / "c"), accuracy(tmp_path / "runs" / "a")
-    assert told(plain["verdict"][0]) == pytest.approx((*paired, paired[0] - paired[1]), abs=6e-4)
+    assert told(plain["verdict"][0]) == pytest.approx((*paired, paired[0] - paired[1]), abs=1.1e-3)
     assert "1 run of the two conditions has no partner" in page
 
 
@@ -366,7 +368,7 @@ def test_little_is_said_of_little(report, tmp_path):
     _, plain, page = report(tmp_path / "ties", "--reference=raw", "--metric=f1_macro")
     assert plain["verdict"] == [
         "masked against raw (n = 100, 5 splits, one seed each): not to be judged, as nothing "
-        "varies: f1 macro 1.000 against 1.000, difference 0.000."
+        "varies: f1 macro 1.000 against 1.000, difference 0.000 (no interval)."
     ]
     assert ">not judged<" in page
     for view in ("raw", "masked"):

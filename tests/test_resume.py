@@ -1,6 +1,7 @@
 """A run that is killed goes on, and ends with the same bits as one that never was."""
 
 import functools
+import json
 import os
 import random
 import signal
@@ -386,3 +387,20 @@ def test_a_terminated_evaluation_does_not_exit_0(fit, folder_root, monkeypatch, 
     more = ["--images", str(folder_root / "blast")] if command == "predict" else []
     assert main([command, "--run", str(run), *more]) == 128 + signal.SIGTERM
     assert "SIGTERM; nothing is" in capfd.readouterr().err
+
+
+def test_a_resumed_run_keeps_the_precision_that_was_chosen(tmp_path, monkeypatch, capsys):
+    """It goes on where another one would be chosen."""
+    from cellbench.runs import precision
+
+    options = ["fit", *OPTIONS, ALWAYS, "--trainer.max_epochs=2", f"--runs={tmp_path}"]
+    monkeypatch.setattr(precision, "choose", lambda *_, **__: ("bf16-mixed", "fastest"))
+    with monkeypatch.context() as patched:
+        terminate_at(patched, 7)
+        assert main(options) == 128 + signal.SIGTERM
+    monkeypatch.setattr(precision, "choose", lambda *_, **__: ("32-true", "fastest"))
+    capsys.readouterr()
+    assert main([*options, "--resume=auto"]) == 0
+    assert "precision bf16-mixed (as its training began)" in capsys.readouterr().out
+    environment = json.loads((only_run(tmp_path) / "environment.json").read_text())
+    assert environment["precision"] == "bf16-mixed"

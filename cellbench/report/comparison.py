@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
@@ -234,7 +234,7 @@ class Comparer:
         else:
             found, test = self._on_one_split(of_condition, weights, difference, level)
         return Contrast(
-            found,
+            self._bounded(found, weights),
             pooled,
             "trained model" if counts == [1] else "condition",
             len(splits),
@@ -301,6 +301,14 @@ class Comparer:
         if found.p is None:
             found = self._unvaried(difference, weights, groups, level)
         return found, GROUPS_AND_RUNS if several else GROUPS
+
+    def _bounded(self, found: Difference, weights: np.ndarray) -> Difference:
+        """Cut the interval off at the greatest difference that the metric allows."""
+        if found.low is None or found.high is None:
+            return found
+        width = 2.0 if self._metric in ("mcc", "kappa") else 1.0  # from -1, or from 0, to 1
+        bound = width * float(np.abs(weights).sum()) / 2
+        return replace(found, low=max(found.low, -bound), high=min(found.high, bound))
 
     def _unvaried(
         self, difference: float, weights: np.ndarray, groups: int, level: float

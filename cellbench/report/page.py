@@ -20,7 +20,14 @@ from cellbench.foreign import inside
 from cellbench.page import jpeg, png, render
 from cellbench.report import figures
 from cellbench.report.comparison import Comparison, curves
-from cellbench.report.report import Report, Scored, shown_judgement, shown_p, shown_size
+from cellbench.report.report import (
+    Report,
+    Scored,
+    shown_difference,
+    shown_judgement,
+    shown_p,
+    shown_size,
+)
 from cellbench.runs.attributions import (
     TITLES,
     Attribution,
@@ -75,6 +82,7 @@ def render_page(
         classes=report.scored[0].condition.classes,
         shown=shown,
         shown_judgement=shown_judgement,
+        shown_difference=shown_difference,
         shown_size=shown_size,
         shown_p=shown_p,
         damaged=[one for one in report.left if one.damaged],

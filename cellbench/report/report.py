@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,13 +147,11 @@ class Report:
         found, named = one.contrast.difference, self.metric.replace("_", " ")
         if found is None or one.value is None or one.reference_value is None:
             return f"{one.name} cannot be compared with {one.reference}: no two runs are a pair."
-        size = _signed(found.mean)
-        if found.low is not None and found.high is not None:
-            ends = _signed(found.low), _signed(found.high)
-            size += (
-                f", and it may be anything from {ends[0]} to {ends[1]}"
-                if one.judgement == "too few data"
-                else f" [{ends[0]}, {ends[1]}]"
+        size = shown_difference(one)
+        if one.judgement == "too few data" and found.low is not None and found.high is not None:
+            size = (
+                f"{size.partition(' ')[0]}, and it may be anything from {_signed(found.low)} to "
+                f"{_signed(found.high)}"
             )
         parts = [
             f"{self._statement(one)}: {named} {one.value:.3f} against {one.reference_value:.3f}, "
@@ -235,6 +233,19 @@ def shown_judgement(one: Comparison) -> str:
     judged = one.judgement not in ("not judged", "not compared")
     alone = judged and one.contrast.about == "trained model"
     return f"{told} (this trained model)" if alone else told
+
+
+def shown_difference(one: Comparison) -> str:
+    """Show a comparison's difference with its interval, if it has one.
+
+    It is the difference of both values as they are shown, so that who subtracts them gets the
+    same.
+    """
+    found = one.contrast.difference
+    if found is None or one.value is None or one.reference_value is None:
+        return ""
+    shown = float(f"{one.value:.3f}") - float(f"{one.reference_value:.3f}")
+    return shown_size(replace(found, mean=shown))
 
 
 def shown_size(found: Difference) -> str:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom, norm
 from sklearn.metrics import (
     accuracy_score,
     balanced_accuracy_score,
@@ -16,8 +17,9 @@ from sklearn.metrics import (
 )
 
 from cellbench.models.classifier import CellClassifier
-from cellbench.runs.metrics import evaluate, wilson
-from cellbench.runs.probabilities import fit_temperature, temper
+from cellbench.runs.intervals import score_interval, wilson
+from cellbench.runs.metrics import evaluate, values
+from cellbench.runs.probabilities import Area, Bins, calibration, fit_temperature, temper
 from cellbench.runs.probabilities import score as score_probabilities
 
 CLASSES = ("a", "b", "c", "d")
@@ -179,3 +181,132 @@ def test_an_interval_of_the_auroc_counts_groups():
     perfect = with_probabilities(labels, np.eye(4)[labels] * 0.8 + 0.05)["metrics"]
     assert perfect["auroc"]["low"] < 0.97
     assert perfect["mcc"]["low"] < 0.97
+
+
+@pytest.mark.parametrize("n", [80_000, 100_000, 200_000, 1_000_000])
+def test_no_product_of_counts_overflows(n):
+    labels, predicted = draw(np.random.default_rng(0), [n // 4] * 4, (0.9, 0.95, 0.9, 0.95))
+    found = score(labels, predicted, np.arange(n) // 10)["metrics"]
+    for name, of in (("mcc", matthews_corrcoef), ("kappa", cohen_kappa_score)):
+        assert found[name]["value"] == pytest.approx(of(labels, predicted), rel=1e-9)
+        assert found[name]["low"] < found[name]["value"] < found[name]["high"] < 0.95
+    counts = np.array([[n // 2 - 7, 7], [3, n // 2 - 3]])  # integers, as a caller may have them
+    sure = (n - 10) / n
+    assert values(counts)["kappa"] == pytest.approx(2 * sure - 1, abs=1e-6)
+
+
+def test_the_area_under_the_curve_is_exact_in_a_large_test_set():
+    rng, n = np.random.default_rng(0), 300_000
+    labels = (rng.random(n) < 0.3).astype(int)
+    own = (0.3 * labels + rng.random(n)).clip(0, 1).round(3)
+    area = Area(labels == 1, own, np.arange(n), np.zeros(n, int))
+    assert area.value == pytest.approx(roc_auc_score(labels, own), abs=1e-12)
+
+
+@pytest.mark.parametrize("share", [0.75, 0.93])
+def test_one_group_of_a_class_counts_once(share):
+    # Two healthy slides and one of a tumour, of 2,000 cells each
+    labels = np.repeat([0, 0, 1], 2000)
+    right = np.tile(np.arange(2000) < share * 2000, 3)
+    groups = np.repeat(["first", "second", "third"], 2000)
+    predicted = np.where(right, labels, 1 - labels)
+    found = evaluate(labels, predicted, groups, ("healthy", "tumour"), np.zeros_like(labels))
+    recall = {name: own["recall"] for name, own in found["classes"].items()}
+    assert (recall["tumour"]["low"], recall["tumour"]["high"]) == pytest.approx(wilson(share, 1))
+    assert (recall["healthy"]["low"], recall["healthy"]["high"]) == pytest.approx(wilson(share, 2))
+    accuracy = found["metrics"]["accuracy"]  # the same in all three
+    assert (accuracy["low"], accuracy["high"]) == pytest.approx(wilson(share, 3))
+
+
+def test_one_group_in_the_whole_test_set_says_next_to_nothing():
+    rng = np.random.default_rng(0)
+    labels, probabilities = draw_probabilities(rng, 2000)
+    found = with_probabilities(labels, probabilities, np.zeros(2000, int))
+    accuracy = found["metrics"]["accuracy"]
+    ends = accuracy["low"], accuracy["high"]
+    assert ends == pytest.approx(wilson(accuracy["value"], 1))
+    for name, entry in found["metrics"].items():
+        assert entry["low"] < 0.8 * entry["value"], name
+        assert entry["high"] > min(1.2 * entry["value"], 0.95), name
+
+
+def test_the_precisions_groups_are_those_with_predictions_of_the_class():
+    labels, predicted = np.repeat([0, 1], 50), np.r_[np.ones(49, int), 0, np.ones(50, int)]
+    found = evaluate(labels, predicted, np.arange(100), ("a", "b"), labels)
+    own = found["classes"]["a"]["precision"]
+    assert (own["low"], own["high"]) == pytest.approx(wilson(1.0, 1))
+    # All predictions of the class are of one slide, and its true cells of fifty
+    labels, predicted = np.repeat([0, 1], 100), np.r_[[0] * 10, [1] * 190]
+    groups = np.r_[np.zeros(10, int), np.arange(1, 91), np.arange(91, 191)]
+    own = evaluate(labels, predicted, groups, ("a", "b"), labels)["classes"]["a"]
+    assert (own["precision"]["low"], own["precision"]["high"]) == pytest.approx(wilson(1.0, 1))
+    assert own["recall"]["high"] < 0.3  # where all 91 groups count
+
+
+def calibrated_error(rng, n, seeds, own):
+    """The calibration of a network whose probabilities are true, by several runs."""
+    labels, shared = rng.integers(0, 4, n), rng.normal(size=(n, 4))
+    found = []
+    for _ in range(seeds):
+        noise = np.sqrt(1 - own) * shared + np.sqrt(own) * rng.normal(size=(n, 4))
+        logits = 1.6 * (1.6 * np.eye(4)[labels] + noise)
+        found.append(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
+    flat = np.full((n * seeds, 4), 0.25)
+    labels, groups = np.tile(labels, seeds), np.tile(np.arange(n), seeds)
+    return calibration(labels, np.concatenate(found), groups, flat)[0]["ece"]
+
+
+@pytest.mark.parametrize(("seeds", "own"), [(1, 0.5), (3, 0.2), (3, 0.0)])
+@pytest.mark.parametrize("n", [60, 300])
+def test_the_calibrated_stay_below_their_bound(n, seeds, own):
+    rng = np.random.default_rng(0)
+    errors = [calibrated_error(rng, n, seeds, own) for _ in range(100)]
+    above = np.mean([error["value"] > error["calibrated"] for error in errors])
+    assert above < 0.05 + 2.6 * np.sqrt(0.05 * 0.95 / 100)
+    assert np.mean([error["low"] == 0 for error in errors]) > 0.9
+
+
+def test_bars_of_the_reliability_diagram_do_not_narrow_with_copies():
+    labels, probabilities = draw_probabilities(np.random.default_rng(0), 300)
+    groups = np.arange(300)
+    alone = Bins(labels, probabilities, groups).bars()
+    copies = np.tile(groups, 5)
+    again = Bins(labels[copies], probabilities[copies], copies).bars()
+    assert np.diff(again) == pytest.approx(np.diff(alone), rel=0.05)
+
+
+def test_few_groups_have_wide_intervals():
+    logits = 1 + np.random.default_rng(1).normal(0, np.sqrt(1.36), 1_000_000)
+    loss, brier = np.log1p(np.exp(-logits)).mean(), (2 / (1 + np.exp(logits)) ** 2).mean()
+    rng, held = np.random.default_rng(0), dict.fromkeys(("log_loss", "brier"), 0)
+    for _ in range(200):
+        labels = np.repeat([0, 1, 0, 1, 0, 1], 20)
+        groups = np.repeat(np.arange(6), 20)
+        own = 1 / (1 + np.exp(-1 - rng.normal(0, 0.6, 6)[groups] - rng.normal(size=120)))
+        probabilities = np.where(labels[:, None] == [0, 1], own[:, None], 1 - own[:, None])
+        judged, _ = calibration(labels, probabilities, groups, np.full((120, 2), 0.5))
+        for name, true in (("log_loss", loss), ("brier", brier)):
+            held[name] += judged[name]["low"] <= true <= judged[name]["high"]
+    assert min(held.values()) >= 0.9 * 200
+
+
+def test_an_interval_of_a_classes_area_is_as_wide_as_it_varies():
+    rng, areas = np.random.default_rng(0), []
+    for _ in range(200):
+        labels = np.repeat(np.arange(40) % 2, 10)
+        groups = np.repeat(np.arange(40), 10)
+        own = labels * 2.6 + rng.normal(0, 0.4, 40)[groups] + rng.normal(size=400)
+        area = Area(labels == 1, own, groups, np.zeros(400, int))
+        areas.append((area.value, *area.interval()))
+    value, low, high = np.array(areas).T
+    assert (high - low).mean() < 1.5 * 3.92 * value.std()
+    true = norm.cdf(2.6 / np.sqrt(2 * 1.16))
+    assert np.mean((low <= true) & (true <= high)) >= 0.92
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.985, 10), (0.93, 10), (0.99, 30), (0.98, 60)])
+def test_shares_near_one_are_covered(share, n):
+    hits = np.arange(n + 1)
+    ends = np.array([score_interval(k / n, n) for k in hits])
+    held = (ends[:, 0] <= share) & (share <= ends[:, 1])
+    assert binom.pmf(hits, n, share)[held].sum() >= 0.93  # Wilson's: .86 of ten, .985

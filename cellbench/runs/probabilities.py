@@ -1,28 +1,39 @@
 """What probabilities are worth: metrics that need more than the predicted class."""
 
+import math
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from cellbench.runs.metrics import (
+from cellbench.runs.intervals import (
     LEVEL,
-    draws,
-    entry,
-    evaluate,
-    mean_interval,
-    percentiles,
-    share_intervals,
+    Shares,
+    Z,
+    bounded,
+    critical,
+    mean_contributions,
+    of_mean,
+    score_interval,
+    standard_error,
+    wider,
+    wilson,
 )
+from cellbench.runs.metrics import entry, evaluate
 
 BINS = 15
 """Of the calibration diagram, of equal width (Guo et al. 2017)."""
 
-REPLICATES = 500
-"""For the AUROC: every one of them goes through all samples."""
+REPLICATES = 1000
+"""Of the calibration error by chance."""
 
 TINY = 1e-7
 """The least probability that a logarithm is taken of."""
+
+WORST = -math.log(TINY)
+"""The greatest log loss of a sample."""
 
 
 def score(
@@ -58,120 +69,260 @@ def score(
     found = evaluate(labels, probabilities.argmax(axis=1), groups, classes, prior.argmax(axis=1))
     _, group = np.unique(groups, return_inverse=True)
     run = np.zeros(len(labels), np.int64) if run is None else run
-    areas, replicated = aurocs(labels, probabilities, group, run)
-    n_groups = np.array([len(np.unique(group[labels == k])) for k in range(len(classes))])
-    every = np.full(len(areas), int(group.max()) + 1)
-    ends = share_intervals(replicated, areas, every, n_groups)
-    mean = mean_interval(replicated.mean(axis=1), areas, ends)
-    for k, name in enumerate(classes):
-        found["classes"][name]["auroc"] = entry(areas[k], ends[k], 0.5)
-    judged, bins = calibration(labels, probabilities, groups, prior)
-    found["metrics"] |= {"auroc": entry(areas.mean(), mean, 0.5)} | judged
-    found["calibration"] = bins
+    areas = [Area(labels == k, probabilities[:, k], group, run) for k in range(len(classes))]
+    found["metrics"]["auroc"] = entry(*mean_area(areas), 0.5)
+    for name, area in zip(classes, areas, strict=True):
+        found["classes"][name]["auroc"] = entry(area.value, area.interval(), 0.5)
+    judged, found["calibration"] = calibration(labels, probabilities, groups, prior)
+    found["metrics"] |= judged
     return found
 
 
 def calibration(
     labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, prior: np.ndarray
 ) -> tuple[dict[str, dict[str, float]], list[dict[str, float]]]:
-    """How much the probabilities can be believed; the arguments are those of `score`.
+    """Return how much the probabilities can be believed; the arguments are those of `score`.
 
     Returns:
         log_loss, brier and ece, and the bins of the diagram.
     """
     _, group = np.unique(groups, return_inverse=True)
     own, base = _losses(labels, probabilities), _losses(labels, prior)
-    binned = _binned(labels, probabilities)
-    sums = np.zeros((int(group.max()) + 1, 3 + 3 * BINS))
-    np.add.at(sums, group, np.column_stack([np.ones(len(labels)), *own, binned]))
-    replicates = np.concatenate([drawn @ sums for drawn in draws(len(sums))])
-    means = replicates[:, 1:3] / replicates[:, :1]
-    judged = {
-        name: entry(own[k].mean(), percentiles(means[:, k]), base[k].mean())
-        for k, name in enumerate(("log_loss", "brier"))
-    }
-    total = binned.sum(axis=0)
-    error, errors = _calibration_error(total), _calibration_error(replicates[:, 3:])
-    # Resampling adds noise, and noise adds to this error: the replicates lie above the truth, and
-    # the estimate itself does. What a calibrated model could have by chance is no evidence.
-    ends = percentiles(errors - errors.mean() + error).clip(0, 1)
-    chance = _by_chance(probabilities)
-    if error <= chance:
-        ends[0] = 0.0
-    base_error = _calibration_error(_binned(labels, prior).sum(axis=0))
-    judged["ece"] = entry(error, ends, base_error) | {"calibrated": chance}
-    n, confidence, right = total.reshape(3, BINS)
-    bins = [
-        {"n": int(n[k]), "confidence": confidence[k] / n[k], "accuracy": right[k] / n[k]}
-        for k in range(BINS)
-        if n[k]
-    ]
-    return judged, bins
+    bins = Bins(labels, probabilities, group)
+    most = _implied(probabilities) / bins.design_effect
+    counts = np.bincount(group)
+    judged = {}
+    for k, (name, worst) in enumerate((("log_loss", WORST), ("brier", 2.0))):
+        value = float(own[k].mean())
+        shifts = mean_contributions(np.bincount(group, own[k]), counts)
+        ends = bounded(value, shifts, 0.0, worst, most[k])
+        judged[name] = entry(value, ends, base[k].mean())
+    base_error = Bins(labels, prior, group).error
+    judged["ece"] = entry(bins.error, bins.interval(), base_error) | {"calibrated": bins.by_chance}
+    return judged, bins.diagram()
 
 
-def aurocs(
-    labels: np.ndarray, probabilities: np.ndarray, group: np.ndarray, run: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Each class' area under the ROC curve against the rest.
+class Area:
+    """The area under the ROC curve of one class against the rest.
+
+    Its variance between groups is that of the samples' placements (DeLong et al. 1988; Obuchowski
+    1997).
 
     Args:
-        labels: Class indices, (n,); every class must occur.
-        probabilities: (n, classes).
+        positive: Whether a sample is of the class, (n,); some are and some are not.
+        values: The class' probability, (n,).
         group: Each sample's group, counted from 0, (n,).
-        run: Each one's run, counted from 0, (n,): pairs of one run alone are compared.
-
-    Returns:
-        The areas, (classes,), and REPLICATES of them with groups resampled, (REPLICATES, classes);
-        NaN where a replicate has none of a class, or nothing else.
-    """
-    ranked = [_Ranked(labels == k, own, group, run) for k, own in enumerate(probabilities.T)]
-    n_groups = int(group.max()) + 1
-    areas = np.array([one.area(np.ones((1, n_groups), np.float32))[0] for one in ranked])
-    replicates = [
-        np.stack([one.area(drawn) for one in ranked]) for drawn in draws(n_groups, REPLICATES)
-    ]
-    return areas, np.concatenate(replicates, axis=1).T
-
-
-class _Ranked:
-    """The samples in the order of one class' probability, run by run.
-
-    Args:
-        positive: Whether a sample is of the class, (n,).
-        values: The probability, (n,).
-        group: Each sample's group, (n,).
-        run: Each sample's run, (n,).
+        run: Each sample's run, counted from 0, (n,): pairs of one run alone are compared.
     """
 
     def __init__(
         self, positive: np.ndarray, values: np.ndarray, group: np.ndarray, run: np.ndarray
     ) -> None:
-        order = np.lexsort((values, run))
-        self._group = group[order]
-        self._positive = positive[order].astype(np.float32)
-        changes = np.diff(run[order]) > 0
-        begins = np.r_[True, changes | (np.diff(values[order]) > 0)]
-        self._begins = None if begins.all() else np.flatnonzero(begins)  # equal values tie
-        self._runs = np.flatnonzero(np.r_[True, changes][begins])
-        self._sizes = np.diff(np.r_[self._runs, begins.sum()])
+        positives, negatives = (
+            np.bincount(run[own], minlength=int(run.max()) + 1).astype(np.float64)
+            for own in (positive, ~positive)
+        )
+        pairs = float(positives @ negatives)
+        won = _won(positive, values, run, positives, negatives)
+        self.value = float(won[positive].sum() / pairs)
+        errors = (won - self.value * np.where(positive, negatives[run], positives[run])) / pairs
+        n_groups = int(group.max()) + 1
+        self._samples = positives.sum(), negatives.sum()
+        self._groups = [len(np.unique(group[own])) for own in (positive, ~positive)]
+        one, other = (
+            np.bincount(group[own], errors[own], n_groups) * math.sqrt(n / max(n - 1, 1))
+            for own, n in zip((positive, ~positive), self._groups, strict=True)
+        )
+        self._variances = float((one**2).sum()), float((other**2).sum())
+        self.contributions: np.ndarray = one + other
+        """Each group's, to the area's error, (groups,)."""
 
-    def area(self, drawn: np.ndarray) -> np.ndarray:
-        """The area under the curve for several drawings of the groups, (replicates, groups)."""
-        weights = drawn[:, self._group]
-        above = weights * self._positive
-        below = weights - above
-        if self._begins is not None:
-            above = np.add.reduceat(above, self._begins, axis=1)
-            below = np.add.reduceat(below, self._begins, axis=1)
-        passed = np.cumsum(below, axis=1, dtype=np.float64)
-        before = passed[:, self._runs] - below[:, self._runs]
-        passed -= below / 2 + np.repeat(before, self._sizes, axis=1)
-        positives, negatives = (np.add.reduceat(w, self._runs, axis=1) for w in (above, below))
-        with np.errstate(invalid="ignore"):
-            found: np.ndarray = np.einsum("rn,rn->r", above, passed) / np.einsum(
-                "rk,rk->r", positives, negatives
-            )
-        return found
+    def interval(self, df: float | None = None) -> np.ndarray:
+        """Return its interval, (2,).
+
+        At the least a group counts as one sample (Hanley and McNeil 1982; Newcombe 2006), which
+        is all that is known where nothing varies.
+
+        Args:
+            df: The degrees of freedom of its variance; None for its own (Satterthwaite).
+        """
+        a, (m, n) = self.value, self._groups
+        least, most = (_effective_pairs(a, *sizes) for sizes in (self._groups, self._samples))
+        variance = float((self.contributions**2).sum())
+        if min(m, n) > 1 and variance > 1e-20:
+            one, other = self._variances
+            df = df or (one + other) ** 2 / (one**2 / (m - 1) + other**2 / (n - 1))
+            effective = min(a * (1 - a) / variance, most) * (Z / critical(df)) ** 2
+            effective = max(effective, least)
+            return np.array(score_interval(a, effective))
+        return np.array(wilson(a, least))
+
+
+def _effective_pairs(area: float, m: float, n: float) -> float:
+    """Return how many independent samples m positive and n other ones are worth for an area.
+
+    After Hanley and McNeil (1982), as Newcombe (2006) symmetrises it.
+    """
+    return m * n / (1 + ((m + n) / 2 - 1) * ((1 - area) / (2 - area) + area / (1 + area)))
+
+
+def mean_area(areas: Sequence[Area]) -> tuple[float, np.ndarray]:
+    """Return the mean of the classes' areas, and its interval, (2,)."""
+    values = np.array([area.value for area in areas])
+    contributions = np.mean([area.contributions for area in areas], axis=0)
+    df = len(contributions) - len(areas)
+    ends = np.array([area.interval(max(df, 1)) for area in areas])
+    mean = float(values.mean())
+    return mean, wider(bounded(mean, contributions, 0, 1), of_mean(values, ends)).clip(0, 1)
+
+
+def _won(
+    positive: np.ndarray,
+    values: np.ndarray,
+    run: np.ndarray,
+    positives: np.ndarray,
+    negatives: np.ndarray,
+) -> np.ndarray:
+    """Return how many samples of the other kind in its run each ranks rightly to, ties half, (n,).
+
+    Args:
+        positive: Whether a sample is of the class, (n,).
+        values: Its probability, (n,).
+        run: Its run, (n,).
+        positives: The number of positive samples of each run.
+        negatives: The number of the others.
+    """
+    order = np.lexsort((values, run))
+    own = positive[order]
+    begins = np.r_[True, (np.diff(run[order]) > 0) | (np.diff(values[order]) > 0)]
+    tie = np.cumsum(begins) - 1
+    won = np.empty(len(order))
+    for kind, others in ((own, negatives), (~own, positives)):
+        tied = np.bincount(tie, ~kind)
+        below = np.cumsum(tied) - tied / 2 - (np.cumsum(others) - others)[run[order][begins]]
+        won[order[kind]] = below[tie[kind]]
+    won[~positive] = positives[run[~positive]] - won[~positive]
+    return won
+
+
+class Bins:
+    """Predictions in bins of their confidence, of equal width (Guo et al. 2017).
+
+    Args:
+        labels: Class indices, (n,).
+        probabilities: (n, classes).
+        groups: Each sample's group, a name or a number, (n,).
+    """
+
+    def __init__(self, labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray) -> None:
+        _, group = np.unique(groups, return_inverse=True)
+        confidence = probabilities.max(axis=1)
+        hits = (probabilities.argmax(axis=1) == labels).astype(np.float64)
+        own = np.minimum((confidence * BINS).astype(int), BINS - 1)
+        cell, shape = group * BINS + own, (int(group.max()) + 1, BINS)
+
+        def summed(weights: np.ndarray) -> np.ndarray:
+            return np.bincount(cell, weights, math.prod(shape)).reshape(shape)
+
+        self._n, self._told = summed(np.ones(len(own))), summed(confidence)
+        self._right = summed(hits)
+        self._excess = (self._told - self._right) / len(own)
+        self._counts = self._n.sum(axis=1, keepdims=True) / len(own)
+        self._shares = Shares(self._right, self._n)
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error."""
+        return float(np.abs(self._excess.sum(axis=0)).sum())
+
+    def diagram(self) -> list[dict[str, float]]:
+        """Return n, mean confidence and accuracy of each bin that is not empty."""
+        n, told, right = (each.sum(axis=0) for each in (self._n, self._told, self._right))
+        return [
+            {"n": int(n[k]), "confidence": told[k] / n[k], "accuracy": right[k] / n[k]}
+            for k in np.flatnonzero(n)
+        ]
+
+    def bars(self) -> np.ndarray:
+        """Return the interval of the accuracy in each bin that is not empty, (bins, 2)."""
+        bars: np.ndarray = self._shares.pooled()[self._n.sum(axis=0) > 0]
+        return bars
+
+    @property
+    def design_effect(self) -> float:
+        """How much larger the variance of all hits is than that of independent ones."""
+        n = self._n.sum(axis=0)
+        return float(n @ self._shares.design_effect / n.sum())
+
+    @cached_property
+    def by_chance(self) -> float:
+        """The 95th percentile of the error where every confidence is true.
+
+        Predictions of one group, those of several runs for one sample among them, are right
+        together: chance has the correlation that the hits show, within bins and between them.
+        """
+        n, told, right = (each.sum(axis=0) for each in (self._n, self._told, self._right))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            spread = np.nan_to_num(np.sqrt(told * (1 - told / n) * self._shares.design_effect))
+            residuals = np.nan_to_num(self._right - self._n * right / n)
+            norms = np.linalg.norm(residuals, axis=0)
+            correlation = np.nan_to_num(residuals.T @ residuals / np.outer(norms, norms))
+        np.fill_diagonal(correlation, 1.0)
+        drawn = np.random.default_rng(0).multivariate_normal(
+            np.zeros(BINS), correlation * np.outer(spread, spread), REPLICATES, method="eigh"
+        )
+        return float(np.quantile(np.abs(drawn).sum(axis=1) / n.sum(), LEVEL))
+
+    def interval(self) -> np.ndarray:
+        """Return the interval of the calibration error of the same bins in all such samples, (2,).
+
+        Noise adds to the error, so that it is biased upwards, and the more the less the true error
+        is. The lower end is the least error that could have led to one as large as this: that of
+        the bins' differences, all shrunk by one factor, with noise added that has the groups'
+        covariance. The upper end is as far above the error, less its bias, as the bins' accuracies
+        may be from theirs.
+        """
+        groups, error, differences = len(self._excess), self.error, self._excess.sum(axis=0)
+        if groups < 2:
+            return np.array([0.0, 1.0])
+        rng = np.random.default_rng(0)
+        centred = self._excess - self._counts * differences
+        covariance = centred.T @ centred * groups / (groups - 1)
+        noise = rng.multivariate_normal(np.zeros(BINS), covariance, REPLICATES, method="eigh")
+        noise *= np.sqrt((groups - 1) / rng.chisquare(groups - 1, (REPLICATES, 1)))
+        factors = np.linspace(0, 1, 21)
+        drawn = np.abs(factors[:, None, None] * differences + noise).sum(axis=2)
+        possible = (drawn >= error).mean(axis=1) >= (1 - LEVEL) / 2
+        low = 0.0 if error <= self.by_chance else factors[possible].min(initial=1.0) * error
+        unbiased = 2 * error - float(drawn[-1].mean())
+        spread, df = standard_error(centred @ np.sign(differences))
+        above = max(self._above(), critical(df) * spread if spread else 0.0)
+        return np.array([low, min(max(unbiased + above, error), 1.0)])
+
+    def _above(self) -> float:
+        """Return how far the error may lie above another by the bins' intervals (MOVER)."""
+        n, told, right = (each.sum(axis=0) for each in (self._n, self._told, self._right))
+        filled = n > 0
+        n, told, right = n[filled], told[filled] / n[filled], right[filled] / n[filled]
+        farthest = np.abs(self.bars().T - told).max(axis=0)
+        return float(np.linalg.norm(n * (farthest - np.abs(told - right))) / n.sum())
+
+
+def _implied(probabilities: np.ndarray) -> np.ndarray:
+    """Return the effective numbers of independent samples for the log loss and the Brier score.
+
+    They are what the probabilities imply: a test set without a miss hardly shows how the losses
+    vary.
+    """
+    logs = -np.log(np.clip(probabilities, TINY, None))
+    briers = (probabilities**2).sum(axis=1, keepdims=True) - 2 * probabilities + 1
+    found = []
+    for losses, worst in ((logs, WORST), (briers, 2.0)):
+        means = (probabilities * losses).sum(axis=1, keepdims=True)
+        share = float(means.mean()) / worst
+        variance = float((probabilities * (losses - means) ** 2).sum() / (len(losses) * worst) ** 2)
+        found.append(share * (1 - share) / variance if variance > 0 else math.inf)
+    return np.array(found)
 
 
 def _losses(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -179,34 +330,6 @@ def _losses(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, 
     own = probabilities[np.arange(len(labels)), labels]
     brier = (probabilities**2).sum(axis=1) - 2 * own + 1
     return -np.log(np.clip(own, TINY, None)), brier
-
-
-def _binned(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Each sample's one, confidence and hit, in the columns of its bin: (n, 3 * BINS)."""
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
-    own = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    rows = np.zeros((len(labels), 3, BINS))
-    rows[np.arange(len(labels)), :, own] = np.column_stack([np.ones(len(own)), confidence, right])
-    return rows.reshape(len(labels), -1)
-
-
-def _by_chance(probabilities: np.ndarray) -> float:
-    """The 95th percentile of the calibration error where every confidence is true."""
-    confidence, rng = probabilities.max(axis=1), np.random.default_rng(0)
-    own = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    n = np.bincount(own, minlength=BINS)
-    told = np.bincount(own, confidence, minlength=BINS)
-    chances = np.divide(told, n, out=np.zeros(BINS), where=n > 0)
-    right = rng.binomial(n, chances.clip(0, 1), (REPLICATES, BINS))
-    return float(np.quantile(np.abs(right - told).sum(axis=1) / len(confidence), LEVEL))
-
-
-def _calibration_error(sums: np.ndarray) -> np.ndarray:
-    """The expected calibration error of `_binned` sums, (..., 3 * BINS)."""
-    n, confidence, right = np.moveaxis(sums.reshape(*sums.shape[:-1], 3, BINS), -2, 0)
-    error: np.ndarray = np.abs(confidence - right).sum(axis=-1) / n.sum(axis=-1)
-    return error
 
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:

@@ -1,0 +1,206 @@
+"""95 % intervals of means of dependent samples.
+
+Samples of one group (a slide, a field, the copies of a cell, the predictions of several runs for
+one cell) are not independent; groups are. So every interval here rests on the variance between
+groups: each group's linearised contribution to an estimate, squared and summed (Wolter 2007,
+chapter 6). All estimates are bounded, and so all intervals are of one kind: Wilson's score interval
+with the effective number of samples that this variance implies, and t degrees of freedom for the
+number of groups that it was estimated from (Korn and Graubard 1998).
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from scipy.special import betaincinv, ndtri, stdtrit
+
+LEVEL = 0.95
+Z = float(ndtri((1 + LEVEL) / 2))
+
+Array = np.ndarray
+
+
+def wilson(share: float, n: float) -> tuple[float, float]:
+    """Return Wilson's 95 % interval (1927) of a share.
+
+    Args:
+        share: The share, 0 to 1.
+        n: The number of independent trials, above 0; need not be whole.
+    """
+    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    return min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share)
+
+
+def score_interval(share: float, n: float) -> tuple[float, float]:
+    """Return the 95 % interval of a share: Wilson's, which covers too seldom beside 0 and 1.
+
+    There the end next to the bound is the exact one for a one-sided error of .05 (Brown, Cai and
+    DasGupta 2001).
+
+    Args:
+        share: The share, 0 to 1; NaN where there is no trial.
+        n: The number of independent trials, above 0; need not be whole.
+    """
+    if not math.isfinite(share):
+        return 0.0, 1.0
+    low, high = wilson(share, n)
+    hits, misses = share * n, (1 - share) * n
+    if hits > 0:
+        low = min(low, float(betaincinv(hits, misses + 1, 1 - LEVEL)))
+    if misses > 0:
+        high = max(high, 1 - float(betaincinv(misses, hits + 1, 1 - LEVEL)))
+    return low, high
+
+
+def critical(df: Any) -> Any:
+    """Return the two-sided critical value of Student's t, infinite for 0 degrees of freedom."""
+    return np.where(df > 0, stdtrit(np.maximum(df, 1e-9), (1 + LEVEL) / 2), np.inf)
+
+
+class Shares:
+    """Several shares of samples in groups.
+
+    Args:
+        hits: Each group's hits, for each share, (groups, k).
+        counts: The number of samples that they are a share of, (groups, k).
+    """
+
+    def __init__(self, hits: Array, counts: Array) -> None:
+        hits, counts = np.asarray(hits, np.float64), np.asarray(counts, np.float64)
+        self._n = counts.sum(axis=0)
+        self._groups = (counts > 0).sum(axis=0)
+        with np.errstate(invalid="ignore", divide="ignore"):  # NaN where there is no sample
+            self.value = hits.sum(axis=0) / self._n
+            # The effective number of samples where those of a group are all alike.
+            self._alike = self._n**2 / (counts**2).sum(axis=0)
+            residuals = hits * self._n - hits.sum(axis=0) * counts  # exact: these are counts
+            factor = self._groups / np.maximum(self._groups - 1, 1)
+            self._variance = factor * ((residuals / self._n**2) ** 2).sum(axis=0)
+            # The variance where all samples are independent.
+            self._simple = self.value * (1 - self.value) / self._n
+
+    def intervals(self) -> Array:
+        """Return intervals, (k, 2), each from the variance between the groups of its own share.
+
+        Where there is one group, or nothing varies between several, all that is known is their
+        number. Otherwise the effective number of samples is at least that of groups whose samples
+        are all alike, and at most that by the common design effect.
+        """
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratio = critical(self._n - 1) / critical(self._groups - 1)
+            effect = np.maximum(self._variance / self._simple, self.design_effect)
+            effective = np.maximum(self._n / effect * ratio**2, self._alike)
+        varies = (self._variance > 0) & (self._groups > 1)
+        ends = [
+            score_interval(share, n) if known else wilson(share, groups)
+            for share, n, known, groups in zip(
+                self.value, effective, varies, self._groups, strict=True
+            )
+        ]
+        return np.array(ends)
+
+    @property
+    def design_effect(self) -> Array:
+        """How much larger the variance is than that of independent hits, (k,).
+
+        From one correlation within groups for all shares: few groups of a share hardly tell its
+        own variance, and one without a miss has none.
+        """
+        several = self._groups > 1
+        with np.errstate(invalid="ignore", divide="ignore"):
+            grown = self._n / self._alike - 1  # of the variance, by a correlation of 1
+            within = (self._n**2 * self._simple * grown)[several].sum()
+            excess = (self._n**2 * (self._variance - self._simple))[several].sum()
+        correlation = np.clip(excess / within, 0, 1) if within > 0 else 1.0
+        effect: Array = 1 + np.nan_to_num(grown) * correlation
+        return effect
+
+    def pooled(self) -> Array:
+        """Return intervals of shares of hits, (k, 2), by their common design effect.
+
+        They are for a mean over the shares.
+        """
+        df = np.maximum(self._groups - 1, 0).sum()
+        ratio = critical(self._n.sum() - 1) / critical(df) if df > 0 else 0.0
+        with np.errstate(invalid="ignore", divide="ignore"):
+            effective = np.maximum(self._n / self.design_effect * ratio**2, self._alike)
+        return np.array([score_interval(*each) for each in zip(self.value, effective, strict=True)])
+
+
+def mean_contributions(sums: Array, counts: Array) -> Array:
+    """Return each group's contribution to the error of a mean over samples, (groups,).
+
+    Args:
+        sums: Each group's sum, (groups,).
+        counts: Its number of samples, (groups,).
+    """
+    contributions: Array = (sums - sums.sum() / counts.sum() * counts) / counts.sum()
+    return contributions
+
+
+def standard_error(contributions: Array) -> tuple[float, float]:
+    """Return an estimate's standard error, and the degrees of freedom that this has itself.
+
+    Where a few groups make most of the variance, there are fewer than groups (Box 1953).
+
+    Args:
+        contributions: Each group's, to the estimate's error, (groups,); they sum to 0.
+    """
+    groups, squares = len(contributions), contributions**2
+    total = float(squares.sum())
+    if groups < 2 or total < 1e-20:
+        return 0.0, 0.0
+    kurtosis = groups * float((squares**2).sum()) / total**2
+    df = 2 * groups / (kurtosis - 1) if kurtosis > 1 else math.inf
+    return math.sqrt(total * groups / (groups - 1)), min(df, groups - 1.0)
+
+
+def bounded(
+    value: float, contributions: Array, low: float, high: float, most: float = math.inf
+) -> Array:
+    """Return the interval, (2,), of an estimate between two bounds.
+
+    Args:
+        value: The estimate.
+        contributions: Each group's, to its error, (groups,); they sum to 0.
+        low: The least value possible.
+        high: The greatest.
+        most: The effective number of samples is at most this.
+    """
+    share, (error, df) = (value - low) / (high - low), standard_error(contributions)
+    if error == 0:
+        return low + (high - low) * np.array(wilson(share, len(contributions)))
+    effective = min(share * (1 - share) * ((high - low) / error) ** 2, most)
+    effective = max(effective * (Z / critical(df)) ** 2, 1.0)
+    return low + (high - low) * np.array(score_interval(share, effective))
+
+
+def mean_interval(sums: Array, counts: Array) -> Array:
+    """Return the interval, (2,), of a mean of values between 0 and 1.
+
+    Args:
+        sums: Each group's sum, (groups,).
+        counts: Its number of samples, (groups,); not all 0.
+    """
+    mean = float(sums.sum() / counts.sum())
+    return bounded(mean, mean_contributions(sums, counts), 0.0, 1.0)
+
+
+def of_mean(values: Array, ends: Array) -> Array:
+    """Return the interval of the mean of independent estimates from their own (MOVER).
+
+    After Zou and Donner (Statistics in Medicine 27, 2008).
+
+    Args:
+        values: The estimates, (k,).
+        ends: The interval of each, (k, 2).
+    """
+    mean = values.mean()
+    below, above = np.sqrt(((ends.T - values) ** 2).sum(axis=1)) / len(values)
+    return np.array([mean - below, mean + above])
+
+
+def wider(one: Array, other: Array) -> Array:
+    """Return the interval that holds both."""
+    return np.array([min(one[0], other[0]), max(one[1], other[1])])

@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from cellbench.page import plain
 from cellbench.report.comparison import Comparison
 from cellbench.report.report import Scored
-from cellbench.runs.metrics import wilson
+from cellbench.runs.probabilities import Bins
 
 COLOURS = ("#4477aa", "#cc6677", "#228833", "#aa7711", "#8855aa", "#117799", "#bb3388")
 """Told apart by the colour-blind (after Tol 2021), and readable on white and on black."""
@@ -104,9 +104,10 @@ def calibration(one: Scored) -> Figure:
     for label, bins, colour in drawn:
         x, y = [each["confidence"] for each in bins], [each["accuracy"] for each in bins]
         axes.plot(x, y, "o-", color=colour, ms=3, lw=1.2, label=label)
-        for each in bins if label == "as it is" else []:
-            low, high = wilson(each["accuracy"], each["n"])
-            axes.plot([each["confidence"]] * 2, [low, high], color=colour, lw=0.8, alpha=0.6)
+        if label == "as it is":
+            pooled = one.pooled
+            bars = Bins(pooled.labels, pooled.probabilities, pooled.groups).bars()
+            axes.vlines(x, *bars.T, color=colour, lw=0.8, alpha=0.6)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
     axes.set_title(plain(one.condition.name), fontsize=9)
     axes.set_xlabel("confidence", fontsize=9)

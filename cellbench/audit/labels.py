@@ -10,7 +10,7 @@ from cleanlab.rank import get_label_quality_scores
 from cellbench.data.base import CellDataModule
 from cellbench.errors import UserError
 from cellbench.runs.conditions import Condition, pool
-from cellbench.runs.metrics import wilson
+from cellbench.runs.intervals import wilson
 
 
 @dataclass(frozen=True)

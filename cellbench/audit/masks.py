@@ -9,7 +9,7 @@ from cellbench.data import kept, segmentation
 from cellbench.data.base import CellDataModule
 from cellbench.data.views import BACKGROUND, NUCLEUS, Mask
 from cellbench.errors import UserError
-from cellbench.runs.metrics import LEVEL, resample
+from cellbench.runs.intervals import mean_interval
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,14 @@ def _overlap(ours: Mask, expert: Mask) -> tuple[float, float]:
 def _interval(
     overlap: np.ndarray, groups: np.ndarray
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The means' intervals, by a bootstrap of whole groups."""
+    """Return the means' intervals: the lower ends of cell and nucleus, and the upper ones."""
     _, group = np.unique(groups, return_inverse=True)
-    sums = np.zeros((group.max() + 1, 2, 2))  # sum and number, of cell and nucleus
-    known = ~np.isnan(overlap)
-    np.add.at(sums, group, np.stack([np.where(known, overlap, 0), known], axis=1))
-    drawn = resample(sums)
-    means = drawn[:, 0] / np.maximum(drawn[:, 1], 1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return (float(low[0]), float(low[1])), (float(high[0]), float(high[1]))
+    ends = []
+    for column in overlap.T:
+        known = np.isfinite(column)
+        sums = np.bincount(group[known], column[known], minlength=group.max() + 1)
+        counts = np.bincount(group[known], minlength=group.max() + 1)
+        held = counts > 0
+        ends.append(mean_interval(sums[held], counts[held]) if known.any() else (0.0, 1.0))
+    (cell_low, cell_high), (nucleus_low, nucleus_high) = ends
+    return (float(cell_low), float(nucleus_low)), (float(cell_high), float(nucleus_high))

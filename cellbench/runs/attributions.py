@@ -21,7 +21,7 @@ from cellbench.data.views import BACKGROUND, CYTOPLASM, NUCLEUS, apply_view
 from cellbench.errors import UserError, suggest
 from cellbench.runs.finished import Finished
 from cellbench.runs.folder import write_text
-from cellbench.runs.metrics import percentiles, resample
+from cellbench.runs.intervals import mean_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,8 +102,7 @@ class Share:
 
     Attributes:
         value: The mean share, 0 to 1.
-        low: Lower end of its 95 % interval: percentiles of a bootstrap that resamples groups; 0
-            where there is one group.
+        low: Lower end of its 95 % interval, by the variance between groups; 0 where there is one.
         high: Upper end; 1 where there is one group.
         area: The mean of the region's share of the area.
     """
@@ -198,13 +197,11 @@ def _summary(
     shares = np.stack([1 - column("", "background"), *(column("", name) for name in regions)], 1)
     areas = [1 - column("area_", "background"), *(column("area_", name) for name in regions)]
     of_group, group = np.unique([groups[a.id] for a in some], return_inverse=True)
-    by_group = np.zeros((len(of_group), shares.shape[1] + 1))
-    np.add.at(by_group, group, np.column_stack([shares, np.ones(len(some))]))
-    drawn = resample(by_group)
+    counts = np.bincount(group)
     means = {}
     for i, name in enumerate(("cell", *regions)):
-        ends = percentiles(drawn[:, i] / drawn[:, -1]) if len(of_group) > 1 else (0.0, 1.0)
-        low, high = map(float, ends)
+        sums = np.bincount(group, shares[:, i])
+        low, high = map(float, mean_interval(sums, counts) if len(of_group) > 1 else (0, 1))
         means[name] = Share(float(shares[:, i].mean()), low, high, float(areas[i].mean()))
     return Summary(method, label, len({a.id for a in some}), len(of_group), means)
 

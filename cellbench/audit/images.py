@@ -12,7 +12,7 @@ from cellbench.data.registration import to_compare
 from cellbench.data.table import Sample
 from cellbench.errors import UserError
 
-FORMAT = 3
+FORMAT = 4
 """Part of every kept answer's name: raise it when something is found otherwise."""
 
 THUMBNAIL = 32

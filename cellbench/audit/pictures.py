@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from cellbench.audit.images import BINS, Images
 from cellbench.data import segmentation
 from cellbench.data.base import CellDataModule
+from cellbench.data.preprocessing import resize, resize_mask
 from cellbench.data.views import BACKGROUND, NUCLEUS, Image, Mask
 from cellbench.errors import UserError
 from cellbench.page import jpeg, plain
@@ -39,9 +40,11 @@ def outlined(data: CellDataModule, position: int) -> str:
         masks.append((segmentation.segment(image), OURS))
     large = _sized(image, 2 * HEIGHT)
     for mask, colour in masks:
-        for region in (mask > BACKGROUND, mask == NUCLEUS):
-            resized = cv2.resize(region.astype(np.uint8), large.shape[1::-1])
-            contours, _ = cv2.findContours(resized, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        resized = resize_mask(mask, (large.shape[0], large.shape[1]))
+        for region in (resized > BACKGROUND, resized == NUCLEUS):
+            contours, _ = cv2.findContours(
+                region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
+            )
             cv2.drawContours(large, contours, -1, colour, 1, cv2.LINE_AA)
     return jpeg(large)
 
@@ -72,9 +75,4 @@ def histograms(images: Images, labels: np.ndarray, classes: Sequence[str]) -> Fi
 
 def _sized(image: Image, height: int = HEIGHT) -> Image:
     width = min(max(1, round(image.shape[1] * height / image.shape[0])), 4 * height)
-    smaller = height < image.shape[0]
-    interpolation = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    resized: Image = np.asarray(
-        cv2.resize(image, (width, height), interpolation=interpolation), np.uint8
-    )
-    return resized
+    return np.asarray(resize(image, (height, width)))

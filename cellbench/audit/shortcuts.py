@@ -13,7 +13,7 @@ from cellbench import cores
 from cellbench.audit.images import FORMAT, Images, histogram
 from cellbench.data import kept, segmentation
 from cellbench.data.base import CellDataModule
-from cellbench.data.preprocessing import Preprocessing
+from cellbench.data.preprocessing import Preprocessing, resize
 from cellbench.data.segmentation import segment
 from cellbench.data.views import View, apply_view
 from cellbench.errors import UserError
@@ -109,12 +109,13 @@ def _view(data: CellDataModule, view: View, chosen: np.ndarray) -> tuple[np.ndar
         image = data.read_image(samples[i])
         try:
             mask = data.read_mask(samples[i], image) if by_expert else segment(image)
-        except UserError:
-            mask = np.zeros(image.shape[:2], np.uint8)
-        shown = apply_view(*preprocessing.prepare(image, mask, samples[i].id), view, 0)
+            small, cell = preprocessing.prepare(image, mask, samples[i].id)
+        except UserError:  # there is no cell
+            small, cell = resize(image, (SIDE, SIDE)), np.zeros((SIDE, SIDE), np.uint8)
+        shown = apply_view(small, cell, view, 0)
         coarse = cv2.resize(shown, (COARSE, COARSE), interpolation=cv2.INTER_AREA)
         row = np.concatenate([coarse.ravel() / 255, histogram(shown)])
-        return {"row": row[None], "cell": np.array([mask.any()])}
+        return {"row": row[None], "cell": np.array([np.any(cell)])}
 
     identities = [
         f"{FORMAT} {segmentation.FORMAT} {preprocessing} {data.table.fingerprints[i]} "

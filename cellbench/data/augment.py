@@ -70,6 +70,21 @@ stain_he, stain_giemsa: how strong each of two stains is, to 20 %, and 0.05 of o
 """
 
 
+RESIZING = (
+    A.CropAndPad,
+    A.LongestMaxSize,
+    A.RandomResizedCrop,
+    A.RandomScale,
+    A.RandomSizedBBoxSafeCrop,
+    A.RandomSizedCrop,
+    A.Resize,
+    A.SmallestMaxSize,
+)
+"""The transforms that call cv2.resize, whose INTER_NEAREST moves a mask by half a pixel against
+its image. The other geometric transforms warp, where INTER_NEAREST rounds to the nearest pixel and
+INTER_NEAREST_EXACT is an error."""
+
+
 class Augmentation:
     """A policy, or a list of transforms, whose random numbers are given with each call.
 
@@ -157,7 +172,25 @@ def _from_entry(entry: str | dict[str, dict[str, Any]], square: bool) -> list[A.
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # it only warns of an argument that it does not know
         try:
-            return [known[name](**(arguments or {}))]
+            transform = known[name](**(arguments or {}))
         except (UserWarning, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"data.augment: {name}: {reason}") from error
+    _keep_masks_aligned(transform, name)
+    return [transform]
+
+
+def _keep_masks_aligned(transform: Any, name: str) -> None:
+    """Make a transform's mask interpolation one that neither moves nor blends regions.
+
+    Raises:
+        UserError: The configuration asks for one that blends them.
+    """
+    asked = getattr(transform, "mask_interpolation", cv2.INTER_NEAREST)
+    if asked not in (cv2.INTER_NEAREST, cv2.INTER_NEAREST_EXACT):
+        raise UserError(
+            f"data.augment: {name}: mask_interpolation {asked} would blend the values of a mask "
+            "(background, cytoplasm, nucleus); leave it out"
+        )
+    if isinstance(transform, RESIZING):
+        transform.mask_interpolation = cv2.INTER_NEAREST_EXACT

@@ -19,7 +19,7 @@ from cellbench.bar import bar
 from cellbench.data.views import Image, Mask
 from cellbench.errors import CannotWrite, UserError
 
-FORMAT = 1
+FORMAT = 2
 """Part of every cache file's name: raise it when images are read or resized otherwise."""
 
 

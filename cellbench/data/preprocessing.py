@@ -8,7 +8,16 @@ import numpy as np
 
 from cellbench.data.segmentation import segment
 from cellbench.data.stain import Normalisation, normalise
-from cellbench.data.views import NUCLEUS, Image, Mask, View, crop_box, needs_mask
+from cellbench.data.views import (
+    BACKGROUND,
+    CYTOPLASM,
+    NUCLEUS,
+    Image,
+    Mask,
+    View,
+    crop_box,
+    needs_mask,
+)
 from cellbench.errors import UserError
 
 Masks = Literal["expert", "auto"]
@@ -36,7 +45,7 @@ class Preprocessing:
     stain: Normalisation = "none"
 
     def prepare(self, image: Image, mask: Mask | None, name: str) -> tuple[Image, Mask | None]:
-        """Normalises stains, crops and resizes; the rest of the view comes last of all.
+        """Normalise stains, crop and resize; `apply_view` does the rest after augmentation.
 
         Args:
             image: RGB, uint8, at its native size.
@@ -47,7 +56,8 @@ class Preprocessing:
             The image and, where the view needs it, the mask, both at `image_size`.
 
         Raises:
-            UserError: The view needs a mask, or a nucleus in it, that is not there.
+            UserError: The view needs a mask, or a nucleus in it, and there is none, or none is
+                left at `image_size`.
         """
         if not needs_mask(self.view):
             return resize(normalise(image, self.stain), self.image_size), None
@@ -67,16 +77,48 @@ class Preprocessing:
         if self.view == "crop":
             box = crop_box(mask)
             image, mask = image[box], mask[box]
-        return resize(image, self.image_size), _scale(mask, self.image_size, cv2.INTER_NEAREST)
+        small = resize_mask(mask, self.image_size)
+        if not (small == NUCLEUS if self.view == "nucleus" else small > BACKGROUND).any():
+            region = "nucleus" if self.view == "nucleus" else "cell"
+            height, width = self.image_size
+            raise UserError(
+                f"data.view: {self.view}, but at {height}x{width} pixels nothing is left of the "
+                f"{region} in '{name}'; use a larger data.image_size"
+            )
+        return resize(image, self.image_size), small
 
 
-def resize(image: Image, image_size: tuple[int, int]) -> Image:
-    """Resizes an RGB image to (height, width), by area where it shrinks, else linearly.
+def resize(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """Resize an array to (height, width) without keeping the aspect ratio.
 
-    The aspect is not kept.
+    Each axis that shrinks is averaged by area, each axis that grows is interpolated linearly.
+    OpenCV's area interpolation does not average where one axis shrinks and the other grows, so
+    the two are separate steps.
+
+    Args:
+        image: uint8 or float32, (H, W) or (H, W, channels).
+        image_size: The new height and width.
     """
-    shrinks = image.shape[0] * image.shape[1] > image_size[0] * image_size[1]
-    return _scale(image, image_size, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    shrunk = (min(image.shape[0], image_size[0]), min(image.shape[1], image_size[1]))
+    return _scale(_scale(image, shrunk, cv2.INTER_AREA), image_size, cv2.INTER_LINEAR)
+
+
+def resize_mask(mask: Mask, image_size: tuple[int, int]) -> Mask:
+    """Resize a mask as `resize` does its image.
+
+    A new pixel belongs to the cell, or to the nucleus, if more than half of it does. Nearest
+    neighbours would not do: cv2.INTER_NEAREST moves a mask by half a pixel against its image.
+
+    Args:
+        mask: BACKGROUND, CYTOPLASM and NUCLEUS, (H, W).
+        image_size: The new height and width.
+    """
+    if mask.shape == image_size:
+        return mask
+    resized = np.full(image_size, BACKGROUND, np.uint8)
+    for region, value in ((mask > BACKGROUND, CYTOPLASM), (mask == NUCLEUS, NUCLEUS)):
+        resized[resize(region.astype(np.float32), image_size) > 0.5] = value
+    return resized
 
 
 def _scale(array: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:

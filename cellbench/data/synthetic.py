@@ -9,12 +9,16 @@ import numpy as np
 from numpy.random import Generator
 
 from cellbench.data.base import CellDataModule
+from cellbench.data.preprocessing import resize_mask
 from cellbench.data.table import Sample
 from cellbench.data.views import BACKGROUND, CYTOPLASM, NUCLEUS, Image, Mask
 from cellbench.errors import UserError
 
 VERSION = 1
 """Part of every drawn image's fingerprint: raise it when the drawing changes."""
+
+MASK_VERSION = 2
+"""The same for the masks, which may be shrunk otherwise while the images stay as they are."""
 
 SIZE = 96
 """Height and width of a drawn image in pixels."""
@@ -152,8 +156,8 @@ class SyntheticDataModule(CellDataModule):
         return hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
 
     def mask_fingerprint(self, sample: Sample) -> str:
-        """The same: the mask is drawn with the image."""
-        return self.fingerprint(sample)
+        """The same of the mask, which is drawn with the image."""
+        return f"{self.fingerprint(sample)} {MASK_VERSION}"
 
     def has_mask(self, sample: Sample) -> bool:
         """Every drawn cell has its mask."""
@@ -183,7 +187,7 @@ class SyntheticDataModule(CellDataModule):
         mask = np.zeros((_CANVAS, _CANVAS), np.uint8)
         _draw_surroundings(canvas, rng, stain)
         _draw_cell(canvas, mask, self._type_of[sample.label], rng, stain)
-        return _photograph(canvas, rng), mask[::_SCALE, ::_SCALE].copy()
+        return _photograph(canvas, rng), resize_mask(mask, (SIZE, SIZE))
 
 
 def _blob(centre: np.ndarray, radius: float, rough: float, rng: Generator) -> np.ndarray:

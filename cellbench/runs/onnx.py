@@ -222,9 +222,15 @@ def before(prepared: Preprocessing) -> list[str]:
             f"{CROP_MARGIN} of the image's longer side, moved to lie inside the image"
         )
     steps.append(
-        f"resize to {height} x {width} (height x width), without keeping the aspect: cv2.resize "
-        "with INTER_AREA where that leaves fewer pixels, else INTER_LINEAR"
-        + ("; the mask with INTER_NEAREST" if masked and prepared.view != "crop" else "")
+        f"resize to {height} x {width} (height x width), without keeping the aspect: first every "
+        "axis that shrinks, with cv2.resize and INTER_AREA, then every axis that grows, with "
+        "INTER_LINEAR"
+        + (
+            "; resize the mask of the cell, and that of the nucleus, in the same way, each as "
+            "float32 of 0 and 1, and keep what is above 0.5"
+            if masked and prepared.view != "crop"
+            else ""
+        )
     )
     hidden = {
         "masked": "all that is not cell",

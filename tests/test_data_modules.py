@@ -265,6 +265,28 @@ def test_a_wrong_mask_is_named(folder_root):
         FolderDataModule(root=folder_root, view="masked").setup("fit")
 
 
+def test_two_images_do_not_share_a_mask(folder_root, fails):
+    image, _ = draw_cell(np.random.default_rng(5), 0, 48)
+    write_image(folder_root / "blast" / "3 (0).bmp", image)
+    command = ["fit", "--data=FolderDataModule", f"--data.root={folder_root}"]
+    line = fails(*command, "--data.view=masked")
+    mask = folder_root / "masks" / "blast" / "3 (0).png"
+    assert line.startswith(f"'blast/3 (0).bmp' and 'blast/3 (0).jpg' have one mask, {mask}; ")
+    left = FolderDataModule(root=folder_root, view="masked", exclude=("blast/3 (0).bmp",))
+    assert len(left.table) == 40
+
+
+@pytest.mark.parametrize("second", ["masks/blast/0 (0).png", "masks/link.png"])
+def test_two_rows_of_a_table_do_not_name_one_mask(folder_root, fails, second):
+    (folder_root / "masks" / "link.png").symlink_to("blast/0 (0).png")
+    rows = [f"{i} (0).jpg,masks/blast/{i} (0).png" for i in range(20)]
+    rows[1] = f"1 (0).jpg,{second}"
+    table = ["path,mask,label", *(f"blast/{row},{'ab'[i % 2]}" for i, row in enumerate(rows))]
+    (folder_root / "t.csv").write_text("\n".join(table))
+    line = fails("fit", "--data=FolderDataModule", f"--data.root={folder_root}", "--data.csv=t.csv")
+    assert line.startswith("'blast/0 (0).jpg' and 'blast/1 (0).jpg' have one mask, ")
+
+
 @pytest.mark.parametrize("damage", ["empty", "cut", "text"])
 def test_an_unreadable_image_is_named(folder_root, damage):
     image = folder_root / "blast" / "3 (0).jpg"

@@ -324,6 +324,23 @@ def test_training_aims_at_the_annotators_votes(chaoyang_root):
     assert next(iter(hard.train_dataloader())).targets is None
 
 
+def test_other_votes_are_another_training(chaoyang_root):
+    def digest(label):
+        data = ChaoyangDataModule(
+            root=chaoyang_root, label=label, split=SplitConfig(protocol="official", val=0.3)
+        )
+        return data.training_digest
+
+    before = {label: digest(label) for label in ("final", "votes")}
+    path = chaoyang_root / "train.json"
+    entries = json.loads(path.read_text())
+    for entry in entries:  # the final label stays
+        entry["label_A"] = (entry["label_A"] + 1) % 4
+    path.write_text(json.dumps(entries))
+    assert digest("final") == before["final"]
+    assert digest("votes") != before["votes"]
+
+
 def test_a_run_trains_on_votes(fit, chaoyang_root):
     def first_loss(*more):
         options = ("--data=ChaoyangDataModule", f"--data.root={chaoyang_root}")

@@ -25,7 +25,7 @@ from cellbench.runs.attributions import (
     summarise,
 )
 from cellbench.runs.predictions import read_predictions
-from tests.conftest import write_image
+from tests.conftest import replace_masks, write_image
 
 METHODS = ("grad_cam", "integrated_gradients")
 SIZE = 32
@@ -274,6 +274,15 @@ def test_an_image_that_has_changed_is_refused(fit, folder_root, fails):
     assert str(run) in line
     assert "has changed since the training" in line
     assert not (run / "attributions.csv").exists()
+
+
+def test_masks_that_have_changed_are_refused(fit, folder_root, fails):
+    data = ["--data=FolderDataModule", f"--data.root={folder_root}", "--data.view=masked"]
+    run = fit(*data, "--figures=false")
+    replace_masks(folder_root)
+    line = fails("explain", str(run))
+    assert "the masks have changed since the training" in line
+    assert not (run / NAME).exists()
 
 
 def test_nothing_is_half_written(fit, fails):

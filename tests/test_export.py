@@ -101,7 +101,7 @@ def test_a_file_that_says_another_class_ends_with_1(fit, folder_root, capsys):
         ("crop", "expert", "none", ["0 background, 128 cytoplasm", "square about the cell's"]),
         ("nucleus", "auto", "giemsa", ["segment", "Macenko", "all that is not nucleus to 9"]),
         ("background", "expert", "none", ["bounding box of the cell's pieces"]),
-        ("silhouette", "expert", "none", ["set the cell to 246 and all else to 9"]),
+        ("silhouette", "expert", "none", ["set the cell to 255 and all else to 9"]),
     ],
 )
 def test_what_no_graph_can_hold_is_said(view, masks, stain, words):

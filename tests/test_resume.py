@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from cellbench.__main__ import main
 from cellbench.models.classifier import CellClassifier
-from tests.conftest import TINY
+from tests.conftest import TINY, replace_masks
 
 OPTIONS = [
     "--data.samples=80",
@@ -364,6 +364,29 @@ def test_changed_data_are_not_gone_on_with(tmp_path, folder_root, terminated, fa
     line = fails("fit", "--resume", str(run))
     assert line.startswith("--resume: the split is not the one that the run began with")
     assert (run / "split.csv").read_text() == split
+
+
+def test_a_run_is_not_gone_on_with_or_tested_with_other_masks(
+    tmp_path, folder_root, terminated, fails
+):
+    images = ["--data=FolderDataModule", f"--data.root={folder_root}", "--data.view=masked"]
+    options = [option for option in OPTIONS if "slides" not in option and "samples" not in option]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("tests.test_resume.OPTIONS", [*images, *options])
+        run = terminated("--trainer.max_epochs=2", step=3)
+    saved = {path: path.read_bytes() for path in (folder_root / "masks").rglob("*.png")}
+    replace_masks(folder_root)
+    line = fails("fit", "--resume", str(run))
+    assert line.startswith("--resume: the set of masks is not the one that the run began with")
+    assert not (run / "metrics.json").exists()
+    for path, content in saved.items():
+        path.write_bytes(content)
+    go_on(run)
+    next(iter(saved)).write_bytes(saved[list(saved)[1]])  # one mask, and the other command
+    line = fails("test", "--run", str(run))
+    assert "the masks of FolderDataModule have changed since the run was trained" in line
+    assert not list((run / "test").glob("*"))
+    assert main(["test", "--run", str(run), "--data.view=raw"]) == 0  # which uses none
 
 
 def test_two_processes_do_not_share_a_run(tmp_path, terminated, fails):

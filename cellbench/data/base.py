@@ -1,6 +1,7 @@
 """What every data module shares: table, split, view, augmentation, loaders."""
 
 import hashlib
+import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -331,10 +332,32 @@ class CellDataModule(LightningDataModule, ABC):
 
     @property
     def training_digest(self) -> str:
-        """A digest of the samples that train and of their labels."""
+        """A digest of the samples that train and of their labels, or of what they aim at."""
         positions, labels = self.training
         trained = np.stack([positions, labels[positions]]).tobytes()
+        if self.targets is not None:
+            trained += self.targets[positions].tobytes()
         return hashlib.blake2b(trained, digest_size=16).hexdigest()
+
+    @cached_property
+    def masks_digest(self) -> str:
+        """A digest of the masks that the view uses; empty if it uses none."""
+        if not needs_mask(self.view):
+            return ""
+        samples = self.listed
+        named = [(s.id, mask) for s, mask in zip(samples, self._masks_of(samples), strict=True)]
+        return hashlib.blake2b(json.dumps(named).encode(), digest_size=16).hexdigest()
+
+    def _masks_of(self, samples: Sequence[Sample]) -> list[str]:
+        """Return for each sample a text that is equal only if the mask is equal."""
+        if self.masks == "auto":
+            return [f"auto {segmentation.FORMAT}"] * len(samples)
+
+        def digest(sample: Sample) -> str:
+            return self.mask_fingerprint(sample) if self.has_mask(sample) else ""
+
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(digest, samples))
 
     @cached_property
     def _smote(self) -> Smote | None:
@@ -381,11 +404,7 @@ class CellDataModule(LightningDataModule, ABC):
             contents = [f"{self.stain} {STAIN_FORMAT} {content}" for content in contents]
         if not needs_mask(self.view):
             return contents
-        if self.masks == "auto":
-            masks = [f"auto {segmentation.FORMAT}"] * len(contents)
-        else:
-            with ThreadPoolExecutor() as pool:
-                masks = list(pool.map(self.mask_fingerprint, self.table.samples))
+        masks = self._masks_of(self.table.samples)
         # These views read the image otherwise; the rest hide what they hide after the cache.
         kind = self.view if self.view in ("crop", "nucleus") else "whole"
         return [f"{kind} {a} {b}" for a, b in zip(contents, masks, strict=True)]

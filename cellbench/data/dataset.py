@@ -14,7 +14,15 @@ from cellbench.data.augment_batch import BatchAugmentation
 from cellbench.data.cache import Pixels
 from cellbench.data.sampling import Key
 from cellbench.data.smote import Smote
-from cellbench.data.views import BACKGROUND, NUCLEUS, Image, Mask, View, apply_view
+from cellbench.data.views import (
+    BACKGROUND,
+    NUCLEUS,
+    Image,
+    Mask,
+    View,
+    apply_view,
+    silhouette_value,
+)
 
 
 class Batch(NamedTuple):
@@ -211,6 +219,8 @@ def finish(batch: Batch, augmentation: BatchAugmentation, view: View, fill: int)
     images, masks = augmentation.apply(batch.images, batch.masks, torch.from_numpy(batch.drawn))
     if masks is not None and view != "crop":
         shown = (masks == NUCLEUS if view == "nucleus" else masks > BACKGROUND)[:, None]
-        inside = torch.full_like(images, 255 - fill) if view == "silhouette" else images
+        inside = images
+        if view == "silhouette":
+            inside = torch.full_like(images, silhouette_value(fill))
         images = torch.where(shown, inside, fill)
     return Batch(images, batch.labels, batch.positions, targets=batch.targets)

@@ -1,6 +1,7 @@
 """The one table that everything about a dataset works on."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class SampleTable:
         copies: Pairs of positions in `samples` that show the same thing, and so share a group.
 
     Raises:
-        UserError: An id occurs twice, or a class has no sample.
+        UserError: An id occurs twice, two samples have one mask, or a class has no sample.
     """
 
     def __init__(
@@ -75,6 +76,16 @@ class SampleTable:
         twice = [name for name, n in Counter(s.id for s in self.samples).items() if n > 1]
         if twice:
             raise UserError(f"sample '{twice[0]}' occurs more than once in the dataset's table")
+        owner: dict[str, str] = {}
+        for sample in self.samples:
+            if sample.mask is None:
+                continue
+            other = owner.setdefault(os.path.realpath(sample.mask), sample.id)
+            if other != sample.id:
+                raise UserError(
+                    f"'{other}' and '{sample.id}' have one mask, {sample.mask}; give each image "
+                    "its own, or leave one of the two out with data.exclude"
+                )
         counts = np.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
         if len(self.samples) and self.labels.max() >= 0 and counts.min() == 0:
             raise UserError(f"class '{self.classes[int(counts.argmin())]}' has no image")

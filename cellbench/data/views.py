@@ -63,7 +63,7 @@ def apply_view(image: Image, mask: Mask | None, view: View, fill: int) -> Image:
         image: RGB, uint8, (H, W, 3), after every transform. Not changed.
         mask: The mask after the same geometric transforms, (H, W); None for the raw view.
         view: What to show. `crop` has been done before the resize and changes nothing here.
-        fill: The value, 0 to 255, of all that is hidden; a silhouette has 255 - fill.
+        fill: The value, 0 to 255, of all that is hidden.
 
     Returns:
         The image itself, or a new one of the same shape.
@@ -74,13 +74,18 @@ def apply_view(image: Image, mask: Mask | None, view: View, fill: int) -> Image:
     cell = mask > BACKGROUND
     if view == "silhouette":
         shown = np.full_like(image, fill)
-        shown[cell] = 255 - fill
+        shown[cell] = silhouette_value(fill)
         return shown
     if view == "background":
         hidden = _boxes(cell)
     else:
         hidden = ~cell if view == "masked" else mask != NUCLEUS
     return np.where(hidden[..., None], np.uint8(fill), image)
+
+
+def silhouette_value(fill: int) -> int:
+    """Return the value of a silhouette: black or white, whichever is farther from the fill."""
+    return 255 if fill < 128 else 0
 
 
 def _boxes(cell: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -351,7 +351,7 @@ def explain(run: Finished, data: CellDataModule, n: int) -> list[str]:
         What the user should know of it, in lines.
 
     Raises:
-        UserError: An image has changed since the training, or is missing.
+        UserError: An image or a mask has changed since the training, or is missing.
     """
     import torch
 
@@ -362,6 +362,8 @@ def explain(run: Finished, data: CellDataModule, n: int) -> list[str]:
     described, state = read_checkpoint(run.folder.best)
     model = build_model(described, state).requires_grad_(False)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
+    if described.masks and described.masks != data.masks_digest:
+        raise UserError("the masks have changed since the training; restore them")
     seen = _read(run, data, described.preprocessing, choose(run.test.ids, n))
     values = {value for one in seen if one.mask is not None for value in np.unique(one.mask)}
     parted = values >= {CYTOPLASM, NUCLEUS}

@@ -85,6 +85,8 @@ class Description:
         split: The split's digest.
         labels: A digest of the training images and their labels, as they were trained on.
         leaky: Why the split's numbers are not to be believed; None where they are.
+        masks: A digest of the masks that the view uses; empty if it uses none, or if the
+            checkpoint is older than this entry.
     """
 
     cellbench: str
@@ -95,6 +97,7 @@ class Description:
     split: str
     labels: str
     leaky: str | None
+    masks: str = ""
 
     def as_plain(self) -> dict[str, Any]:
         """Dictionaries, lists, strings and numbers alone: what weights_only=True lets through."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import cellbench
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.stain import REFERENCES
-from cellbench.data.views import BACKGROUND_MARGIN, CROP_MARGIN
+from cellbench.data.views import BACKGROUND_MARGIN, CROP_MARGIN, silhouette_value
 from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs.checkpoint import Description
@@ -241,5 +241,7 @@ def before(prepared: Preprocessing) -> list[str]:
     if prepared.view in hidden:
         steps.append(f"set {hidden[prepared.view]} to {prepared.fill}")
     if prepared.view == "silhouette":
-        steps.append(f"set the cell to {255 - prepared.fill} and all else to {prepared.fill}")
+        steps.append(
+            f"set the cell to {silhouette_value(prepared.fill)} and all else to {prepared.fill}"
+        )
     return steps

@@ -18,6 +18,7 @@ import cellbench
 from cellbench.data.base import CellDataModule
 from cellbench.data.splits import first_seen, read_split
 from cellbench.data.table import Part
+from cellbench.data.views import needs_mask
 from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs import environment, features, figures, loggers, probabilities
@@ -128,6 +129,7 @@ class Run:
             split=self.data.drawn.digest,
             labels=self._labels,
             leaky=self.data.drawn.leaky,
+            masks=self.data.masks_digest,
         )
         self.model.description = self.description.as_plain()
 
@@ -227,15 +229,21 @@ class Run:
             UserError: They are not, or the checkpoint is not whole.
         """
         trained = self._load(begun)
-        for what, ours, theirs in (
-            ("split", self.data.drawn.digest, trained.split),
-            ("table of training labels", self._labels, trained.labels),
-            ("preprocessing", self.description.preprocessing, trained.preprocessing),
+        for what, changed, ours, theirs in (
+            ("split", "images or labels", self.data.drawn.digest, trained.split),
+            ("table of training labels", "labels", self._labels, trained.labels),
+            ("set of masks", "masks", self.data.masks_digest, trained.masks),
+            (
+                "preprocessing",
+                "settings",
+                self.description.preprocessing,
+                trained.preprocessing,
+            ),
         ):
             if ours != theirs:
                 raise UserError(
-                    f"--resume: the {what} is not the one that the run began with: images or "
-                    "labels have changed since; put them back, or begin afresh"
+                    f"--resume: the {what} is not the one that the run began with: {changed} have "
+                    "changed since; put them back, or begin afresh"
                 )
 
     def _check(self, part: Part, ckpt_path: Path) -> None:
@@ -245,10 +253,20 @@ class Run:
             for run in _lineage(ckpt_path.parent.parent):
                 self._refuse_trained(part, run)
             self.stamps.append("another split than the run's, without its training's images")
+        elif self._uses_masks_like(trained) and trained.masks != self.data.masks_digest:
+            raise UserError(
+                f"the masks of {type(self.data).__name__} have changed since the run was trained; "
+                "put them back, or train again"
+            )
         for name, ours in asdict(self.description.preprocessing).items():
             theirs = getattr(trained.preprocessing, name)
             if ours != theirs:
                 self.stamps.append(f"{name} is {ours} here, and was {theirs} in training")
+
+    def _uses_masks_like(self, trained: Description) -> bool:
+        """Return whether a checkpoint knows its masks, and the view takes the same kind."""
+        ours, theirs = self.description.preprocessing, trained.preprocessing
+        return bool(trained.masks) and needs_mask(ours.view) and ours.masks == theirs.masks
 
     def _check_weights(self) -> None:
         """Refuse weights of a run that has seen what is to be scored."""

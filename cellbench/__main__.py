@@ -8,7 +8,7 @@ from importlib import import_module
 
 from cellbench import __version__, streams
 from cellbench.cli import COMMANDS
-from cellbench.errors import Interrupted, UserError, find_user_error, suggest
+from cellbench.errors import Interrupted, UserError, find_user_error, printable, suggest
 
 _USAGE = """usage: python -m cellbench COMMAND [--help] [options]
 
@@ -123,7 +123,7 @@ def end(error: BaseException, *, debug: bool) -> int:
         print("cellbench: SIGINT", file=sys.stderr)
         return 130
     if isinstance(error, Interrupted):
-        print(f"cellbench: {error}", file=sys.stderr)
+        print(f"cellbench: {printable(str(error))}", file=sys.stderr)
         return 128 + error.signum
     told = str(find_user_error(error) or _exhausted(error)) if isinstance(error, Exception) else ""
     if not told or debug:
@@ -150,8 +150,7 @@ def _exhausted(error: BaseException | None) -> str:
 
 def _tell(mistake: str) -> None:
     """Print a mistake in one line, whatever characters are in it."""
-    line = " ".join(mistake.split()).encode("utf-8", "backslashreplace").decode()
-    print(f"cellbench: error: {line}", file=sys.stderr)
+    print(f"cellbench: error: {printable(' '.join(mistake.split()))}", file=sys.stderr)
 
 
 def run(arguments: list[str]) -> int:

@@ -32,6 +32,14 @@ class Interrupted(BaseException):
         self.signum = signum
 
 
+def printable(text: str) -> str:
+    """Return a text with all that a terminal would obey, and not show, escaped as in Python.
+
+    A file's name may hold escape sequences, or bytes that are no UTF-8.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def find_user_error(error: BaseException | None) -> UserError | None:
     """The user's mistake behind an error, which a library may have wrapped in one of its own."""
     while error is not None and not isinstance(error, UserError):

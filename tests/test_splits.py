@@ -1,5 +1,7 @@
 """The split: whole groups, every class, a digest, folds that partition the data."""
 
+import itertools
+import random
 from collections import Counter
 
 import numpy as np
@@ -66,6 +68,119 @@ def test_a_class_with_too_few_groups_is_named():
     data = SampleTable(samples, ("many", "few"), [f"c{i}" for i in range(23)])
     with pytest.raises(UserError, match=r"class 'few' \(3 images in 3 groups\).*5 folds"):
         draw(data, SplitConfig(folds=5, fold=4))
+
+
+def of_groups(groups):
+    """A table of groups, each given as its samples' labels, of the classes a, b, ..."""
+    samples = [
+        Sample(f"s{number}-{i}", label, group=f"g{number}")
+        for number, labels in enumerate(groups)
+        for i, label in enumerate(labels)
+    ]
+    classes = "abcdef"[: 1 + max(sample.label for sample in samples)]
+    return SampleTable(samples, tuple(classes), [sample.id for sample in samples])
+
+
+def every_class_is_in(table, split):
+    return all(
+        set(table.labels[split.indices(part)]) == set(range(len(table.classes)))
+        for part in ("train", "val", "test")
+    )
+
+
+def divisible(groups, parts=3):
+    """Whether some division puts every class into every part, of all there are."""
+    classes = {label for labels in groups for label in labels}
+    return any(
+        all(
+            classes
+            == {label for g, p in zip(groups, dealt, strict=True) if p == part for label in g}
+            for part in range(parts)
+        )
+        for dealt in itertools.product(range(parts), repeat=len(groups))
+    )
+
+
+def test_a_split_is_found_wherever_there_is_one():
+    chance, found, refused = random.Random(0), 0, 0
+    for _ in range(60):
+        groups = [
+            [k for k in chance.sample(range(3), chance.randint(1, 2)) for _ in range(size)]
+            for size in chance.choices(range(1, 5), k=chance.randint(5, 7))
+        ]
+        if {label for labels in groups for label in labels} != {0, 1, 2}:
+            continue
+        data, possible = of_groups(groups), divisible(groups)
+        for seed in range(3):
+            if possible:
+                assert every_class_is_in(data, draw(data, SplitConfig(seed=seed)))
+                found += 1
+            else:
+                with pytest.raises(UserError, match=r"at least 3 groups a class|no way was"):
+                    draw(data, SplitConfig(seed=seed))
+                refused += 1
+    assert found >= 20
+    assert refused >= 20
+
+
+def test_nine_groups_of_three_classes_are_always_split():
+    for seed in range(150):
+        chance = random.Random(seed)
+        data = of_groups([[number % 3] * chance.randint(1, 20) for number in range(9)])
+        assert every_class_is_in(data, draw(data, SplitConfig(seed=seed)))
+
+
+def test_the_seed_decides_among_splits_of_few_groups():
+    data = of_groups([[1, 0], [1], [0, 2], [0, 1], [1, 2], [0, 2]])
+    digests = set()
+    for seed in range(150):
+        split = draw(data, SplitConfig(seed=seed))
+        assert every_class_is_in(data, split)
+        assert draw(data, SplitConfig(seed=seed)).digest == split.digest
+        digests.add(split.digest)
+    assert len(digests) > 5
+
+
+@pytest.mark.parametrize("folds", [2, 3])
+def test_folds_of_few_groups_test_every_sample_once(folds):
+    groups = [[0, 1], [1], [2, 0, 0], [1, 2], [0], [2], [0, 1, 2], [1, 1], [0], [2, 2]]
+    data, partitioned = of_groups(groups), 0
+    for seed in range(20):
+        tested = Counter()
+        for fold in range(folds):
+            split = draw(data, SplitConfig(folds=folds, fold=fold, seed=seed))
+            assert every_class_is_in(data, split)
+            tested.update(split.indices("test").tolist())
+        partitioned += tested == Counter(range(len(data)))
+    assert partitioned == 20
+
+
+def test_splits_that_were_found_before_are_the_same():
+    """Digests of the first version; runs on disk are compared by them."""
+    digests = [
+        draw(table(), SplitConfig(seed=3)).digest[:12],
+        draw(table(n=300, groups=60), SplitConfig(folds=5, fold=2)).digest[:12],
+        draw(of_groups([[n % 3] * (1 + n % 2) for n in range(12)]), SplitConfig(seed=2)).digest[
+            :12
+        ],
+    ]
+    assert digests == ["2e8ba519b9bc", "dd7a792f01bb", "d74ae166b620"]
+
+
+def test_groups_that_cannot_be_divided_are_not_called_few():
+    data = of_groups([[0, 1], [0, 2], [1, 2], [0, 1, 2]])
+    with pytest.raises(UserError, match=r"groups\) has none in .*: no way was found to divide"):
+        draw(data, SplitConfig())
+
+
+def test_a_class_that_the_authors_left_out_of_the_test_set_is_named():
+    samples = [
+        Sample(f"s{i}", i % 2, group=f"g{i}", split="test" if i % 4 == 0 else "train")
+        for i in range(40)
+    ]
+    data = SampleTable(samples, ("a", "b"), [sample.id for sample in samples])
+    with pytest.raises(UserError, match=r"class 'b' .* has none in test: the authors' parts are"):
+        draw(data, SplitConfig(protocol="official"))
 
 
 @pytest.mark.parametrize(

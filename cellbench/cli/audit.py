@@ -17,7 +17,7 @@ from cellbench.audit.page import render
 from cellbench.cli.experiment import ExperimentParser
 from cellbench.cli.parsing import check_yaml, take_option
 from cellbench.data.base import CellDataModule
-from cellbench.errors import Interrupted, UserError
+from cellbench.errors import Interrupted, UserError, printable
 from cellbench.page import share
 from cellbench.runs.conditions import Condition, conditions
 from cellbench.runs.finished import read_finished
@@ -134,4 +134,4 @@ def _named(what: Any) -> str:
     """An image's id, or the first two of several."""
     if isinstance(what, dict):
         what = [what["first"], what["second"]]
-    return what if isinstance(what, str) else " and ".join(what[:2])
+    return printable(what if isinstance(what, str) else " and ".join(what[:2]))

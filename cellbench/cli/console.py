@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cellbench.errors import printable
 from cellbench.runs.folder import RunFolder
 
 # Advice that does not hold here (the loaders need no workers, a frozen backbone is in evaluation,
@@ -46,7 +47,7 @@ def show(folder: RunFolder, result: Mapping[str, Any]) -> None:
         table.add_row(name, f"{value['value']:.3f}", interval, f"{value['baseline']:.3f}")
     console.print(table)
     for stamp in result["stamps"]:
-        console.print(f"NOT TO BE BELIEVED: {stamp}", style="bold red", markup=False)
+        console.print(f"NOT TO BE BELIEVED: {printable(stamp)}", style="bold red", markup=False)
     print(f"metrics.json, predictions.csv and figures are in {folder.path}")
 
 

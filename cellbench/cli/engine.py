@@ -22,7 +22,7 @@ from cellbench.cli.experiment import ExperimentParser
 from cellbench.cli.launch import launch
 from cellbench.cli.parsing import LINKED, data_modules, refuse_linked, take_option
 from cellbench.data.base import CellDataModule
-from cellbench.errors import OtherRun, UserError
+from cellbench.errors import OtherRun, UserError, printable
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs import features, loggers, precision
 from cellbench.runs.checkpoint import CheckpointConfig, WholeCheckpointIO, read_checkpoint
@@ -480,7 +480,7 @@ class CellbenchCLI(LightningCLI):
         ]
         lines += [f"NOTE       {note}" for note in self._notes()]
         lines += [f"STAMP      {stamp}" for stamp in self.run.stamps]
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
     def _notes(self) -> Iterator[str]:
         """What is allowed and seldom meant."""

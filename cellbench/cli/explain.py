@@ -13,7 +13,7 @@ from rich.table import Table
 from cellbench.bar import bar
 from cellbench.cli.parsing import Parser
 from cellbench.cli.stored import read_data
-from cellbench.errors import UserError
+from cellbench.errors import UserError, printable
 from cellbench.runs.attributions import (
     TITLES,
     Share,
@@ -83,7 +83,7 @@ def _show(runs: Sequence[Finished], notes: Sequence[str]) -> None:
     else:
         console.print("NOTE no image has a mask: there are no shares to show", markup=False)
     for note in notes:
-        console.print(f"NOTE {note}", markup=False)
+        console.print(f"NOTE {printable(note)}", markup=False)
 
 
 def _add_rows(table: Table, condition: Condition) -> None:

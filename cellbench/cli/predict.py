@@ -6,6 +6,7 @@ from typing import Literal
 
 from cellbench.cli.console import quieten_lightning
 from cellbench.cli.parsing import Parser
+from cellbench.data.files import MAX_PIXELS
 from cellbench.runs.folder import RunFolder
 from cellbench.runs.inference import predict
 
@@ -17,7 +18,9 @@ def main(args: Sequence[str]) -> int:
         description="Writes a CSV with each image's file, predicted class, confidence and every "
         "probability. Images that cannot be read are left out, and listed beside it in "
         "OUTPUT.unreadable.csv. The confidence is the highest probability, after scaling by the "
-        "temperature that fits the run's validation images.",
+        "temperature that fits the run's validation images. In both files a ' stands before names "
+        "that begin with =, +, -, @, a tab or a line break: a spreadsheet would run them as "
+        "formulas.",
     )
     parser.add_argument("--run", type=Path, required=True, help="the run's folder")
     parser.add_argument(
@@ -46,6 +49,12 @@ def main(args: Sequence[str]) -> int:
         "Grad-CAM and of integrated gradients",
     )
     parser.add_argument("--batch_size", type=int, default=64, help="images at a time")
+    parser.add_argument(
+        "--max_pixels",
+        type=int,
+        default=MAX_PIXELS,
+        help="the largest image that is decoded, in pixels; larger ones count as unreadable",
+    )
     parser.add_argument("--accelerator", type=Literal["auto", "cpu", "gpu"], default="auto")
     quieten_lightning()
     given = parser.parse_args(list(args))
@@ -60,5 +69,6 @@ def main(args: Sequence[str]) -> int:
         given.explain,
         given.batch_size,
         given.accelerator,
+        given.max_pixels,
     )
     return 0

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -46,6 +47,9 @@ from cellbench.errors import UserError, suggest
 
 _TOGETHER = 16
 """Images in a batch of `every_image`: what is kept of them must not depend on data.batch_size."""
+
+_LEAST = (("batch_size", 1), ("num_workers", 0), ("augment_variants", 1), ("max_pixels", 1))
+"""Options that are numbers, or null, and their least values."""
 
 _WORKERS_PAY_AFTER = 10.0
 """Seconds of input path in a whole training; starting two workers takes about 2."""
@@ -99,6 +103,8 @@ class CellDataModule(LightningDataModule, ABC):
         copies: Which images share a group for what they show: those of equal content, or near
             copies too, which are found in the pixels once for all runs.
         cache: Where the decoded images are kept.
+        max_pixels: The largest image or mask that is decoded, in pixels; a file of a few kB can
+            claim to be so large that it fills the memory.
     """
 
     view: View = "raw"
@@ -119,6 +125,7 @@ class CellDataModule(LightningDataModule, ABC):
     exclude: tuple[str, ...] = ()
     copies: Literal["exact", "near"] = "exact"
     cache: CacheConfig = field(default_factory=CacheConfig)
+    max_pixels: int = files.MAX_PIXELS
     seed: int = field(default=0, init=False)
     """Decides the order and the augmentation; the command line sets it to seed_everything."""
     start: tuple[int, int] = field(default=(0, 0), init=False)
@@ -138,7 +145,7 @@ class CellDataModule(LightningDataModule, ABC):
             UserError: A value is out of its range.
         """
         super().__init__()
-        for name, least in (("batch_size", 1), ("num_workers", 0), ("augment_variants", 1)):
+        for name, least in _LEAST:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"data.{name}: {value} is less than {least}")
@@ -202,12 +209,12 @@ class CellDataModule(LightningDataModule, ABC):
     def read_image(self, sample: Sample) -> Image:
         """The sample's image: RGB, uint8, (H, W, 3), at its native size."""
         assert sample.image is not None
-        return files.read_image(sample.image)
+        return files.read_image(sample.image, self.max_pixels)
 
     def read_mask(self, sample: Sample, image: Image) -> Mask:
         """The mask of a sample that has one, at the native size of its image."""
         assert sample.mask is not None
-        return files.read_mask(sample.mask, image)
+        return files.read_mask(sample.mask, image, self.max_pixels)
 
     def has_mask(self, sample: Sample) -> bool:
         """Whether the sample has a mask."""
@@ -216,12 +223,12 @@ class CellDataModule(LightningDataModule, ABC):
     def fingerprint(self, sample: Sample) -> str:
         """A digest of the sample's content, equal where the content is equal."""
         assert sample.image is not None
-        return files.fingerprint(sample.image)
+        return files.fingerprint(sample.image, self.max_pixels)
 
     def mask_fingerprint(self, sample: Sample) -> str:
         """The same of its mask."""
         assert sample.mask is not None
-        return files.fingerprint(sample.mask)
+        return files.fingerprint(sample.mask, self.max_pixels)
 
     # What every dataset has.
 
@@ -666,6 +673,27 @@ class FileDataModule(CellDataModule):
                     raise UserError(f"data.root: {what} is in {other}; give that folder")
             raise UserError(f"{what} {path} is missing; {self.how_to_get}")
         return path
+
+    def _below(self, name: str, where: str) -> Path:
+        """Return the path that a table or list names, which must lie below the root.
+
+        Args:
+            name: What the table has.
+            where: What table and row, for the error.
+
+        Raises:
+            UserError: The path is absolute, has `..`, or follows a link out of the root.
+        """
+        path = Path(name)
+        inside = not path.is_absolute() and ".." not in path.parts and "\0" not in name
+        if inside:
+            root, real = (os.path.realpath(each) for each in (self.root, self.root / path))
+            inside = os.path.commonpath([root, real]) == root
+        if not inside:
+            raise UserError(
+                f"{where}: '{name}' leaves the dataset's folder; give a path below {self.root}"
+            )
+        return self.root / path
 
     def _in_folders(
         self, parent: Path, names: Sequence[str], *, split: Part | None = None

@@ -113,12 +113,6 @@ class ChaoyangDataModule(FileDataModule):
             votes=tuple(three),
         )
 
-    def _below(self, name: str, where: str) -> Path:
-        path = self.root / name
-        if not path.resolve().is_relative_to(self.root.resolve()):
-            raise UserError(f"{where}: '{name}' leaves the dataset's folder")
-        return path
-
 
 def _majority(votes: list[Any], final: Any) -> Any:
     return next((vote for vote in votes if votes.count(vote) > 1), final)

@@ -2,12 +2,20 @@
 
 import csv
 import hashlib
-from collections.abc import Set
-from contextlib import suppress
+import io
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Iterator, Set
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from threading import Lock
 
 import cv2
 import numpy as np
+import PIL.Image
 
 from cellbench.data.views import BACKGROUND, CYTOPLASM, NUCLEUS, Image, Mask
 from cellbench.errors import UserError
@@ -17,31 +25,52 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".
 # How a whole file ends. OpenCV fills what is missing of a JPEG or PNG with grey and says nothing.
 _ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}
 
+MAX_PIXELS = 100_000_000
+"""The largest image that is decoded unless max_pixels says otherwise: 300 MB as RGB."""
+
+_MOST_BYTES = 8  # a pixel has at most, uncompressed: four channels of 16 bits
+
+PIL.Image.MAX_IMAGE_PIXELS = None  # max_pixels is the limit, and may be above Pillow's
+
+_SILENT = (b"\xff\xd8", b"II", b"MM")
+"""How JPEG and TIFF files begin, whose decoders return wrong pixels of damaged data."""
+
+_COMPLAINTS = re.compile(
+    rb"Corrupt JPEG data.*|Premature end of JPEG.*|Inconsistent progression.*|Invalid SOS.*"
+    rb"|(?<=TIFF_Error ).*"
+)
+_REDIRECTED = Lock()
+
 
 def images_below(folder: Path) -> list[Path]:
-    """The image files in a folder and its folders, sorted; links to folders are not followed."""
+    """Return the image files in a folder and its folders, sorted; links to folders count not."""
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def read_image(path: Path) -> Image:
-    """Reads any image file as RGB, uint8, (H, W, 3), turned as its EXIF data say.
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image:
+    """Read any image file as RGB, uint8, (H, W, 3), turned as its EXIF data say.
+
+    Args:
+        path: The image file.
+        max_pixels: The largest number of pixels; checked in the header, before decoding.
 
     Raises:
-        UserError: The file is missing, cut short, or no image.
+        UserError: The file is missing, no regular file, damaged, too large, or no image.
     """
-    pixels = _decode(path, cv2.IMREAD_COLOR)
+    pixels = _decode(path, cv2.IMREAD_COLOR, max_pixels)
     image: Image = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
     return image
 
 
-def read_mask(path: Path, image: Image) -> Mask:
-    """Reads a mask file: one channel, either two values, or 0, 128 and 255.
+def read_mask(path: Path, image: Image, max_pixels: int = MAX_PIXELS) -> Mask:
+    """Read a mask file: one channel, either two values, or 0, 128 and 255.
 
     Two values mean background (0) and cell; three mean background, cytoplasm and nucleus.
 
     Args:
         path: The mask file.
         image: The image it belongs to; the sizes must agree.
+        max_pixels: The largest number of pixels; checked in the header, before decoding.
 
     Returns:
         BACKGROUND, CYTOPLASM and NUCLEUS, uint8, (H, W).
@@ -49,7 +78,7 @@ def read_mask(path: Path, image: Image) -> Mask:
     Raises:
         UserError: The file is missing or no mask, has another size, or shows no cell.
     """
-    pixels = _decode(path, cv2.IMREAD_GRAYSCALE)
+    pixels = _decode(path, cv2.IMREAD_GRAYSCALE, max_pixels)
     if pixels.shape != image.shape[:2]:
         mask_size, image_size = pixels.shape[::-1], image.shape[1::-1]
         raise UserError(
@@ -72,20 +101,23 @@ def read_mask(path: Path, image: Image) -> Mask:
     return mask
 
 
-def _decode(path: Path, flags: int) -> np.ndarray:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+def _decode(path: Path, flags: int, max_pixels: int) -> np.ndarray:
+    with _open(path, max_pixels) as file:
+        data = file.read()
     end = _ENDS.get(data[:2])
-    whole = end is None or end in data[-4096:]
-    pixels = None
-    if data and whole:
-        with suppress(cv2.error):  # a header of more pixels than OpenCV takes
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_ANYDEPTH)
+    if not data:
+        raise _unreadable(path, "the file is empty; restore or remove it")
+    if end is not None and end not in data[-4096:]:
+        raise _unreadable(path, "the file is cut short; restore or remove it")
+    _check_size(path, data, max_pixels)
+    try:
+        pixels, complaint = _imdecode(data, flags | cv2.IMREAD_ANYDEPTH)
+    except OSError as error:  # no temporary file can be made
+        raise _unreadable(path, error.strerror or str(error)) from error
     if pixels is None:
-        why = "empty" if not data else "cut short" if not whole else "not an image OpenCV reads"
-        raise UserError(f"cannot read {path}: the file is {why}; restore or remove it")
+        raise _unreadable(path, "the file is not an image OpenCV reads; restore or remove it")
+    if complaint:
+        raise _unreadable(path, f"the file is damaged ({complaint}); restore or remove it")
     if pixels.dtype != np.uint8:  # 12 bits in 16 would turn black, and say nothing
         raise UserError(
             f"{path} has {8 * pixels.itemsize} bits a channel; convert the images to 8 bits, all "
@@ -96,16 +128,101 @@ def _decode(path: Path, flags: int) -> np.ndarray:
     return pixels
 
 
-def fingerprint(path: Path) -> str:
-    """A digest of a file's bytes, 32 hexadecimal digits.
+def _unreadable(path: Path, reason: str) -> UserError:
+    return UserError(f"cannot read {path}: {reason}")
+
+
+@contextmanager
+def _open(path: Path, max_pixels: int) -> Iterator[io.BufferedReader]:
+    """Open a regular file that is no larger than an image of so many pixels can be.
 
     Raises:
-        UserError: The file cannot be read.
+        UserError: It is none, or cannot be read.
     """
     try:
-        return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # a FIFO would make us wait, a device has no end
+            raise _unreadable(path, "it is not a regular file; remove it")
+        if status.st_size > _MOST_BYTES * max_pixels + 2**20:
+            raise _unreadable(
+                path,
+                f"its {status.st_size / 2**20:,.0f} MiB are more than an image of max_pixels = "
+                f"{max_pixels:,} pixels can have; remove it, or raise max_pixels",
+            )
+        with path.open("rb") as file:
+            yield file
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise _unreadable(path, error.strerror or str(error)) from error
+
+
+def _check_size(path: Path, data: bytes, max_pixels: int) -> None:
+    """Read an image's size from its header alone, and refuse too large a one.
+
+    Raises:
+        UserError: It is too large, or the header is none.
+    """
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as header:
+            width, height = header.size
+    except Exception as error:  # Pillow raises many kinds on a damaged header
+        raise _unreadable(
+            path, "the file is not an image that Pillow knows; restore or remove it"
+        ) from error
+    if width * height > max_pixels:
+        raise _unreadable(
+            path,
+            f"it has {width:,} x {height:,} pixels, more than max_pixels = {max_pixels:,}; remove "
+            "it, or raise max_pixels",
+        )
+
+
+def _imdecode(data: bytes, flags: int) -> tuple[np.ndarray | None, str]:
+    """Decode an image, and return what the decoder says of damage; empty if nothing.
+
+    libjpeg and libtiff decode damaged data to wrong pixels, and tell it to the standard error
+    alone. So that descriptor is redirected, which all threads share: such formats are decoded one
+    at a time. What others have written meanwhile is passed on.
+    """
+    array = np.frombuffer(data, np.uint8)
+    if data[:2] not in _SILENT:
+        return _try_to_decode(array, flags), ""
+    with _REDIRECTED, tempfile.TemporaryFile() as written:
+        try:
+            stderr = os.dup(2)
+        except OSError:  # it is closed
+            return _try_to_decode(array, flags), ""
+        try:
+            os.dup2(written.fileno(), 2)
+            pixels = _try_to_decode(array, flags)
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+        written.seek(0)
+        complaint = ""
+        for line in written.read().splitlines(keepends=True):
+            found = _COMPLAINTS.search(line)
+            if found is None:
+                with suppress(OSError):
+                    os.write(2, line)
+            elif not complaint:
+                complaint = found[0].decode("ascii", "replace").strip()
+    return pixels, complaint
+
+
+def _try_to_decode(array: np.ndarray, flags: int) -> np.ndarray | None:
+    with suppress(cv2.error):
+        return cv2.imdecode(array, flags)
+    return None
+
+
+def fingerprint(path: Path, max_pixels: int = MAX_PIXELS) -> str:
+    """Return a digest of a file's bytes, 32 hexadecimal digits.
+
+    Raises:
+        UserError: The file cannot be read, is no regular file, or is too large for an image.
+    """
+    with _open(path, max_pixels) as file:
+        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
 
 
 def read_table(

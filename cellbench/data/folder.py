@@ -1,5 +1,6 @@
 """Anybody's images: a folder for each class, or a CSV file."""
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -114,7 +115,8 @@ class FolderDataModule(FileDataModule):
         return samples
 
     def _listed(self, name: str) -> Path:
-        path = self.root / name
-        if not path.is_file():
-            raise UserError(f"{self.root / str(self.csv)} lists '{name}', but there is no {path}")
+        table = self.root / str(self.csv)
+        path = self._below(name, str(table))
+        if not os.path.isfile(path):  # Path.is_file raises if the name is too long
+            raise UserError(f"{table} lists '{name}', but there is no {path}")
         return path

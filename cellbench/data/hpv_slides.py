@@ -18,6 +18,9 @@ SLIDES = {
     "tumour": [f"glass{number}.hdf5" for number in (12, 36, 37, 38)],
 }
 
+DEFLATE = 1032
+"""The largest ratio of deflate's compression (zlib's technical details)."""
+
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class HPVSlidesDataModule(FileDataModule):
@@ -106,12 +109,19 @@ class HPVSlidesDataModule(FileDataModule):
         except ImportError as error:
             raise UserError("HDF5 files need h5py: pip install h5py") from error
         try:
+            if not path.is_file():
+                raise UserError(f"cannot read {path}: it is not a regular file")
             with h5py.File(path) as file:
                 data = file.get("data")
                 if not isinstance(data, h5py.Dataset) or data.shape[1:] != (1, 80, 80):
                     held = ", ".join(f"{key} {getattr(file[key], 'shape', '')}" for key in file)
                     raise UserError(
                         f"{path} has no dataset 'data' of (cells, 1, 80, 80); it has {held or '-'}"
+                    )
+                if data.nbytes > DEFLATE * path.stat().st_size:
+                    raise UserError(
+                        f"{path} has {path.stat().st_size:,} bytes, and its 'data' would unpack to "
+                        f"{data.nbytes:,}: most of it was never written"
                     )
                 numbers = np.arange(len(data))
                 if self.cells is not None and self.cells < len(data):

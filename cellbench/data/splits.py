@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,6 +15,8 @@ from cellbench.errors import UserError
 
 PARTS: tuple[Part, ...] = get_args(Part)
 DEFAULT_TEST_SHARE = 0.2
+MOST_STEPS, MOST_NEEDS = 20_000, 400
+"""The limits of the search for a split of few groups: a second or two, and Python's recursion."""
 LEAKY = {"image": "split by image, ignoring groups: copies of one source may be on both sides"}
 
 
@@ -90,13 +92,25 @@ class Split:
 
 
 def draw(table: SampleTable, config: SplitConfig) -> Split:
-    """Draws the split and checks it.
+    """Draw the split and check it.
 
     Raises:
         UserError: A class has too few groups for the parts asked for, there is no official
             split, or two parts share a sample, a content or a group.
     """
     groups = table.groups(known=config.protocol != "image")
+    parts = _deal(table, groups, config)
+    if _lacking(table, parts):
+        parts = _deal_again(table, groups, config, parts)
+    _check_overlap(table, groups, parts, config)
+    _check_classes(table, groups, parts, config)
+    groups = table.groups()
+    text = _to_csv(table, groups, parts)
+    return Split(parts, groups, text, digest_of(text), LEAKY.get(config.protocol))
+
+
+def _deal(table: SampleTable, groups: np.ndarray, config: SplitConfig) -> np.ndarray:
+    """Give every sample its part, (n,); with few groups a part may lack a class."""
     parts = np.full(len(table), "train", dtype="<U6")
     if config.protocol == "official":
         official = [sample.split for sample in table.samples]
@@ -108,8 +122,8 @@ def draw(table: SampleTable, config: SplitConfig) -> Split:
         if config.purge:  # no other protocol divides a group that it knows
             purge(groups, parts)
     elif config.folds is None:
-        share = DEFAULT_TEST_SHARE if config.test is None else config.test
-        parts[_partition(table, groups, [1 - share, share], config.seed) == 1] = "test"
+        shares = [1 - _test_share(config), _test_share(config)]
+        parts[_partition(table, groups, shares, config.seed) == 1] = "test"
     else:
         folds = _partition(table, groups, [1 / config.folds] * config.folds, config.seed)
         parts[folds == (config.fold or 0)] = "test"
@@ -117,11 +131,178 @@ def draw(table: SampleTable, config: SplitConfig) -> Split:
         rest = np.flatnonzero(parts == "train")
         shares = [1 - config.val, config.val]
         parts[rest[_partition(table, groups, shares, config.seed, rest) == 1]] = "val"
-    _check_overlap(table, groups, parts, config)
-    _check_classes(table, groups, parts, config)
-    groups = table.groups()
-    text = _to_csv(table, groups, parts)
-    return Split(parts, groups, text, digest_of(text), LEAKY.get(config.protocol))
+    return parts
+
+
+def _test_share(config: SplitConfig) -> float:
+    return DEFAULT_TEST_SHARE if config.test is None else config.test
+
+
+def _lacking(table: SampleTable, parts: np.ndarray) -> dict[str, list[Part]]:
+    """Name the classes that some parts have no sample of, and those parts."""
+    found = {}
+    for label, name in enumerate(table.classes):
+        own = set(parts[table.labels == label])
+        if missing := [part for part in PARTS if part not in own]:
+            found[name] = missing
+    return found
+
+
+def _deal_again(
+    table: SampleTable, groups: np.ndarray, config: SplitConfig, dealt: np.ndarray
+) -> np.ndarray:
+    """Deal the groups so that every part has every class, if `_deal` has not managed to.
+
+    A few groups that hold all classes are sought for each part first; the others are dealt as
+    ever. Splits that `_deal` does find stay as they are: their digests must not change.
+
+    Args:
+        table: The samples.
+        groups: The number of each one's group, (n,).
+        config: How they are to be split.
+        dealt: What `_deal` has found, (n,).
+
+    Returns:
+        The parts, (n,); `dealt` if there is no such split, or none is found.
+    """
+    if config.protocol == "official":
+        official = {sample.split for sample in table.samples}
+        if "val" in official or any("test" in parts for parts in _lacking(table, dealt).values()):
+            return dealt
+        rest = np.flatnonzero(np.isin(dealt, ("train", "val")))
+        begun = _cover(table, groups, config.seed, ["val", "train"], rest)
+        if begun is None:
+            return dealt
+        parts = dealt.copy()
+        shares = {"train": 1 - config.val, "val": config.val}
+        parts[rest] = _fill_up(table, groups, config.seed, shares, begun, rest)
+        return parts
+    if config.folds is not None:
+        return _deal_folds_again(table, groups, config, dealt)
+    everything = np.arange(len(table))
+    begun = _cover(table, groups, config.seed, ["test", "val", "train"], everything)
+    if begun is None:
+        return dealt
+    test = _test_share(config)
+    shares = {
+        "train": (1 - test) * (1 - config.val),
+        "val": (1 - test) * config.val,
+        "test": test,
+    }
+    return _fill_up(table, groups, config.seed, shares, begun, everything)
+
+
+def _deal_folds_again(
+    table: SampleTable, groups: np.ndarray, config: SplitConfig, dealt: np.ndarray
+) -> np.ndarray:
+    """Do the same for folds: each sample is still tested in one of them, and so are the others'.
+
+    The test sets of the folds that `_deal` has managed stay as they are.
+    """
+    assert config.folds is not None
+    fixed, free = {}, np.ones(len(table), bool)
+    for fold in range(config.folds):
+        parts = _deal(table, groups, replace(config, fold=fold))
+        if not _lacking(table, parts):
+            fixed[fold] = parts == "test"
+            free &= ~fixed[fold]
+    fold, places = config.fold or 0, np.flatnonzero(free)
+    names = [str(each) for each in range(config.folds) if each not in fixed]
+    # Of two folds each must hold every class twice: it is the other's training and validation.
+    wanted = names * 2 if config.folds == 2 else names
+    begun = _cover(table, groups, config.seed, wanted, places)
+    if begun is None:
+        return dealt
+    shares = {name: 1 / len(names) for name in names}
+    test = places[_fill_up(table, groups, config.seed, shares, begun, places) == str(fold)]
+    parts = np.full(len(table), "train", dtype="<U6")
+    parts[test] = "test"
+    rest = np.flatnonzero(parts == "train")
+    begun = _cover(table, groups, config.seed, ["val", "train"], rest)
+    if begun is None:
+        return dealt
+    shares = {"train": 1 - config.val, "val": config.val}
+    parts[rest] = _fill_up(table, groups, config.seed, shares, begun, rest)
+    return parts
+
+
+def _fill_up(
+    table: SampleTable,
+    groups: np.ndarray,
+    seed: int,
+    shares: Mapping[str, float],
+    begun: Mapping[int, str],
+    subset: np.ndarray,
+) -> np.ndarray:
+    """Deal the groups that have no part yet; return the names of a subset's parts."""
+    names = list(shares)
+    placed = {group: names.index(name) for group, name in begun.items()}
+    found = _partition(table, groups, list(shares.values()), seed, subset, placed)
+    return np.array([names[part] for part in found])
+
+
+def _cover(
+    table: SampleTable,
+    groups: np.ndarray,
+    seed: int,
+    parts: Sequence[str],
+    subset: np.ndarray,
+) -> dict[int, str] | None:
+    """Choose groups for each part that hold every class, small ones first.
+
+    It is a search with backtracking: of all that a part lacks, what the fewest groups can give
+    comes first. It is exhaustive up to `MOST_STEPS` steps.
+
+    Args:
+        table: The samples.
+        groups: The number of each one's group, (n,).
+        seed: Decides which of equally large groups is taken.
+        parts: The parts; one that occurs twice gets every class twice.
+        subset: The positions of the samples whose groups are to be taken.
+
+    Returns:
+        The chosen groups' parts; None if none are found.
+    """
+    numbers, of_sample = np.unique(groups[subset], return_inverse=True)
+    holds = np.zeros((len(numbers), len(table.classes)), bool)
+    holds[of_sample, table.labels[subset]] = True
+    sizes = np.bincount(of_sample)
+    order = sorted(
+        range(len(numbers)), key=lambda i: (sizes[i], _hash(table, int(numbers[i]), seed))
+    )
+    lacks = np.ones((len(parts), len(table.classes)), bool)
+    if lacks.size > MOST_NEEDS:
+        return None
+    free = np.ones(len(numbers), bool)
+    chosen: dict[int, str] = {}
+    steps = 0
+
+    def search() -> bool:
+        nonlocal steps
+        steps += 1
+        left, needs = holds[free].sum(axis=0), lacks.sum(axis=0)
+        if not needs.any():
+            return True
+        if steps > MOST_STEPS or (left < needs).any():
+            return False
+        label = int(np.where(needs > 0, left - needs, np.iinfo(np.int64).max).argmin())
+        part = int(lacks[:, label].argmax())
+        tried = set()
+        for i in order:
+            kind = holds[i].tobytes()  # one of two groups that hold the same is tried
+            if not free[i] or not holds[i, label] or kind in tried:
+                continue
+            tried.add(kind)
+            before = lacks[part].copy()
+            free[i], lacks[part] = False, before & ~holds[i]
+            chosen[int(numbers[i])] = parts[part]
+            if search():
+                return True
+            del chosen[int(numbers[i])]
+            free[i], lacks[part] = True, before
+        return False
+
+    return chosen if search() else None
 
 
 def _partition(
@@ -130,8 +311,9 @@ def _partition(
     shares: Sequence[float],
     seed: int,
     subset: np.ndarray | None = None,
+    placed: Mapping[int, int] | None = None,
 ) -> np.ndarray:
-    """Deals whole groups out to parts so that each part gets its share of every class.
+    """Deal whole groups out to parts so that each part gets its share of every class.
 
     Groups come in order of size, largest first, and at random within a size; each goes to the
     part that is least full in the group's classes, then to the part least full in all. The random
@@ -140,28 +322,44 @@ def _partition(
 
     scikit-learn's StratifiedGroupKFold knows equal folds only, and its draw is free to change
     with its version; a split's digest must not.
+
+    Args:
+        table: The samples.
+        groups: The number of each one's group, (n,).
+        shares: The parts' shares of the samples.
+        seed: Decides the order of equally large groups.
+        subset: The positions to deal out; None for all.
+        placed: The groups whose part is known.
+
+    Returns:
+        The number of the part of each of the subset's samples.
     """
+    placed = placed or {}
     subset = np.arange(len(table)) if subset is None else subset
     members: dict[int, list[int]] = {}
     for position, index in enumerate(subset):
         members.setdefault(int(groups[index]), []).append(position)
 
-    def rank(item: tuple[int, list[int]]) -> tuple[int, bytes]:
-        first_id = table.samples[item[0]].id
-        return -len(item[1]), hashlib.sha256(f"{seed}\n{first_id}".encode()).digest()
+    def rank(item: tuple[int, list[int]]) -> tuple[bool, int, bytes]:
+        return item[0] not in placed, -len(item[1]), _hash(table, item[0], seed)
 
     labels, n_classes = table.labels[subset], len(table.classes)
     wanted = np.outer(shares, np.maximum(np.bincount(labels, minlength=n_classes), 1))
     filled = np.zeros_like(wanted)
     result = np.empty(len(subset), dtype=np.int64)
-    for _, positions in sorted(members.items(), key=rank):
+    for group, positions in sorted(members.items(), key=rank):
         counts = np.bincount(labels[positions], minlength=n_classes)
         fullness = (filled / wanted) @ counts / len(positions)
         overall = filled.sum(axis=1) / wanted.sum(axis=1)
-        part = int(np.lexsort((overall, fullness.round(9)))[0])
+        part = placed.get(group, int(np.lexsort((overall, fullness.round(9)))[0]))
         filled[part] += counts
         result[positions] = part
     return result
+
+
+def _hash(table: SampleTable, group: int, seed: int) -> bytes:
+    """Return what decides a group's place among equals: random, but the same with every library."""
+    return hashlib.sha256(f"{seed}\n{table.samples[group].id}".encode()).digest()
 
 
 def purge(groups: np.ndarray, parts: np.ndarray) -> None:
@@ -199,19 +397,37 @@ def _group_name(table: SampleTable, group: int) -> str:
 def _check_classes(
     table: SampleTable, groups: np.ndarray, parts: np.ndarray, config: SplitConfig
 ) -> None:
-    """Every class must be in every part: without it no metric over the classes means anything."""
-    for label, name in enumerate(table.classes):
-        own = table.labels == label
-        missing = [part for part in PARTS if not np.any(own & (parts == part))]
-        if missing:
-            count, n_groups = int(own.sum()), len(np.unique(groups[own]))
-            images = f"{count} image{'' if count == 1 else 's'} in {n_groups} group"
-            folds = f"{config.folds} folds need" if config.folds else "train, val and test need"
-            raise UserError(
-                f"class '{name}' ({images}{'' if n_groups == 1 else 's'}) has none in "
-                f"{', '.join(missing)}: {folds} at least {max(config.folds or 3, 3)} groups a "
-                "class; use fewer folds, larger shares, or leave the class out"
-            )
+    """Refuse a part without a class: no metric over the classes would mean anything.
+
+    Raises:
+        UserError: A part has none of a class; the line says whether more groups would help.
+    """
+    lacking = _lacking(table, parts)
+    if not lacking:
+        return
+    name, missing = next(iter(lacking.items()))
+    own = table.labels == table.classes.index(name)
+    count, n_groups = int(own.sum()), len(np.unique(groups[own]))
+    images = f"{count} image{'' if count == 1 else 's'} in {n_groups} group"
+    images += "" if n_groups == 1 else "s"
+    least = max(config.folds or 3, 3)
+    what = f"{config.folds} folds need" if config.folds else "train, val and test need"
+    if config.protocol == "official":
+        why = "the authors' parts are fixed; use data.split.protocol: grouped"
+        if missing == ["val"] or missing == ["train"]:
+            why = "its training images cannot be divided; use data.split.protocol: grouped"
+    elif n_groups < least:
+        why = (
+            f"{what} at least {least} groups a class; use fewer folds, or leave the class out"
+            if config.folds
+            else f"{what} at least {least} groups a class; leave the class out, or add groups"
+        )
+    else:
+        why = (
+            "no way was found to divide the groups, each of which stays whole, so that every part "
+            "has every class; use fewer folds, or other groups"
+        )
+    raise UserError(f"class '{name}' ({images}) has none in {', '.join(missing)}: {why}")
 
 
 def _to_csv(table: SampleTable, groups: np.ndarray, parts: np.ndarray) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -50,7 +51,8 @@ class SampleTable:
         copies: Pairs of positions in `samples` that show the same thing, and so share a group.
 
     Raises:
-        UserError: An id occurs twice, two samples have one mask, or a class has no sample.
+        UserError: An id occurs twice, two samples have one mask, or a class has no sample or a
+            control character in its name.
     """
 
     def __init__(
@@ -76,6 +78,12 @@ class SampleTable:
         twice = [name for name, n in Counter(s.id for s in self.samples).items() if n > 1]
         if twice:
             raise UserError(f"sample '{twice[0]}' occurs more than once in the dataset's table")
+        broken = [sample.id for sample in self.samples if "\r" in sample.id]
+        if broken:
+            raise UserError(f"{broken[0]!r} has a line break in its name; rename it")
+        for name in self.classes:
+            if any(unicodedata.category(character) == "Cc" for character in name):
+                raise UserError(f"class {name!r} has a control character in its name; rename it")
         owner: dict[str, str] = {}
         for sample in self.samples:
             if sample.mask is None:

@@ -28,6 +28,7 @@ class UnlabelledImages(Dataset[Batch]):
             `any/b.jpg` it is `masks/b.png`. It may be the folder of the images. None where there
             are none.
         preprocessing: The training's.
+        max_pixels: The largest image or mask that is decoded, in pixels.
 
     Attributes:
         names: What each file is called: its path below the folder where that is all that was
@@ -40,9 +41,14 @@ class UnlabelledImages(Dataset[Batch]):
     """
 
     def __init__(
-        self, images: Sequence[Path], masks: Path | None, preprocessing: Preprocessing
+        self,
+        images: Sequence[Path],
+        masks: Path | None,
+        preprocessing: Preprocessing,
+        max_pixels: int = files.MAX_PIXELS,
     ) -> None:
         self._preprocessing = preprocessing
+        self._max_pixels = max_pixels
         if masks is not None and not masks.is_dir():
             raise UserError(f"--masks: there is no folder {masks}")
         below = _image_files(images)
@@ -84,9 +90,9 @@ class UnlabelledImages(Dataset[Batch]):
     def _show(self, position: int) -> Image:
         """An image as the network sees it."""
         prepared, path = self._preprocessing, Path(self._paths[position])
-        image, mask = files.read_image(path), None
+        image, mask = files.read_image(path, self._max_pixels), None
         if self._masks is not None:
-            mask = files.read_mask(Path(self._masks[position]), image)
+            mask = files.read_mask(Path(self._masks[position]), image, self._max_pixels)
         image, mask = prepared.prepare(image, mask, str(path))
         return apply_view(image, mask, prepared.view, prepared.fill)
 

@@ -33,6 +33,7 @@ _FREE = (
     "data.root",
     "data.cache",
     "data.num_workers",
+    "data.max_pixels",
     "data.augment_on",
 )
 

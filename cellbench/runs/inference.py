@@ -19,7 +19,7 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from cellbench.data.dataset import Batch
 from cellbench.data.unlabelled import UnlabelledImages
 from cellbench.data.views import Image
-from cellbench.errors import UserError
+from cellbench.errors import UserError, printable
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.heads import HeadConfig
 from cellbench.models.weights import Undrawn
@@ -30,6 +30,8 @@ from cellbench.runs.folder import RunFolder, whole_file
 from cellbench.runs.predictions import PREFIX, read_predictions
 from cellbench.runs.probabilities import fit_temperature, temper
 from cellbench.runs.progress import EndAtSignal
+
+_CRLF = "\r\n"
 
 EXPLAINED = 16
 """Images whose heat maps are made at once."""
@@ -95,6 +97,7 @@ def predict(
     explain: Path | None,
     batch_size: int,
     accelerator: str,
+    max_pixels: int,
 ) -> None:
     """Classifies images, prepared as the training's were; a batch at a time is in memory.
 
@@ -110,6 +113,7 @@ def predict(
         explain: The folder for a PNG of each image with its heat maps, or None.
         batch_size: The largest number of images in a batch.
         accelerator: Lightning's name of the device.
+        max_pixels: The largest image that is decoded; a larger one cannot be read.
 
     Raises:
         UserError: There is no such checkpoint, no image that can be read, or no mask where the view
@@ -117,8 +121,10 @@ def predict(
     """
     if batch_size < 1:
         raise UserError(f"--batch_size: {batch_size} is less than 1")
+    if max_pixels < 1:
+        raise UserError(f"--max_pixels: {max_pixels} is less than 1")
     described, state = read_checkpoint(folder.best)
-    dataset = UnlabelledImages(images, masks, described.preprocessing)
+    dataset = UnlabelledImages(images, masks, described.preprocessing, max_pixels)
     model = build_model(described, state)
     temperature = Temperature.of_run(folder)
     sampler = BatchSampler(SequentialSampler(dataset), batch_size, drop_last=False)
@@ -139,7 +145,7 @@ def predict(
                 f"none of the {len(dataset)} images can be read; the first: {dataset.unreadable[0]}"
             )
         _write_unreadable(unreadable, dataset)
-    print(f"{rows.written} images, view {described.preprocessing.view}: {output}")
+    print(f"{rows.written} images, view {described.preprocessing.view}: {printable(str(output))}")
     twins = len(dataset) - len({Path(name).with_suffix("") for name in dataset.names})
     if twins:
         print(
@@ -150,7 +156,7 @@ def predict(
     if dataset.unreadable:
         print(
             f"NOTE {len(dataset.unreadable)} of {len(dataset)} images could not be read and have "
-            f"NO PREDICTION: {unreadable} lists them"
+            f"NO PREDICTION: {printable(str(unreadable))} lists them"
         )
     if sheet is not None and contact_sheet is not None:
         figures.save(sheet.draw(), contact_sheet)
@@ -191,15 +197,40 @@ def _open(path: Path) -> TextIO:
     return path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
 
 
+class _LineEnds:
+    r"""Ends the rows of a csv.writer with \n alone, although it quotes cells that hold an \r.
+
+    With lineterminator="\n" Python before 3.13 leaves such cells bare, and a file's name could begin
+    a row of its own.
+
+    Args:
+        file: What to write to.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: str) -> None:
+        """Write a row, which ends with a carriage return and a line feed."""
+        self._file.write(f"{row.removesuffix(_CRLF)}\n")
+
+
+def _as_text(cell: str) -> str:
+    """Put a ' before what a spreadsheet would take for a formula (OWASP: CSV injection)."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else cell
+
+
 def _write_unreadable(path: Path, dataset: UnlabelledImages) -> None:
     """Lists the images that could not be read, or removes the list of an earlier call."""
     if not dataset.unreadable:
         path.unlink(missing_ok=True)
         return
     with whole_file(path) as beside, _open(beside) as file:
-        rows = csv.writer(file, lineterminator="\n")
+        rows = csv.writer(_LineEnds(file), lineterminator=_CRLF)
         rows.writerow(["file", "reason"])
-        rows.writerows([dataset.names[i], why] for i, why in dataset.unreadable.items())
+        rows.writerows(
+            [_as_text(dataset.names[i]), _as_text(why)] for i, why in dataset.unreadable.items()
+        )
 
 
 class _Rows(Callback):
@@ -222,7 +253,7 @@ class _Rows(Callback):
         sheet: "_ContactSheet | None",
     ) -> None:
         self.written = 0
-        self._rows = csv.writer(file, lineterminator="\n")
+        self._rows = csv.writer(_LineEnds(file), lineterminator=_CRLF)
         self._rows.writerow(["file", "predicted", "confidence", *(PREFIX + c for c in classes)])
         self._dataset = dataset
         self._classes = classes
@@ -247,7 +278,8 @@ class _Rows(Callback):
                 continue
             predicted = int(probabilities[i].argmax())
             name, shown = self._dataset.names[position], map(str, probabilities[i])
-            self._rows.writerow([name, self._classes[predicted], confidence[i], *shown])
+            texts = _as_text(name), _as_text(self._classes[predicted])
+            self._rows.writerow([*texts, confidence[i], *shown])
             if self._sheet is not None:
                 self._sheet.add(
                     float(confidence[i]), position, predicted, Path(name).name, batch.images[i]

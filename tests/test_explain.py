@@ -282,7 +282,7 @@ def test_masks_that_have_changed_are_refused(fit, folder_root, fails):
     replace_masks(folder_root)
     line = fails("explain", str(run))
     assert "the masks have changed since the training" in line
-    assert not (run / NAME).exists()
+    assert not (run / "attributions.csv").exists()
 
 
 def test_nothing_is_half_written(fit, fails):

@@ -19,7 +19,8 @@ from cellbench.report.statistics import (
 )
 from cellbench.runs.conditions import Condition
 from cellbench.runs.finished import Finished
-from cellbench.runs.metrics import LEVEL, confusion_by_group, confusion_matrix, resample, values
+from cellbench.runs.intervals import LEVEL
+from cellbench.runs.metrics import confusion_by_group, confusion_matrix, resample, values
 
 Metric = Literal["accuracy", "balanced_accuracy", "precision_macro", "f1_macro", "mcc", "kappa"]
 """What conditions are compared by."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, special
 
-from cellbench.runs.metrics import LEVEL
+from cellbench.runs.intervals import LEVEL
 
 NONE = 1e-12
 """A standard error below this is rounding: nothing varies."""

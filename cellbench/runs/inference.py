@@ -200,8 +200,8 @@ def _open(path: Path) -> TextIO:
 class _LineEnds:
     r"""Ends the rows of a csv.writer with \n alone, although it quotes cells that hold an \r.
 
-    With lineterminator="\n" Python before 3.13 leaves such cells bare, and a file's name could begin
-    a row of its own.
+    With lineterminator="\n" Python before 3.13 leaves such cells bare, and a file's name could
+    begin a row of its own.
 
     Args:
         file: What to write to.

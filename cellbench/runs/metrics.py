@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cellbench.runs.intervals import LEVEL as LEVEL
 from cellbench.runs.intervals import Shares, bounded, of_mean, wider
-from cellbench.runs.intervals import wilson as wilson
 
 REPLICATES = 2000
 

@@ -14,7 +14,8 @@ from cellbench.report.statistics import (
     score_interval,
     unvaried,
 )
-from cellbench.runs.metrics import Z, resample
+from cellbench.runs.intervals import Z
+from cellbench.runs.metrics import resample
 
 SIZES = (60, 300, 3000)
 """Numbers of tested cells."""

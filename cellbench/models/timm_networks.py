@@ -11,7 +11,10 @@ from cellbench.errors import UserError, suggest
 
 PREFIX = "timm/"
 
-CLASSIFIERS = ("fc.", "classifier.", "head.", "head_dist.", "last_linear.", "classif.")
+CLASSIFIERS = (
+    *("fc.", "classifier.", "head.", "heads.", "head_dist.", "aux_head."),
+    *("last_linear.", "classif."),
+)
 """How the names of its classifiers begin in a state dict."""
 
 

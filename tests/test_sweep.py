@@ -54,7 +54,7 @@ def test_a_comparison_tests_every_run_once(sweep, capsys):
     assert {metrics(run)["view"] for run in runs[2:]} == {"masked"}
     assert all("test" in metrics(run) for run in runs)
     said = capsys.readouterr().out
-    assert re.search(r"masked .*accuracy.* 2 seeds", " ".join(said.split()))
+    assert re.search(r"masked .*2 seeds each\): .*accuracy", " ".join(said.split()))
     assert (folder / "report.html").is_file()
 
 

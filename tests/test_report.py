@@ -14,6 +14,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from cellbench.__main__ import main
 from cellbench.data.files import fingerprint
 from cellbench.report.statistics import score_interval
+from cellbench.runs.conditions import few_groups
 from cellbench.runs.finished import read_finished
 from tests.conftest import write_image
 from tests.drawn_runs import CLASSES, cross_validation, draw
@@ -605,3 +606,13 @@ def test_a_report_goes_to_wandb_offline(report, tmp_path):
     (folder,) = (tmp_path / "out" / "wandb").glob("offline-run-*")
     assert folder.name in out.replace("\n", "")
     assert len(list(folder.rglob("*.wandb"))) == 1
+
+
+def test_a_note_names_the_classes_of_few_groups():
+    groups, classes = [0, 1, 2, 3, 4, 5, 6, 6], ["healthy"] * 5 + ["tumour"] * 3
+    assert few_groups(groups, classes) == [
+        "few test groups, so that intervals mean little: tumour 2"
+    ]
+    (whole,) = few_groups([0, 1, 2, 2], ["healthy"] * 2 + ["tumour"] * 2)
+    assert whole == "the test images are of 3 groups: too few for any interval to mean much"
+    assert few_groups(range(10), ["healthy", "tumour"] * 5) == []

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from filelock import BaseFileLock, FileLock, Timeout
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -26,7 +25,7 @@ from cellbench.errors import OtherRun, UserError, printable
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs import features, loggers, precision
 from cellbench.runs.checkpoint import CheckpointConfig, WholeCheckpointIO, read_checkpoint
-from cellbench.runs.conditions import FEW_GROUPS
+from cellbench.runs.conditions import few_groups
 from cellbench.runs.folder import RunFolder, as_yaml
 from cellbench.runs.loggers import WandbConfig
 from cellbench.runs.ranks import Ranks, environment
@@ -500,10 +499,11 @@ class CellbenchCLI(LightningCLI):
             )
         elif self.datamodule.label_noise:
             yield f"{self.datamodule.label_noise:.0%} of the training labels replaced by others"
-        groups = len(np.unique(drawn.groups[drawn.parts == "test"]))
-        if groups < FEW_GROUPS:
-            shown = "1 group" if groups == 1 else f"{groups} groups"
-            yield f"the test images are of {shown}: too few for any interval to mean much"
+        tested = drawn.indices("test")
+        labels = self.datamodule.table.labels[tested]
+        yield from few_groups(
+            drawn.groups[tested].tolist(), [self.datamodule.classes[label] for label in labels]
+        )
         swapped = self.model.arguments["norm"] == "group" and self.model.loaded is not None
         if swapped and self.model.trained < sum(p.numel() for p in self.model.parameters()):
             yield "what is frozen was trained with batch norm, and has group norm now"

@@ -119,13 +119,30 @@ class Condition:
                 seeds[split_seed, seed].add(fold)
             if any(len(folds) < total for folds in seeds.values()):
                 found.append("some seeds lack folds, whose images count less in what is pooled")
-        groups = {run.split.group[name] for run in self.runs for name in run.test.ids}
-        if len(groups) < FEW_GROUPS:
-            shown = "1 group" if len(groups) == 1 else f"{len(groups)} groups"
-            found.append(f"the test images are of {shown}: too few for any interval to mean much")
+        tested = {name: run for run in self.runs for name in run.test.ids}
+        found += few_groups(
+            [run.split.group[name] for name, run in tested.items()],
+            [run.split.label[name] for name, run in tested.items()],
+        )
         if self.older:
             found.append(f"{self.older} older runs of the same folds and seeds left out")
         return found
+
+
+def few_groups(groups: Sequence[Any], classes: Sequence[str]) -> list[str]:
+    """Return a note where a test set, or a class of it, has too few groups for its intervals.
+
+    Args:
+        groups: Each test image's group.
+        classes: Each one's class.
+    """
+    total = len(set(groups))
+    if total < FEW_GROUPS:
+        shown = "1 group" if total == 1 else f"{total} groups"
+        return [f"the test images are of {shown}: too few for any interval to mean much"]
+    counts = Counter(name for _, name in set(zip(groups, classes, strict=True)))
+    few = ", ".join(f"{name} {n}" for name, n in sorted(counts.items()) if n < FEW_GROUPS)
+    return [f"few test groups, so that intervals mean little: {few}"] if few else []
 
 
 def conditions(runs: Sequence[Finished]) -> list[Condition]:

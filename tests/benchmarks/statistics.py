@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tests.benchmarks import verdicts
+from tests.benchmarks import coverage, verdicts
 from tests.test_statistics import nearest_mean, rejected
 
 TRIALS = 1000
@@ -16,6 +16,7 @@ def measure() -> Iterator[tuple[str, str]]:
     """Yields rows of the table: what, and its figure."""
     yield from _corrected()
     yield from verdicts.measure()
+    yield from coverage.measure(TRIALS // 5)
 
 
 def _corrected() -> Iterator[tuple[str, str]]:

@@ -1,5 +1,7 @@
 """Metrics against scikit-learn, and their intervals against what they promise."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -310,3 +312,11 @@ def test_shares_near_one_are_covered(share, n):
     ends = np.array([score_interval(k / n, n) for k in hits])
     held = (ends[:, 0] <= share) & (share <= ends[:, 1])
     assert binom.pmf(hits, n, share)[held].sum() >= 0.93  # Wilson's: .86 of ten, .985
+
+
+def test_of_a_class_that_is_never_predicted_the_precision_may_be_anything():
+    labels = np.repeat([0, 1, 2, 3], 5)
+    found = score(labels, np.zeros_like(labels))
+    own = found["classes"]["b"]["precision"]
+    assert (own["value"], own["low"], own["high"]) == (0, 0, 1)
+    assert json.loads(json.dumps(found)) == found  # nothing is NaN

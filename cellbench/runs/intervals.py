@@ -91,11 +91,11 @@ class Shares:
             ratio = critical(self._n - 1) / critical(self._groups - 1)
             effect = np.maximum(self._variance / self._simple, self.design_effect)
             effective = np.maximum(self._n / effect * ratio**2, self._alike)
-        varies = (self._variance > 0) & (self._groups > 1)
+        alike = (self._groups > 0) & ~((self._variance > 0) & (self._groups > 1))
         ends = [
-            score_interval(share, n) if known else wilson(share, groups)
-            for share, n, known, groups in zip(
-                self.value, effective, varies, self._groups, strict=True
+            wilson(share, groups) if same else score_interval(share, n)
+            for share, n, same, groups in zip(
+                self.value, effective, alike, self._groups, strict=True
             )
         ]
         return np.array(ends)

@@ -217,7 +217,7 @@ def trials(setting: Setting, repetitions: int, seed: int) -> list[Measured]:
         groups = setting.groups()
         own = groups[CLASSES.index(of_class)] if of_class else groups.sum()
         held = np.mean((low <= true[name] + 1e-9) & (true[name] - 1e-9 <= high))
-        sd = max(float(value.std()), 1e-12)
+        sd = float(value.std())
         distance = true[name] if metric in ("log_loss", "brier", "ece") else 1 - true[name]
         measured.append(
             Measured(
@@ -225,8 +225,8 @@ def trials(setting: Setting, repetitions: int, seed: int) -> list[Measured]:
                 f"class {metric}" if of_class else metric,
                 int(own),
                 float(held),
-                float((high - low).mean() / (3.92 * sd)),
-                min(distance, true[name]) >= 2 * sd,
+                float((high - low).mean() / (3.92 * max(sd, 1e-12))),
+                min(distance, true[name]) >= 2 * sd > 1e-9,
             )
         )
     return measured

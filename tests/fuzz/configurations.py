@@ -59,7 +59,7 @@ def with_value(config: dict[str, Any], path: str, value: str) -> str:
 def experiments(rng: Random, box: Box, template: Template) -> Input:
     """An experiment's file that is wrong in one place, for each command that takes one."""
     path = box.work / "experiment.yaml"
-    given = Input("experiments", "", _taking_experiments(rng, box))
+    given = Input("experiments", "", _taking_experiments(rng, box), own_code=True)
     if rng.random() < 0.7:
         key = rng.choice(list(flat(template.experiment)))
         value = values.draw(rng)

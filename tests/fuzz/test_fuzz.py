@@ -41,6 +41,7 @@ PLANTED = {
     "long line": lambda work: _end("x" * 301),
     "control character": lambda work: _end("no file \x1b[31mred"),
     "lost": lambda work: (work / "kept.txt").unlink() or _end("sorry"),
+    "followed": lambda work: (work / "lure.yaml").read_text(),
     "network": lambda work: socket.create_connection(("127.0.0.1", 9)),
     "too many processes": lambda work: _fork_many(),
     "memory": lambda work: b"x" * (700 << 20),
@@ -54,7 +55,6 @@ OUTSIDE = {
     "makes a folder": lambda work: (work / "../new").mkdir(),
     "writes through a link": lambda work: (work / "link").write_text("x"),
     "reads": lambda work: (work / "../outside/secret.txt").read_text(),
-    "reads a lure": lambda work: (work / "lure.yaml").read_text(),
     "writes unseen": lambda work: _sink(work / "../outside/new"),
 }
 
@@ -119,6 +119,7 @@ def test_code_that_runs_is_found(way, run):
 def test_what_is_not_as_expected_is_found(run):
     assert run(lambda work: None, refused=True) == {"accepted"}
     assert run(lambda work: _end("no"), good=True) == {"exit code"}
+    assert "code run" in run(RUNS["imports"], own_code=True)  # it writes more than its import
     assert run(lambda work: None, check=lambda work, outcome: "wrong") == {"accepted"}
 
 

@@ -10,6 +10,9 @@ from typing import Any
 LURE = "lure"
 """Files whose names begin with this must never be read."""
 
+FOLLOWED = "followed"
+"""The fault of an input by which such a file is read."""
+
 CANARY = "canary"
 """The file that hostile code writes when it runs."""
 
@@ -18,6 +21,12 @@ FORKS = 32
 
 PROGRAMS = frozenset({"git", "uname", "lscpu", "nvidia-smi", "ldconfig"})
 """Programs that cellbench, Python or a library asks about the machine."""
+
+LIBRARIES = (
+    os.path.join("torch", "_inductor", "compile_worker"),
+    "import sys, json; print(json.dumps(sys.path))",  # typeshed_client, for jsonargparse
+)
+"""Parts of command lines by which libraries start Python for themselves."""
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -73,14 +82,17 @@ def hook(
                 check(path, None, followed=True)
             elif (opened := _absolute(path, None, followed=True)) is not None:
                 name = os.path.basename(os.fsdecode(path))
-                if opened.startswith(forbidden) or name.startswith(LURE):
+                if opened.startswith(forbidden):
                     tell("file outside", f"read {opened}")
+                elif name.startswith(LURE):
+                    tell(FOLLOWED, opened)
         elif event in _CHANGES:
             position, folder = _CHANGES[event]
             check(args[position], None if folder is None else args[folder], followed=False)
         elif event in _STARTS:
             program = os.path.basename(str(args[0]))
-            if program not in PROGRAMS:
+            own = program in PROGRAMS or any(part in str(args[1:2]) for part in LIBRARIES)
+            if not own:
                 tell("code run", f"{event} {args[0]} {str(args[1:2])[:200]}")
         elif event == "os.fork":
             forks += 1

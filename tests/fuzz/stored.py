@@ -315,23 +315,22 @@ def _change_yaml(rng: Random, path: Path) -> str:
     return f"{path.name}: {key}: {values.shown(value)}"
 
 
+# Optuna's numbers of a journal's operations.
+_CREATE_TRIAL, _SET_ATTRIBUTE = 4, 9
+
+
 def _evil_journal(rng: Random, path: Path) -> str:
     """Puts a pickle into a journal where a sampler keeps its state; all trials get it."""
     evil = rng.choice((pickle.dumps(_Evil()), _evil_import())).hex()
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    found = False
-    for line in lines:
-        attributes = line.get("system_attr") or {}
-        for key in attributes:
-            if "optimizer" in key:
-                found = True
-                attributes[key] = evil if key.endswith(":0") else ""
-    if not found:
-        trials = max(line.get("trial_id", 0) for line in lines)
-        for trial in range(trials + 1):
-            for key in ("cma:optimizer:0", "cmawm:optimizer:0", "sepcma:optimizer:0"):
-                line = {"op_code": 9, "worker_id": "x", "trial_id": trial}
-                lines.append(line | {"system_attr": {key: evil}})
+    lines, trial = [], 0
+    for line in map(json.loads, path.read_text().splitlines()):
+        lines.append(line)
+        if line["op_code"] == _CREATE_TRIAL:  # once it is finished, nothing can be added
+            state = {"cma:optimizer:0": evil, "cma:generation": 0}
+            for key, value in state.items():
+                own = {"op_code": _SET_ATTRIBUTE, "worker_id": "x", "trial_id": trial}
+                lines.append(own | {"system_attr": {key: value}})
+            trial += 1
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return f"{path.name}: a pickle as the sampler's state"
 

@@ -283,7 +283,13 @@ def test_two_rows_of_a_table_do_not_name_one_mask(folder_root, fails, second):
     rows[1] = f"1 (0).jpg,{second}"
     table = ["path,mask,label", *(f"blast/{row},{'ab'[i % 2]}" for i, row in enumerate(rows))]
     (folder_root / "t.csv").write_text("\n".join(table))
-    line = fails("fit", "--data=FolderDataModule", f"--data.root={folder_root}", "--data.csv=t.csv")
+    line = fails(
+        "fit",
+        "--data=FolderDataModule",
+        f"--data.root={folder_root}",
+        "--data.csv=t.csv",
+        "--data.view=masked",
+    )
     assert line.startswith("'blast/0 (0).jpg' and 'blast/1 (0).jpg' have one mask, ")
 
 

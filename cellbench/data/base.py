@@ -420,6 +420,8 @@ class CellDataModule(LightningDataModule, ABC):
     def _pixels(self) -> Pixels:
         samples, preprocessing = self.table.samples, self.preprocessing
         with_masks, by_expert = needs_mask(self.view), self.masks == "expert"
+        if with_masks and by_expert:
+            self.table.check_masks()
         lacking = [s.id for s in samples if with_masks and by_expert and not self.has_mask(s)]
         if lacking:
             instead = "data.masks: auto" if self.shows_cells else "view raw"

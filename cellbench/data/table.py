@@ -51,8 +51,8 @@ class SampleTable:
         copies: Pairs of positions in `samples` that show the same thing, and so share a group.
 
     Raises:
-        UserError: An id occurs twice, two samples have one mask, or a class has no sample or a
-            control character in its name.
+        UserError: An id occurs twice or has a line break, or a class has no sample or a control
+            character in its name.
     """
 
     def __init__(
@@ -84,6 +84,16 @@ class SampleTable:
         for name in self.classes:
             if any(unicodedata.category(character) == "Cc" for character in name):
                 raise UserError(f"class {name!r} has a control character in its name; rename it")
+        counts = np.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
+        if len(self.samples) and self.labels.max() >= 0 and counts.min() == 0:
+            raise UserError(f"class '{self.classes[int(counts.argmin())]}' has no image")
+
+    def check_masks(self) -> None:
+        """Make sure that each sample has a mask of its own, if it has one.
+
+        Raises:
+            UserError: Two samples have one mask.
+        """
         owner: dict[str, str] = {}
         for sample in self.samples:
             if sample.mask is None:
@@ -94,9 +104,6 @@ class SampleTable:
                     f"'{other}' and '{sample.id}' have one mask, {sample.mask}; give each image "
                     "its own, or leave one of the two out with data.exclude"
                 )
-        counts = np.bincount(self.labels[self.labels >= 0], minlength=len(self.classes))
-        if len(self.samples) and self.labels.max() >= 0 and counts.min() == 0:
-            raise UserError(f"class '{self.classes[int(counts.argmin())]}' has no image")
 
     @property
     def keys(self) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The command line: what it imports, and one clear line for each mistake."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -91,6 +92,20 @@ def test_print_config_gives_a_config_that_runs(tmp_path, capsys, fit):
         (["--name=../x"], "is no folder name"),
         (["--wandb.mode=online"], "wandb.mode: No API key configured"),
         (["--ckpt_path=nowhere.ckpt"], "fit starts afresh"),
+        (
+            ["--trainer.callbacks=LearningRateMonitor"],
+            "trainer.callbacks: LearningRateMonitor writes to a logger, and there is none; give ",
+        ),
+        (["--trainer.callbacks=DeviceStatsMonitor"], "DeviceStatsMonitor writes to a logger"),
+        (
+            ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val_loss"],
+            "trainer.callbacks: EarlyStopping watches 'val_loss', which no training logs; allowed: "
+            "train/loss, val/loss, train/accuracy, train/balanced_accuracy, train/f1_macro, val/",
+        ),
+        (
+            ["--trainer.callbacks=ModelCheckpoint", "--trainer.callbacks.monitor=acc"],
+            "ModelCheckpoint watches 'acc', which no training logs",
+        ),
     ],
 )
 def test_a_mistake_gets_one_line_and_leaves_nothing(args, message, tmp_path, fails):
@@ -173,6 +188,43 @@ def test_a_class_of_one_image_is_named(folder_root, fails, tmp_path):
     (folder_root / "blast" / "0 (0).jpg").rename(single / "0.jpg")
     line = fails("fit", "--data=FolderDataModule", f"--data.root={folder_root}", *TINY)
     assert "class 'rare' (1 image in 1 group) has none in" in line
+
+
+def test_without_a_home_the_cache_asks_for_a_folder(tmp_path, fails, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def no_home(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("pathlib.Path.expanduser", no_home)
+    line = fails("fit", f"--runs={tmp_path / 'runs'}", *TINY, "--data.cache.memory=0")
+    assert line == (
+        "data.cache.folder: ~/.cache/cellbench is in a home folder, and there is none; set HOME, "
+        "or give another folder"
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EMFILE, "Too many open files", "x.png"), "x.png: no more files can be open"),
+        (ImportError("libx.so: cannot open: Too many open files"), "no more files can be opened"),
+        (BlockingIOError(errno.EAGAIN, "fork"), "no more threads or processes can be started"),
+        (RuntimeError("can't start new thread"), "no more threads or processes can be started"),
+        (MemoryError(), "the memory is not enough"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "the memory is not"),
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full; make room"),
+    ],
+)
+def test_a_system_that_has_no_more_is_told_in_a_line(error, said, fails, monkeypatch):
+    def exhausted(args):
+        try:
+            raise error
+        except type(error) as cause:
+            raise ValueError("in a library") from cause
+
+    monkeypatch.setattr("cellbench.cli.report.main", exhausted)
+    assert fails("report").startswith(said)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")

@@ -24,6 +24,7 @@ from cellbench.data.base import CellDataModule
 from cellbench.errors import OtherRun, UserError, printable
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs import features, loggers, precision
+from cellbench.runs.callbacks import check_callbacks
 from cellbench.runs.checkpoint import CheckpointConfig, WholeCheckpointIO, read_checkpoint
 from cellbench.runs.conditions import few_groups
 from cellbench.runs.folder import RunFolder, as_yaml
@@ -271,6 +272,14 @@ class CellbenchCLI(LightningCLI):
             UserError: The machine lacks what was asked for, or the folder cannot be made.
         """
         asked = self._get(self.config_init, "trainer")
+        callbacks = _as_list(asked.get("callbacks"))
+        logged = (
+            bool(_as_list(asked.get("logger")))
+            or self._get(self.config_init, "tensorboard")
+            or self._get(self.config_init, "wandb").mode != "disabled"
+        )
+        if self._command == "fit":
+            check_callbacks(callbacks, self.model.logged, logged=logged)
         if asked.get("precision") is not None:
             named = precision.normalise(asked["precision"])
             self.config[self._command].trainer.precision = named
@@ -300,7 +309,6 @@ class CellbenchCLI(LightningCLI):
             hint,
             label_history=self._get(self.config_init, "label_history"),
         )
-        callbacks = _as_list(asked.get("callbacks"))
         own: list[Logger] = []
         told = environment()
         try:

@@ -206,6 +206,18 @@ class CellClassifier(LightningModule):
         )
 
     @property
+    def logged(self) -> list[str]:
+        """The names that a training logs once an epoch."""
+        some = {
+            "train/penalty": self._l1 or self._l2,
+            "train/sparsity": self._l1,
+            "train/parameters": len(self._phases) > 1,
+        }
+        given = [name for name, is_logged in some.items() if is_logged]
+        metrics = [*map(str, self.train_metrics), *map(str, self.val_metrics)]
+        return ["train/loss", "val/loss", *given, *metrics]
+
+    @property
     def frozen(self) -> bool:
         """Whether the whole backbone stays as it is, throughout the training."""
         return min(self._plan.frozen) == len(self._stages)

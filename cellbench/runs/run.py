@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 
 import cellbench
@@ -159,6 +160,8 @@ class Run:
                 self.trainer.fit(
                     self.model, datamodule=self.data, ckpt_path=begun, weights_only=True
                 )
+            except MisconfigurationException as error:
+                raise UserError(f"trainer: {str(error).splitlines()[0]:.200}") from error
             except RESTORING as error:
                 if "more than 1 value per channel" in str(error):
                     raise UserError(

@@ -8,7 +8,7 @@ from importlib import import_module
 
 from cellbench import __version__, streams
 from cellbench.cli import COMMANDS
-from cellbench.errors import Interrupted, UserError, find_user_error, printable, suggest
+from cellbench.errors import Interrupted, UserError, find_user_error, one_line, suggest
 
 _USAGE = """usage: python -m cellbench COMMAND [--help] [options]
 
@@ -77,7 +77,8 @@ def program() -> int:
         return code
     if isinstance(failure, BrokenPipeError):
         return 128 + signal.SIGPIPE
-    _tell(f"cannot write to the standard output: {failure.strerror}; send it elsewhere")
+    mistake = f"cannot write to the standard output: {failure.strerror}; send it elsewhere"
+    print(f"cellbench: error: {one_line(mistake)}", file=sys.stderr)
     return 2
 
 
@@ -123,12 +124,12 @@ def end(error: BaseException, *, debug: bool) -> int:
         print("cellbench: SIGINT", file=sys.stderr)
         return 130
     if isinstance(error, Interrupted):
-        print(f"cellbench: {printable(str(error))}", file=sys.stderr)
+        print(f"cellbench: {one_line(error)}", file=sys.stderr)
         return 128 + error.signum
     told = str(find_user_error(error) or _exhausted(error)) if isinstance(error, Exception) else ""
     if not told or debug:
         raise error
-    _tell(told)
+    print(f"cellbench: error: {one_line(told)}", file=sys.stderr)
     return 2
 
 
@@ -146,11 +147,6 @@ def _exhausted(error: BaseException | None) -> str:
                     return told
         error = error.__cause__ or error.__context__
     return ""
-
-
-def _tell(mistake: str) -> None:
-    """Print a mistake in one line, whatever characters are in it."""
-    print(f"cellbench: error: {printable(' '.join(mistake.split()))}", file=sys.stderr)
 
 
 def run(arguments: list[str]) -> int:

@@ -1,7 +1,40 @@
 """The one exception for mistakes that the user can mend."""
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+MAX_MESSAGE = 280
+"""Characters of a message; with the program's name before it, a line has at most 300."""
+
+
+def one_line(text: object) -> str:
+    """Return a message as one line that a terminal can show.
+
+    Control characters, as a file's name may have, are escaped; of a text that is too long the
+    middle is left out, first of its longest words (values, paths), then of the whole.
+    """
+    words = _elide(str(text), 20_000).split()
+    for longest in (120, 60):
+        if sum(map(len, words)) + len(words) > MAX_MESSAGE:
+            words = [_elide(word, longest) for word in words]
+    line = printable(_elide(" ".join(words), MAX_MESSAGE))
+    return _elide(line, MAX_MESSAGE)
+
+
+def _elide(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    tail = (longest - 5) // 3
+    return f"{text[: longest - 5 - tail]} ... {text[-tail:]}"
+
+
+def printable(text: str) -> str:
+    """Return a text with all that a terminal would obey, and not show, escaped as in Python.
+
+    A file's name may hold escape sequences, or bytes that are no UTF-8.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class UserError(Exception):
@@ -9,6 +42,9 @@ class UserError(Exception):
 
     The message says what is wrong, where (file or key), and what to do.
     """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class CannotWrite(UserError):
@@ -32,17 +68,11 @@ class Interrupted(BaseException):
         self.signum = signum
 
 
-def printable(text: str) -> str:
-    """Return a text with all that a terminal would obey, and not show, escaped as in Python.
-
-    A file's name may hold escape sequences, or bytes that are no UTF-8.
-    """
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 def find_user_error(error: BaseException | None) -> UserError | None:
-    """The user's mistake behind an error, which a library may have wrapped in one of its own."""
+    """Return the user's mistake behind an error, which a library may have wrapped in its own."""
     while error is not None and not isinstance(error, UserError):
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            return UserError(f"{error.filename}: the file's name is too long")
         error = error.__cause__ or error.__context__
     return error
 

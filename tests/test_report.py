@@ -529,7 +529,7 @@ def test_what_is_not_needed_may_be_damaged(report, tmp_path, file, content):
     [
         ("metrics.json", '"folds": 5, ', "", "cannot read metrics.json"),
         ("metrics.json", '"stamps": []', '"stamps": null', "cannot read metrics.json"),
-        ("config.yaml", "devices: 1", "devices: 2023-13-45", "cannot read config.yaml"),
+        ("config.yaml", "devices: 1", "devices: {a: 1, a: 2}", "cannot read config.yaml"),
         ("split.csv", "cell 000.png", '"cell 000.png', "split"),
     ],
 )

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +15,7 @@ from cellbench.audit.audit import Audit, as_plain, audit
 from cellbench.audit.page import render
 from cellbench.cli.experiment import ExperimentParser
 from cellbench.cli.parsing import check_yaml, take_option
+from cellbench.config import yaml
 from cellbench.data.base import CellDataModule
 from cellbench.errors import Interrupted, UserError, printable
 from cellbench.page import share
@@ -88,7 +88,7 @@ def _data_of(config: str | None) -> list[str]:
     """The data of an experiment, as an option."""
     if config is None:
         return []
-    content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    content = yaml.read_mapping(Path(config), "--config")
     if "data" not in content:
         raise UserError(f"--config: {config} has no data")
     data = content["data"]

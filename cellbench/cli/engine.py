@@ -19,7 +19,14 @@ from lightning.pytorch.loggers import Logger
 from cellbench.cli.console import quieten_lightning, show
 from cellbench.cli.experiment import ExperimentParser
 from cellbench.cli.launch import launch
-from cellbench.cli.parsing import LINKED, data_modules, refuse_linked, take_option
+from cellbench.cli.options import LIMIT, OWN, SEED
+from cellbench.cli.parsing import (
+    LINKED,
+    check_folder_name,
+    data_modules,
+    refuse_linked,
+    take_option,
+)
 from cellbench.data.base import CellDataModule
 from cellbench.errors import OtherRun, UserError, printable
 from cellbench.models.classifier import CellClassifier
@@ -58,6 +65,7 @@ NOT_OFFERED: dict[str, tuple[Sequence[Any], str]] = {
     "reload_dataloaders_every_n_epochs": ((0,), "every epoch's order is drawn anew anyway"),
     "max_steps": ((None, -1), "the schedules need whole epochs: use max_epochs"),
     "max_time": ((None,), "how far a run gets must not depend on the machine: use max_epochs"),
+    "num_nodes": (range(1, 10_000), "give a number, at least 1"),
     "accumulate_grad_batches": (range(1, 10_000), "give a number, at least 1"),
     "default_root_dir": ((None,), "use --runs and --name"),
     "enable_checkpointing": ((None, True), "use checkpoint.monitor"),
@@ -136,7 +144,7 @@ class CellbenchCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds cellbench's own options, and links the model to the data."""
         parser.add_argument(
-            "--name", type=str | None, help="experiment's name (config's file name)"
+            "--name", type=OWN["name"], help="experiment's name (config's file name)"
         )
         # Taken off the command line before it comes here; shown by --help.
         if self._command == "fit":
@@ -154,27 +162,32 @@ class CellbenchCLI(LightningCLI):
             )
             parser.add_argument(
                 "--test",
-                type=bool,
+                type=OWN["test"],
                 default=True,
                 help="score the test split at the end; false leaves it to `test --run`",
             )
-            parser.add_argument("--figures", type=bool, default=True, help="draw figures")
+            parser.add_argument("--figures", type=OWN["figures"], default=True, help="draw figures")
         else:
             parser.add_argument("--run", type=str | None, help="the run's folder")
-        parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
-        parser.add_argument("--checkpoint", type=CheckpointConfig, default=CheckpointConfig())
-        parser.add_argument("--wandb", type=WandbConfig, default=WandbConfig())
-        parser.add_argument("--tensorboard", type=bool, default=False, help="write event files")
+        parser.add_argument(
+            "--runs", type=OWN["runs"], default=Path("runs"), help="folder of all runs"
+        )
+        parser.add_argument("--checkpoint", type=OWN["checkpoint"], default=CheckpointConfig())
+        parser.add_argument("--wandb", type=OWN["wandb"], default=WandbConfig())
+        parser.add_argument(
+            "--tensorboard", type=OWN["tensorboard"], default=False, help="write event files"
+        )
         parser.add_argument(
             "--label_history",
-            type=bool,
+            type=OWN["label_history"],
             default=False,
             help="write label_history.csv: how probable each training label was, epoch by epoch",
         )
-        # Of Lightning's `int | float` Python keeps the order that the process has met first, so
-        # that a sweep's 1 would become 1.0, which is all batches.
         (limit,) = (a for a in parser._actions if a.dest == "trainer.limit_train_batches")
-        limit._typehint = int | None  # type: ignore[attr-defined]
+        limit._typehint = LIMIT  # type: ignore[attr-defined]
+        assert isinstance(parser, ExperimentParser)
+        parser.types["trainer"] = parser.types["trainer"] | {"limit_train_batches": LIMIT}
+        parser.types["seed_everything"] = SEED
         for target, source in LINKED.items():
             parser.link_arguments(source, target, apply_on="instantiate")
         parser.set_defaults({"data": {"class_path": "SyntheticDataModule"}})
@@ -439,8 +452,7 @@ class CellbenchCLI(LightningCLI):
         if name is None:
             configs = self._get(self.config, "config") or []
             name = Path(str(configs[-1])).stem if configs else type(self.datamodule).__name__
-        if Path(name).name != name or name.startswith("."):
-            raise UserError(f"--name: '{name}' is no folder name")
+        check_folder_name(str(name))
         return str(name)
 
     def _plain_config(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jsonargparse import DefaultHelpFormatter
 
-from cellbench.cli.parsing import Parser, data_modules
+from cellbench.cli.parsing import Parser, data_modules, explain_unusable
 from cellbench.data.archive import unpack
 from cellbench.data.base import FileDataModule
 from cellbench.data.download import GitHub, OnRequest, Source, writing
@@ -31,7 +31,8 @@ def main(args: Sequence[str]) -> int:
         parser.print_help()
         return 0
     if name not in datasets:
-        raise UserError(f"unknown dataset '{name}'{suggest(name, datasets)}")
+        close = explain_unusable(name) or suggest(name, datasets)
+        raise UserError(f"unknown dataset '{name}'{close}")
     if archive is not None and not archive.is_file():
         raise UserError(f"--archive: there is no file {archive}")
     kind, source = datasets[name], _source(datasets[name])

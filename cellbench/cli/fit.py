@@ -1,9 +1,8 @@
 """fit: trains, then tests the best checkpoint once."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-
-import yaml
 
 from cellbench.cli.engine import CellbenchCLI
 from cellbench.cli.parsing import check_yaml, take_option
@@ -32,5 +31,5 @@ def main(args: Sequence[str]) -> int:
         raise UserError(f"--resume {resume}: a run goes on as it began; remove {rest[0]}")
     if not folder.unfinished:
         raise UserError(f"--resume: the run {resume} is finished; its metrics.json is there")
-    config = yaml.safe_dump(read_config(folder, whole=True))
+    config = json.dumps(read_config(folder, whole=True))
     return CellbenchCLI("fit", [f"--config={config}"], args, resume=folder).exit_code

@@ -4,16 +4,21 @@ import dataclasses
 import inspect
 import pkgutil
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from argparse import Action, ArgumentError
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import yaml
-from jsonargparse import ArgumentParser, Namespace
+import yaml as pyyaml
+from jsonargparse import ArgumentParser, Namespace, set_loader
 
 import cellbench.data
-from cellbench.errors import UserError, suggest
+from cellbench.config import values, yaml
+from cellbench.errors import UserError, one_line, suggest
 
 if TYPE_CHECKING:  # torch and lightning take six seconds, which not every command needs
     from cellbench.data.base import CellDataModule
@@ -22,8 +27,99 @@ LINKED = {"model.classes": "data.classes", "model.image_size": "data.input_size"
 """What the model takes from the data; never typed."""
 
 
+set_loader("yaml", yaml.load, exceptions=(pyyaml.YAMLError,))
+
+
+class _Unexplained(UserError):
+    """What jsonargparse says, where it is not known what that means."""
+
+
 class Parser(ArgumentParser):
-    """Raises UserError instead of printing a usage of several pages."""
+    """Raises UserError instead of printing a usage of several pages.
+
+    Attributes:
+        types: The type of each option, by name; a group has a dictionary of its options' types.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.types: dict[str, Any] = {}
+        super().__init__(*args, **kwargs)
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Action:
+        """Add an option, and remember its type."""
+        action: Action = super().add_argument(*args, **kwargs)
+        # jsonargparse makes this a method of the parser's groups as well.
+        if isinstance(self, Parser) and "type" in kwargs:
+            several = kwargs.get("nargs") == "+"
+            self.types[action.dest] = (
+                GenericAlias(list, kwargs["type"]) if several else kwargs["type"]
+            )
+        return action
+
+    def add_class_arguments(
+        self, theclass: type, nested_key: str | None = None, *args: Any, **kwargs: Any
+    ) -> list[str]:
+        """Add the options of a class, and remember their types."""
+        own = values.parameters(theclass)
+        self.types.update(own if nested_key is None else {nested_key: own})
+        names: list[str] = super().add_class_arguments(theclass, nested_key, *args, **kwargs)
+        return names
+
+    def add_subclass_arguments(
+        self, baseclass: Any, nested_key: str, *args: Any, **kwargs: Any
+    ) -> list[str]:
+        """Add an option for one of several classes; those of data modules are known."""
+        self.types[nested_key] = values.OneOf(data_modules)
+        names: list[str] = super().add_subclass_arguments(baseclass, nested_key, *args, **kwargs)
+        return names
+
+    def parse_args(self, args: Sequence[str], **kwargs: Any) -> Namespace:  # type: ignore[override]
+        """Parse a command line, and check every value against its option's type.
+
+        Raises:
+            UserError: An option is not known, or has a value that it cannot have.
+        """
+        try:
+            found = super().parse_args(args, **kwargs)
+        except (_Unexplained, yaml.NotAllowed) as error:
+            self._find_mistake(args)
+            raise UserError(str(error)) from error
+        except (UserError, ArgumentError):
+            raise
+        except Exception as error:  # whatever jsonargparse has let through
+            self._find_mistake(args)
+            raise UserError(f"cannot read the options: {error or type(error).__name__}") from error
+        self.check(found)
+        return found
+
+    def _find_mistake(self, args: Sequence[str]) -> None:
+        """Check values as they were given, to name the wrong one where jsonargparse does not.
+
+        Raises:
+            UserError: One is wrong.
+        """
+        for option, text in _options(args):
+            key = option.lstrip("-")
+            try:
+                value = yaml.load(text)
+                if option in ("--config", "-c"):
+                    config = value if isinstance(value, dict) else yaml.read_mapping(Path(text))
+                    values.check_group("", config, self.types)
+                elif (kind := values.find_type(self.types, key)) is not None:
+                    values.check(key, value, kind)
+            except yaml.NotAllowed as error:
+                raise UserError(f"{option}: {error}") from error
+            except pyyaml.YAMLError:  # no value of YAML, but any text
+                continue
+
+    def check(self, found: Namespace) -> None:
+        """Check parsed values against their options' types.
+
+        Raises:
+            UserError: One is null, no finite number, or otherwise not of its type.
+        """
+        if self.exit_on_error:  # else a parser within a parser, which has a part of the values
+            values.check_group("", plain(found), self.types)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Tells the mistake in a line.
@@ -33,24 +129,29 @@ class Parser(ArgumentParser):
         """
         if not self.exit_on_error:  # a parser within a parser: the outer one tells it all
             super().error(message, ex)
-        if message.startswith("the following arguments are required: "):
-            names = message.split(": ")[1].split(", ")
-            options = {action.dest for action in self._actions if action.option_strings}
-            shown = ", ".join(f"--{name}" if name in options else name.upper() for name in names)
-            raise UserError(f"missing {shown}; --help says more") from ex
         commands = [a.choices for a in self._actions if isinstance(a.choices, dict)]
+        if message.startswith("the following arguments are required: "):
+            missing = message.split(": ")[1].split(", ")
+            for command in (name for choices in commands for name in choices):
+                missing = [name.removeprefix(f"{command}.") for name in missing]
+            positional = {action.dest for action in self._actions if not action.option_strings}
+            shown = [name.upper() if name in positional else f"--{name}" for name in missing]
+            raise UserError(f"missing {', '.join(shown)}; --help says more") from ex
         parsers = [self, *(parser for choices in commands for parser in choices.values())]
         keys = {action.dest for parser in parsers for action in parser._actions}
         keys |= set(_data_keys(None))
-        raise UserError(explain(message, keys)) from ex
+        explained = explain(message, keys)
+        if explained is None:
+            raise _Unexplained(message) from ex
+        raise UserError(explained) from ex
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
         """No abbreviations: --trainer.max_epoch would be taken for --trainer.max_epochs."""
         return []
 
 
-def explain(message: str, keys: set[str]) -> str:
-    """Makes one line of jsonargparse's message.
+def explain(message: str, keys: set[str]) -> str | None:
+    """Make one line of jsonargparse's message; None where it is not known what it means.
 
     Args:
         message: The message, of one line or of a dozen.
@@ -62,7 +163,7 @@ def explain(message: str, keys: set[str]) -> str:
     prefix = "data." if inside else ""
     if inside:
         keys = set(_data_keys(inside[1]))
-    of_config = _explain_config(message, prefix)
+    of_config = _explain_config(message, prefix, keys)
     if of_config:
         return of_config
     unknown = re.search(
@@ -77,33 +178,39 @@ def explain(message: str, keys: set[str]) -> str:
     linked = re.search(r'Linked "([^"]+)" must be given via "([^"]+)"', message)
     if linked:
         return _linked(linked[1], linked[2])
-    if "Expected a dot import path string" in message:
+    named = re.findall(r'Parser key "([^"]+)"', message)
+    if "Expected a dot import path string" in message and named[-1:] == ["data"]:
         name = message.split("Expected a dot import path string: ")[1].split()[0]
-        return f"data: unknown data module '{name}'{suggest(name, data_modules())}"
+        close = explain_unusable(name) or suggest(name, data_modules())
+        return f"data: unknown data module '{name}'{close}"
+    foreign = re.search(r"Problem with given class_path '([^']+)':\s*[- ]*(.*)", message)
+    if foreign and not inside and named:
+        return f"{named[-1]}: cannot use {foreign[1]}: {foreign[2]}"
     *_, last = re.split(r'(?=Parser key ")', message)
     key = re.match(r'Parser key "([^"]+)"', last)
-    expected = list(_expected(last))
+    expected = list(dict.fromkeys(_expected(last)))
     if key and expected:
         value = re.search(r"(?:Got value|Given value): (.*)", last)
+        if value and value[1] == "None":
+            return f"{prefix}{key[1]}: null is not allowed; expected {' or '.join(expected)}"
         got = f"; got '{value[1]}'" if value else ""
         choices = [choice for kind in expected for choice in kind.split(", ")]
         close = suggest(value[1], choices) if value and len(choices) > 2 else ""
         close = close if close.startswith("; closest") else ""
         return f"{prefix}{key[1]}: expected {' or '.join(expected)}{got}{close}"
-    return " ".join(message.split())
+    return None
 
 
-def _explain_config(message: str, prefix: str) -> str | None:
-    """Explains a wrong value of an option that has options of its own; None where it is none."""
+def _explain_config(message: str, prefix: str, keys: set[str]) -> str | None:
+    """Explain a wrong value of an option that has options of its own; None where it is none."""
     named = re.findall(r'Parser key "([^"]+)"', message)
     whole = re.search(r"Unable to load config '([^']*)'", message)
     subtypes = re.findall(r"(cellbench\.[\w.]+\.\w+)(?='>|\])", message)
     kinds = [path for path in subtypes if path.rpartition(".")[2] not in data_modules()]
     kinds = [path for path in kinds if not path.endswith(".CellDataModule")]
     if whole and named:
-        return (
-            f"{named[-1]}: it has options of its own, as --{named[-1]}.help tells; got '{whole[1]}'"
-        )
+        key = named[-1] if named[-1] in keys else f"data.{named[-1]}"
+        return f"{key}: it has options of its own, as --{key}.help tells; got '{whole[1]}'"
     if not kinds or not named:
         return None
     key = f"{prefix}{named[-1]}"
@@ -134,15 +241,66 @@ def _expected(message: str) -> Iterator[str]:
         literal = re.search(r"Literal\[(.*)\]", kind)
         if literal:
             yield literal[1].replace("'", "")
-        elif "NoneType" not in kind:
+        elif "NoneType" not in kind and not kind.startswith("path but"):
             yield re.sub(r"<class '(?:.*\.)?(\w+)'>", r"\1", kind)
+
+
+def _options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield each option with its value, of `--option=value` and `--option value` alike."""
+    option = ""
+    for argument in args:
+        name, equals, value = argument.partition("=")
+        if argument.startswith("-") and equals:
+            yield name, value
+        elif argument.startswith("--") or argument == "-c":
+            option = argument
+        else:
+            yield option, argument
+
+
+def plain(value: Any) -> Any:
+    """Return what jsonargparse has parsed as dictionaries, lists and scalars."""
+    if isinstance(value, Namespace):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {key: plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    return value
+
+
+@cache
+def unusable_modules() -> dict[str, str]:
+    """Import every file of cellbench/data; return why some cannot be, by their names."""
+    # A dataset is one new file: importing it makes its class known by its short name.
+    failed = {}
+    for module in pkgutil.iter_modules(cellbench.data.__path__):
+        try:
+            import_module(f"cellbench.data.{module.name}")
+        except Exception as error:  # a mistake in one dataset's file must not stop the others
+            failed[module.name] = f"{type(error).__name__}: {error}"
+            reason = one_line(failed[module.name])
+            print(
+                f"cellbench: warning: cellbench/data/{module.name}.py cannot be imported, so its "
+                f"dataset is not there ({reason})",
+                file=sys.stderr,
+            )
+    return failed
+
+
+def explain_unusable(name: str) -> str:
+    """Return why a dataset or a data module is not there; empty where no file has it."""
+    for module, reason in unusable_modules().items():
+        paths = [Path(folder, f"{module}.py") for folder in cellbench.data.__path__]
+        text = "".join(p.read_text("utf-8", errors="replace") for p in paths if p.is_file())
+        if name == module or re.search(rf"^class {re.escape(name)}\b", text, re.MULTILINE):
+            return f"; cellbench/data/{module}.py cannot be imported: {reason}"
+    return ""
 
 
 def data_modules() -> "dict[str, type[CellDataModule]]":
     """All data modules, by name."""
-    # A dataset is one new file: importing it makes its class known by its short name.
-    for module in pkgutil.iter_modules(cellbench.data.__path__, "cellbench.data."):
-        import_module(module.name)
+    unusable_modules()
 
     def below(kind: "type[CellDataModule]") -> "Iterator[type[CellDataModule]]":
         for child in kind.__subclasses__():
@@ -197,13 +355,10 @@ def check_yaml(args: Sequence[str], *, from_sweep: bool = False) -> None:
         option, equals, value = argument.partition("=")
         if option not in ("--config", "-c"):
             continue
-        path = Path(value if equals else "".join(args[i + 1 : i + 2]))
-        try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"--config: cannot read {path}: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"--config: {path} is not valid YAML: {error}") from error
+        if not equals and i + 1 == len(args):
+            raise UserError(f"{option}: expected a value")
+        path = Path(value if equals else args[i + 1])
+        config = yaml.read(path, "--config")
         if not isinstance(config, dict):
             raise UserError(f"--config: {path} holds no keys; expected data, model and trainer")
         if not from_sweep and {"experiment", "space"} <= config.keys():
@@ -214,6 +369,17 @@ def check_yaml(args: Sequence[str], *, from_sweep: bool = False) -> None:
             named = key == "data" and isinstance(config[key], str)  # a class name alone
             if not named and not isinstance(config[key], dict):
                 raise UserError(f"--config: {path}: {key} must hold keys; got '{config[key]}'")
+
+
+def check_folder_name(name: str) -> None:
+    """Check that a name can be a folder's, below another.
+
+    Raises:
+        UserError: It has a separator, begins with a dot, or is too long.
+    """
+    is_one = Path(name).name == name and not name.startswith(".") and "\0" not in name
+    if not is_one or not 0 < len(name.encode(errors="replace")) <= 200:
+        raise UserError(f"--name: '{name}' is no folder name")
 
 
 def take_option(args: Sequence[str], name: str) -> tuple[str | None, list[str]]:

@@ -1,10 +1,9 @@
 """What validate and test share: a run's folder is all they need."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
-
-import yaml
 
 from cellbench.cli.engine import CellbenchCLI
 from cellbench.cli.parsing import check_yaml, take_option
@@ -34,5 +33,5 @@ def score(command: Literal["validate", "test"], args: Sequence[str]) -> int:
         )
     config = read_config(folder, whole=False)
     config["model"] |= {"weights": "none"}
-    given = [f"--config={yaml.safe_dump(config)}", f"--ckpt_path={folder.best}", *rest]
+    given = [f"--config={json.dumps(config)}", f"--ckpt_path={folder.best}", *rest]
     return CellbenchCLI(command, given, args, parent=folder.below(command)).exit_code

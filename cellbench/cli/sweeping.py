@@ -5,21 +5,21 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from filelock import FileLock, Timeout
 from jsonargparse import Namespace
 
 from cellbench import __main__ as program
 from cellbench.cli import report
 from cellbench.cli.engine import CellbenchCLI
-from cellbench.cli.parsing import Parser, check_yaml, take_option
+from cellbench.cli.parsing import Parser, check_folder_name, check_yaml, plain, take_option
+from cellbench.config import yaml
 from cellbench.errors import CannotWrite, OtherRun, UserError, find_user_error
 from cellbench.runs.folder import RunFolder, as_yaml, write_text
 from cellbench.runs.loggers import check_tensorboard
@@ -69,8 +69,7 @@ def main(args: Sequence[str]) -> int:
     file = Path(str(asked.config[-1]))
     config = _config(asked, file)
     name = asked.name or file.stem
-    if Path(name).name != name or name.startswith("."):
-        raise UserError(f"--name: '{name}' is no folder name")
+    check_folder_name(name)
     check_storage(asked.storage)
     gpus = _gpus(config, given)
     slots = workers.divide(asked.workers, gpus, asked.gpus)
@@ -134,9 +133,9 @@ def _run(sweep: Sweep, given: Sequence[str]) -> int:
         f"{sweep.workers} worker(s)\nfolder     {folder.path}",
         flush=True,
     )
-    own = yaml.safe_load(config.experiment.read_text(encoding="utf-8")) or {}
+    own = yaml.read_mapping(config.experiment)
     overrides = {
-        option.removeprefix("--").partition("=")[0]: yaml.safe_load(option.partition("=")[2])
+        option.removeprefix("--").partition("=")[0]: yaml.value_of(option.partition("=")[2])
         for option in given
     }
     written = time.monotonic()
@@ -221,12 +220,38 @@ def _refuse_experiment(file: str | None) -> None:
     """Says so where the file is an experiment's; the parser would name some key of it."""
     if file is None:
         return
-    keys = yaml.safe_load(Path(file).read_text(encoding="utf-8")).keys()
+    content = yaml.read_mapping(Path(file), "--config")
+    _refuse_classes(Path(file), content)
+    keys = content.keys()
     if "experiment" not in keys and {"data", "model", "trainer"} & keys:
         raise UserError(
             f"--config: {file} is an experiment; a sweep's file names one as `experiment`, and "
             "what varies as `space`"
         )
+
+
+def _refuse_classes(file: Path, content: Mapping[str, Any]) -> None:
+    """Refuse classes among what is varied, but data modules: they would be imported here."""
+    for where in ("space", "repeat"):
+        varied = content.get(where)
+        for path, value in varied.items() if isinstance(varied, dict) else ():
+            if path != "data" and "class_path" in (path, *_keys(value)):
+                raise UserError(
+                    f"{file}: {where}: {path}: a class cannot be varied; give class_path in the "
+                    "experiment, or vary data"
+                )
+
+
+def _keys(value: Any) -> Iterator[str]:
+    """Yield every key inside a value."""
+    inner: Iterable[Any] = ()
+    if isinstance(value, dict):
+        yield from value
+        inner = value.values()
+    elif isinstance(value, list):
+        inner = value
+    for each in inner:
+        yield from _keys(each)
 
 
 def _divide(args: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -279,7 +304,7 @@ def _parser() -> Parser:
 
 def _config(asked: Namespace, file: Path) -> SweepConfig:
     """The sweep's file, with the command line's options."""
-    fields = {key: asked[key] for key in SweepConfig.__dataclass_fields__}
+    fields = {key: plain(asked[key]) for key in SweepConfig.__dataclass_fields__}
     with _named(file):
         config = SweepConfig(**fields)
     path = config.experiment if config.experiment.is_file() else file.parent / config.experiment
@@ -299,8 +324,8 @@ def _named(file: Path) -> Iterator[None]:
 
 def _gpus(config: SweepConfig, given: Sequence[str]) -> list[str]:
     """The GPUs that runs are divided among, as CUDA_VISIBLE_DEVICES names them."""
-    own = yaml.safe_load(config.experiment.read_text(encoding="utf-8")) or {}
-    configured = (own.get("trainer") or {}).get("accelerator", "auto")
+    own = yaml.read_mapping(config.experiment).get("trainer")
+    configured = own.get("accelerator", "auto") if isinstance(own, dict) else "auto"
     asked = [option.partition("=")[2] for option in given if "trainer.accelerator=" in option]
     if (asked or [configured])[-1] not in ("auto", "gpu", "cuda"):
         return []
@@ -402,7 +427,10 @@ def _stored(folder: SweepFolder, storage: str) -> dict[str, Any] | None:
     """What sweep.yaml says, if there is one; it must be of the same storage."""
     if not folder.file.is_file():
         return None
-    stored: dict[str, Any] = yaml.safe_load(folder.file.read_text(encoding="utf-8"))
+    stored = yaml.read_mapping(folder.file)
+    for key in ("storage", "study"):
+        if not isinstance(stored.get(key), str):
+            raise UserError(f"{folder.file} is not a sweep's: it has no {key}")
     if stored["storage"] != storage:
         raise UserError(
             f"--storage: the sweep in {folder.path} was begun with {stored['storage']}, and here "

@@ -4,6 +4,7 @@ What each run would import and make anew is here when it begins.
 """
 
 import pkgutil
+from contextlib import suppress
 from importlib import import_module
 
 import rich.pretty  # noqa: F401  # what a table's first print imports
@@ -14,7 +15,8 @@ from cellbench.cli import fit, test  # noqa: F401
 from cellbench.cli.engine import CellbenchCLI
 
 for _module in pkgutil.iter_modules(cellbench.models.networks.__path__):
-    import_module(f"{cellbench.models.networks.__name__}.{_module.name}")
+    with suppress(Exception):  # one that cannot be imported is said where it is asked for
+        import_module(f"{cellbench.models.networks.__name__}.{_module.name}")
 
 
 class _Parsed(CellbenchCLI):

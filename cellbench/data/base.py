@@ -48,11 +48,17 @@ from cellbench.errors import UserError, suggest
 _TOGETHER = 16
 """Images in a batch of `every_image`: what is kept of them must not depend on data.batch_size."""
 
-_LEAST = (("batch_size", 1), ("num_workers", 0), ("augment_variants", 1), ("max_pixels", 1))
-"""Options that are numbers, or null, and their least values."""
-
 _WORKERS_PAY_AFTER = 10.0
 """Seconds of input path in a whole training; starting two workers takes about 2."""
+
+LIMITS = {
+    "batch_size": (1, 1_000_000),
+    "num_workers": (0, 512),
+    "augment_variants": (1, 1_000_000),
+    "balance": (1, 10_000_000),
+    "max_pixels": (1, 10**12),
+}
+"""The least and the greatest value of the options that are whole numbers."""
 
 
 @dataclass(frozen=True)
@@ -145,12 +151,11 @@ class CellDataModule(LightningDataModule, ABC):
             UserError: A value is out of its range.
         """
         super().__init__()
-        for name, least in _LEAST:
+        for name, (least, most) in LIMITS.items():
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"data.{name}: {value} is less than {least}")
-        if isinstance(self.balance, int) and self.balance < 1:
-            raise UserError(f"data.balance: {self.balance} is less than 1")
+            if isinstance(value, int) and not least <= value <= most:
+                wrong = f"less than {least}" if value < least else f"more than {most:,}"
+                raise UserError(f"data.{name}: {value} is {wrong}")
         if self.smote is not None and self.balance != "none":
             raise UserError(f"data.smote: beside data.balance {self.balance}; choose one of them")
         if self.smote is not None and self.view == "silhouette":

@@ -40,6 +40,8 @@ class SmoteConfig:
         """Raises UserError where a value is out of its range."""
         if self.count is not None and self.count < 2:
             raise UserError(f"data.smote.count: {self.count} is less than 2")
+        if self.count is not None and self.count > 10_000_000:
+            raise UserError(f"data.smote.count: {self.count} is more than 10,000,000")
         if self.neighbours < 1:
             raise UserError(f"data.smote.neighbours: {self.neighbours} is less than 1")
 

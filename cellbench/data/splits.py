@@ -50,6 +50,8 @@ class SplitConfig:
     def __post_init__(self) -> None:
         """Raises UserError where the values contradict each other."""
         key = "data.split"
+        if self.seed < 0:
+            raise UserError(f"{key}.seed: {self.seed} is less than 0")
         if not 0 < self.val < 1:
             raise UserError(f"{key}.val: {self.val} is no share; give a number between 0 and 1")
         if self.test is not None and not 0 < self.test < 1:

@@ -20,6 +20,9 @@ VERSION = 1
 MASK_VERSION = 2
 """The same for the masks, which may be shrunk otherwise while the images stay as they are."""
 
+MOST = 1_000_000
+"""Images, and slides, that are drawn at most; listing so many takes a minute."""
+
 SIZE = 96
 """Height and width of a drawn image in pixels."""
 _SCALE = 2  # drawn larger and shrunk, for smooth edges
@@ -128,6 +131,9 @@ class SyntheticDataModule(CellDataModule):
         for name, least in (("samples", 1), ("slides", 1), ("draw_seed", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"data.{name}: {getattr(self, name)} is less than {least}")
+        for name in ("samples", "slides"):
+            if getattr(self, name) > MOST:
+                raise UserError(f"data.{name}: {getattr(self, name)} is more than {MOST:,}")
         if not 0 <= self.shortcut <= 1:
             raise UserError(f"data.shortcut: {self.shortcut} is not between 0 and 1")
         if self.samples < len(TYPES) or self.slides < 1:

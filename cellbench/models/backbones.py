@@ -149,7 +149,14 @@ def _make(
     if name.startswith(timm_networks.PREFIX):
         return timm_networks.make(name, image_size, average=pool == "avg")
     if name in _own_names():
-        network: nn.Module = import_module(f"{networks.__name__}.{name}").build()
+        try:
+            module = import_module(f"{networks.__name__}.{name}")
+        except Exception as error:  # a mistake in this one file
+            raise UserError(
+                f"model.backbone: cellbench/models/networks/{name}.py cannot be imported: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        network: nn.Module = module.build()
         return network, None
     return torchvision_networks.make(name, image_size), None
 

@@ -10,6 +10,9 @@ from cellbench.errors import UserError
 
 Pool = Literal["avg", "max", "flatten"]
 
+MAX_WIDTH = 65_536
+"""Outputs of a dense layer, at most."""
+
 
 @dataclass(frozen=True)
 class HeadConfig:
@@ -33,6 +36,8 @@ class HeadConfig:
         """Raises UserError where a value is out of its range."""
         if any(width < 1 for width in self.hidden):
             raise UserError(f"model.head.hidden: {list(self.hidden)} has a width below 1")
+        if any(width > MAX_WIDTH for width in self.hidden):
+            raise UserError(f"model.head.hidden: {list(self.hidden)} has one above {MAX_WIDTH:,}")
         if len(self.dropouts) != len(self.hidden) + 1:
             raise UserError(
                 f"model.head.dropout: {len(self.dropouts)} values for {len(self.hidden) + 1} dense "

@@ -11,9 +11,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-import yaml
 
 import cellbench
+from cellbench.config import yaml
 from cellbench.data import files
 from cellbench.errors import UserError
 from cellbench.foreign import inside
@@ -336,12 +336,15 @@ def _sweeps(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """
     for file in sorted({each for path in paths for each in path.rglob("sweep.yaml")}):
         path = file.parent
-        with suppress(OSError, yaml.YAMLError, AttributeError):
-            told = yaml.safe_load(inside(path, "sweep.yaml").read_text(encoding="utf-8"))
-            found = sorted(inside(path, "figures").glob("*.png"))
-            drawn = [inside(path, "figures", each.name) for each in found]
-            yield {
-                "name": path.name,
-                "command": f"python -m cellbench {told.get('command', '')}",
-                "figures": [{"name": each.stem, "image": png(each)} for each in drawn],
-            }
+        source = inside(path, "sweep.yaml")
+        found = sorted(inside(path, "figures").glob("*.png"))
+        drawn = [inside(path, "figures", each.name) for each in found]
+        try:
+            told = yaml.read_mapping(source)
+        except UserError:  # damaged; its runs are reported all the same
+            continue
+        yield {
+            "name": path.name,
+            "command": f"python -m cellbench {told.get('command', '')}",
+            "figures": [{"name": each.stem, "image": png(each)} for each in drawn],
+        }

@@ -58,6 +58,8 @@ class CheckpointConfig:
             raise UserError(f"checkpoint.patience: {self.patience} is less than 1")
         if self.patience is not None and self.monitor == "last":
             raise UserError("checkpoint.patience: the last epoch is never better; choose a monitor")
+        if self.every < 0:
+            raise UserError(f"checkpoint.every: {self.every} is less than 0")
         if not 0 < self.ema_decay < 1:
             raise UserError(f"checkpoint.ema_decay: {self.ema_decay} is not between 0 and 1")
 

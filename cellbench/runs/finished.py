@@ -12,16 +12,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import yaml
 
+from cellbench.config import yaml
 from cellbench.data.splits import read_split
 from cellbench.data.table import Part
 from cellbench.errors import UserError
 from cellbench.runs.folder import RunFolder
 from cellbench.runs.predictions import Predictions, read_predictions
-
-# Ten times as fast, where libyaml is there.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -208,10 +205,9 @@ def _read(folder: RunFolder, splits: dict[str, Drawn]) -> Finished:
 
 def _plain(path: Path) -> dict[str, Any]:
     try:
-        with path.open(encoding="utf-8") as file:
-            return dict(flat(yaml.load(file, Loader=_LOADER)))
-    except (OSError, AttributeError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read config.yaml: {' '.join(str(error).split())}") from error
+        return dict(flat(yaml.read_mapping(path)))
+    except UserError as error:
+        raise UserError(f"cannot read config.yaml: {error}") from error
 
 
 def _metrics(folder: RunFolder) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 
 import cellbench
+from cellbench.config import yaml
 from cellbench.data.base import CellDataModule
 from cellbench.data.splits import first_seen, read_split
 from cellbench.data.table import Part
@@ -438,8 +438,8 @@ def _lineage(run: Path) -> Iterator[Path]:
         known.add(run.resolve())
         config = RunFolder(run).config
         try:
-            run = Path(yaml.safe_load(config.read_text("utf-8"))["model"]["weights"])
-        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            run = Path(yaml.read_mapping(config)["model"]["weights"])
+        except (UserError, KeyError, TypeError) as error:
             raise UserError(
                 f"model.weights: cannot read {config}, which tells what that run was trained from "
                 f"({error!r:.80}); restore it"

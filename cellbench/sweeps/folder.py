@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from cellbench.config import values, yaml
 from cellbench.errors import UserError
 from cellbench.foreign import inside
 from cellbench.runs.checkpoint import CheckpointConfig
@@ -78,8 +77,9 @@ def epochs(run: RunFolder) -> list[dict[str, float]]:
 
 def values_at(run: RunFolder, rows: list[dict[str, float]], metrics: list[str]) -> list[float]:
     """What a training is worth if it ends after some epochs: the scores of the best of them."""
-    config = yaml.safe_load(run.config.read_text(encoding="utf-8"))["checkpoint"]
-    checkpoint = CheckpointConfig(**config)
+    config = yaml.read_mapping(run.config).get("checkpoint")
+    values.check("checkpoint", config, CheckpointConfig, closed=True)
+    checkpoint = CheckpointConfig(**config)  # type: ignore[arg-type]  # just checked
     judged = [row.get(checkpoint.monitor, 0.0) for row in rows]
     best = rows[checkpoint.best(judged)]
     return [best[name] for name in metrics]

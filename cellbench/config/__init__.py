@@ -1,0 +1,1 @@
+"""Configurations: YAML files read strictly, and their values checked against types."""

@@ -167,7 +167,7 @@ def test_a_wrong_value_in_a_file(path, value, said, tmp_path, fails, monkeypatch
     ("option", "said"),
     [
         ("--test=null", "test: null is not allowed; expected bool"),
-        ("--wandb.mode=null", "wandb.mode: expected online"),
+        ("--wandb.mode=null", "wandb.mode: null is not allowed; expected online"),
         ("--data.view=null", "data.view: "),
         ("--model.lr=.nan", "model.lr: nan is not a finite number"),
         ("--model.lr=1e999", "model.lr: inf is not a finite number"),

@@ -314,8 +314,9 @@ def test_a_report_reads_no_link_and_no_pipe(run, secret, fails, name, kind):
         path.symlink_to(secret if kind == "link" else path)
     line = fails("report", str(run))
     expected = "is neither a file nor a folder" if kind == "pipe" else "a link that leaves the"
-    assert f"{path} {expected}" in line or f"{path} is, or lies behind, {expected}" in line
-    assert len(line) <= 300 + 2 * len(str(run))
+    assert expected in line
+    assert path.name[-16:] in line  # of a long path the middle is left out
+    assert len(line) <= 300
 
 
 @pytest.mark.parametrize("command", ["test", "validate", "predict", "export", "fit"])

@@ -375,7 +375,8 @@ def test_an_image_bomb_is_one_line(folder_root, fails):
         png += struct.pack(">I", zlib.crc32(kind + data))
     (folder_root / "blast" / "bomb.png").write_bytes(png)
     line = fails("fit", "--data=FolderDataModule", f"--data.root={folder_root}")
-    assert line.startswith(f"cannot read {folder_root}/blast/bomb.png: ")
+    assert line.startswith("cannot read ")
+    assert "blast/bomb.png: it has 60,000 x 60,000 pixels" in line
     assert "--data.exclude \"['blast/bomb.png']\"" in line
 
 

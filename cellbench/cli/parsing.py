@@ -60,8 +60,9 @@ class Parser(ArgumentParser):
         self, theclass: type, nested_key: str | None = None, *args: Any, **kwargs: Any
     ) -> list[str]:
         """Add the options of a class, and remember their types."""
-        own = values.parameters(theclass)
-        self.types.update(own if nested_key is None else {nested_key: own})
+        if self.exit_on_error:  # a parser within a parser is made for other libraries' classes
+            own = values.parameters(theclass)
+            self.types.update(own if nested_key is None else {nested_key: own})
         names: list[str] = super().add_class_arguments(theclass, nested_key, *args, **kwargs)
         return names
 

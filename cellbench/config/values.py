@@ -91,10 +91,11 @@ def check(key: str, value: Any, kind: Any, *, closed: bool = False) -> None:
     elif isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not closed and isinstance(value, Mapping) and "init_args" in value:
             value = value["init_args"]  # jsonargparse keeps an element of a list so
+        if isinstance(value, Mapping):  # jsonargparse fills in null for what is missing
+            missing = [name for name in _required(kind) if value.get(name) is None]
+            if missing:
+                raise UserError(f"{key}: missing {', '.join(missing)}")
         check_group(key, value, parameters(kind), closed=closed)
-        missing = [name for name in _required(kind) if name not in value]
-        if missing:
-            raise UserError(f"{key}: missing {', '.join(missing)}")
     elif closed:
         _refuse(key, value, kind)
 
@@ -177,7 +178,7 @@ def parameters(kind: type) -> dict[str, Any]:
     if dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind)
         return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
-    constructor = inspect.unwrap(vars(kind)["__init__"])
+    constructor = inspect.unwrap(kind.__init__)  # type: ignore[misc]  # a class, no instance
     return {k: v for k, v in get_type_hints(constructor).items() if k != "return"}
 
 

@@ -43,7 +43,7 @@ _REDIRECTED = Lock()
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Return the image files in a folder and its folders, sorted; links to folders are not followed."""
+    """Return the image files below a folder, sorted; links to folders are not followed."""
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
 
 

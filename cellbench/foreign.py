@@ -20,8 +20,8 @@ def inside(folder: Path, *parts: str) -> Path:
         leads_out = True
     if leads_out:
         raise UserError(
-            f"{path} is, or lies behind, a link that leaves the folder {folder}; put the file "
-            "itself there, or remove the link"
+            f"{path} is, or lies behind, a link that leaves the folder '{folder.name}'; put the "
+            "file itself there, or remove the link"
         )
     try:
         mode = path.stat().st_mode

@@ -3,7 +3,9 @@
 import contextlib
 import csv
 import os
+import signal
 import struct
+import threading
 import zlib
 
 import cv2
@@ -242,3 +244,28 @@ def test_a_spreadsheet_finds_no_formula_in_predictions(fit, folder_root, tmp_pat
     assert all(0.5 <= float(row["confidence"]) <= 1 for row in rows)
     (row,) = read_rows(tmp_path / "out.unreadable.csv")
     assert row["file"] == "'=broken.png"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_process_that_is_forked_during_a_decoding_can_decode(tmp_path):
+    path = tmp_path / "cell.jpg"
+    write_image(path, np.zeros((2000, 2000, 3), np.uint8))
+    end = threading.Event()
+
+    def decode():
+        while not end.is_set():
+            files.read_image(path)
+
+    thread = threading.Thread(target=decode)
+    thread.start()
+    try:
+        for _ in range(5):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(10)
+                files.read_image(path)
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        end.set()
+        thread.join()

@@ -1,6 +1,7 @@
 """Reading image and label files, with one clear line where one cannot be read."""
 
 import csv
+import errno
 import hashlib
 import io
 import os
@@ -40,6 +41,12 @@ _COMPLAINTS = re.compile(
     rb"|(?<=TIFF_Error ).*"
 )
 _REDIRECTED = Lock()
+# A process that is forked in the middle of a decoding would wait for it for ever.
+os.register_at_fork(
+    before=_REDIRECTED.acquire,
+    after_in_parent=_REDIRECTED.release,
+    after_in_child=_REDIRECTED.release,
+)
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -112,7 +119,7 @@ def _decode(path: Path, flags: int, max_pixels: int) -> np.ndarray:
     _check_size(path, data, max_pixels)
     try:
         pixels, complaint = _imdecode(data, flags | cv2.IMREAD_ANYDEPTH)
-    except OSError as error:  # no temporary file can be made
+    except OSError as error:  # no file or descriptor is left
         raise _unreadable(path, error.strerror or str(error)) from error
     if pixels is None:
         raise _unreadable(path, "the file is not an image OpenCV reads; restore or remove it")
@@ -189,7 +196,9 @@ def _imdecode(data: bytes, flags: int) -> tuple[np.ndarray | None, str]:
     with _REDIRECTED, tempfile.TemporaryFile() as written:
         try:
             stderr = os.dup(2)
-        except OSError:  # it is closed
+        except OSError as error:
+            if error.errno != errno.EBADF:  # closed: there is nothing to redirect
+                raise
             return _try_to_decode(array, flags), ""
         try:
             os.dup2(written.fileno(), 2)

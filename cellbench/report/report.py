@@ -286,13 +286,12 @@ def build(
     """
     runs, left = read_finished(paths)
     if not runs:
-        where = ", ".join(map(str, paths))
         if not left:
+            where = ", ".join(map(str, paths))
             raise UserError(f"there is no finished run below {where}; run fit first")
-        raise UserError(
-            f"no run below {where} can be counted; {left[0].path}: {left[0].reason}"
-            + (f" (and {len(left) - 1} more)" if len(left) > 1 else "")
-        )
+        first, others = left[0], f" (and {len(left) - 1} more)" if len(left) > 1 else ""
+        named = "" if str(first.path) in first.reason else f"{first.path}: "
+        raise UserError(f"no run can be counted; {named}{first.reason}{others}")
     runs, strange = _of_one_kind(runs)
     found = conditions(runs)
     if reference is not None:

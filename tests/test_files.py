@@ -262,7 +262,7 @@ def test_a_process_that_is_forked_during_a_decoding_can_decode(tmp_path):
         for _ in range(5):
             child = os.fork()
             if child == 0:
-                signal.alarm(10)
+                signal.alarm(60)
                 files.read_image(path)
                 os._exit(0)
             assert os.waitpid(child, 0)[1] == 0

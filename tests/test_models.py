@@ -98,6 +98,76 @@ def test_a_trunk_computes_what_torchvision_computes(name):
         assert torch.allclose(classifier(pooled.flatten(1)), whole(images), atol=1e-5)
 
 
+def torchvision_features(whole, images):
+    """Return what torchvision's own last dense layer is given."""
+    seen = []
+    last = [layer for layer in whole.modules() if isinstance(layer, nn.Linear)][-1]
+    handle = last.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    whole(images)
+    handle.remove()
+    return seen[0]
+
+
+# SqueezeNet's last layer is a convolution; AlexNet and VGG see whole maps, not pooled ones.
+POOLED_BY_TORCHVISION = [
+    name for name in torchvision_networks.names() if not name.startswith(("alex", "squeeze", "vgg"))
+]
+QUICK = ("convnext_tiny", "mobilenet_v3_small", "resnet18", "efficientnet_b0", "mnasnet0_5")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in POOLED_BY_TORCHVISION
+    ],
+)
+def test_averaged_features_are_what_the_last_layer_of_torchvision_sees(tmp_path, name):
+    """A norm or a dense layer between pooling and last layer is part of the features."""
+    parameters = torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"]
+    if parameters > 150e6:
+        pytest.skip("does not fit in the memory of a small machine")
+    size = 64 if name in QUICK else 224
+    # num_classes: a weights file's last layer may be of any width.
+    options = {"image_size": size} if name.startswith("vit") else {}
+    whole = torchvision.models.get_model(name, num_classes=7, **options)
+    with torch.no_grad():
+        for parameter in whole.parameters():  # norms begin as if they were not there
+            parameter += 0.02 * torch.randn_like(parameter)
+    file = tmp_path / "weights.pt"
+    torch.save(whole.state_dict(), file)
+    network = model(name, (size, size), weights=str(file)).eval()
+    images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = torchvision_features(whole.eval(), network.normalise(images))
+        found = copy.deepcopy(network).features(images)
+    assert found.shape == expected.shape == (2, network.head[-1].in_features)
+    assert float((found - expected).norm() / expected.norm()) < 1e-5
+    assert "begun anew" not in network.loaded
+    n = len(network.backbone.state_dict())
+    assert network.loaded.startswith(f"{n} entries of {file} loaded, {len(whole.state_dict()) - n}")
+
+
+def test_layers_behind_the_pooling_are_loaded_and_frozen_with_the_backbone(tmp_path):
+    whole = torchvision.models.mobilenet_v3_small(num_classes=7)
+    file = tmp_path / "weights.pt"
+    torch.save(whole.state_dict(), file)
+    n = len(whole.state_dict()) - 2
+    network = model("mobilenet_v3_small", weights=str(file), freeze="backbone")
+    skipped = "2 skipped (classifier.3.weight, classifier.3.bias)"
+    assert network.loaded == f"{n} entries of {file} loaded, {skipped}, the head is new"
+    assert torch.equal(network.backbone.classifier[1].weight, whole.classifier[0].weight)
+    assert not network.backbone.classifier[1].weight.requires_grad
+    assert network.trained == 1024 * 3 + 3
+    network = model("mobilenet_v3_small", weights=str(file), head=HeadConfig(pool="max"))
+    skipped = "4 skipped (classifier.0.weight, classifier.0.bias, classifier.3.weight, ...)"
+    assert network.loaded == f"{n - 2} entries of {file} loaded, {skipped}, the head is new"
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = whole.eval().features(network.normalise(images)).amax((2, 3))
+        assert torch.allclose(network.eval().features(images), expected, atol=1e-5)
+
+
 def test_a_mean_counts_its_weights_and_hides_no_nan():
     mean = WeightedMean()
     for value, weight in ((0.2, 9.0), (1.0, 8.0)):

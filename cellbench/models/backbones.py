@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cellbench.errors import UserError, suggest
 from cellbench.models import networks, timm_networks, torchvision_networks
-from cellbench.models.heads import Pool, build_pool
+from cellbench.models.heads import OwnPooling, Pool, build_pool
 from cellbench.models.weights import Undrawn, from_file, from_run, load
 
 Norm = Literal["batch", "group"]
@@ -112,11 +112,9 @@ def build(
         state = from_file(Path(weights))
     try:
         with nullcontext() if state is None or partial else Undrawn():
-            network, own_pool = _make(name, image_size, pool)
+            network, trunk, own_pool = _make(name, image_size, pool)
     except ValueError as error:  # networks of a fixed input size say what they can take
         raise UserError(f"model.backbone: {name} at {image_size}: {error}") from error
-    whole = not own and not of_timm
-    trunk = torchvision_networks.cut(name, network) if whole else network
     if trained == "group":
         use_group_norm(trunk)
     loaded = None
@@ -126,7 +124,7 @@ def build(
             known = timm_networks if of_timm else torchvision_networks
             classifiers = known.CLASSIFIERS
         target = trunk if is_run else network  # a run's names are those of the trunk
-        loaded = load(target, state, source, classifiers, bare=not whole, partial=partial)
+        loaded = load(target, state, source, classifiers, partial=partial)
     if norm == "group" and trained != "group":
         replaced = use_group_norm(trunk)
         if not replaced:
@@ -144,10 +142,17 @@ def build(
 
 def _make(
     name: str, image_size: tuple[int, int], pool: Pool
-) -> tuple[nn.Module, timm_networks.Pooling | None]:
-    """Make a network by its name, and its own pooling where it is to be pooled by that."""
+) -> tuple[nn.Module, nn.Module, OwnPooling | None]:
+    """Make a network by its name.
+
+    Returns:
+        The network with the names of its published weights, its trunk, which shares its layers,
+        and its own pooling where that is to be used.
+    """
+    average = pool == "avg"
     if name.startswith(timm_networks.PREFIX):
-        return timm_networks.make(name, image_size, average=pool == "avg")
+        network, pooling = timm_networks.make(name, image_size, average=average)
+        return network, network, pooling
     if name in _own_names():
         try:
             module = import_module(f"{networks.__name__}.{name}")
@@ -156,9 +161,10 @@ def _make(
                 f"model.backbone: cellbench/models/networks/{name}.py cannot be imported: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        network: nn.Module = module.build()
-        return network, None
-    return torchvision_networks.make(name, image_size), None
+        network = module.build()
+        return network, network, None
+    network = torchvision_networks.make(name, image_size)
+    return network, *torchvision_networks.cut(name, network, average=average)
 
 
 def use_group_norm(network: nn.Module) -> int:

@@ -1,10 +1,11 @@
 """The classifier behind a backbone."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from cellbench.errors import UserError
 
@@ -19,8 +20,9 @@ class HeadConfig:
     """The layers between the features and the classes.
 
     Attributes:
-        pool: How feature maps become a vector: average, maximum, or all their values. avg is the
-            own pooling of a network of timm's, with the layers that follow it there.
+        pool: How feature maps become a vector: average, maximum, or all their values. avg is a
+            network's own pooling, with the layers that some networks of torchvision and timm have
+            between it and their classifier.
         hidden: Widths of the dense layers before the last, each with a ReLU.
         dropout: Probability of dropping a value before every dense layer, the last one included;
             or one for each of them.
@@ -52,6 +54,35 @@ class HeadConfig:
         if isinstance(self.dropout, int | float):
             return (self.dropout,) * (len(self.hidden) + 1)
         return tuple(self.dropout)
+
+
+class OwnPooling(nn.Module):
+    """A backbone's own way from its feature maps to what its classifier would see.
+
+    Some networks have a normalisation, a convolution or a dense layer behind the pooling (convnext,
+    maxvit, mobilenetv3, davit), so that the mean of their maps is not their pooled features.
+
+    Args:
+        pool: The function that pools, a method of the backbone. The backbone keeps the layers that
+            it uses: this module has no parameters.
+        width: The number of pooled features.
+    """
+
+    def __init__(self, pool: Callable[[Tensor], Tensor], width: int) -> None:
+        super().__init__()
+        self._pool = pool
+        self.width = width
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Pool maps, (B, C, h, w), to features, (B, width)."""
+        return self._pool(maps).flatten(1)
+
+    def only_averages(self, maps: Tensor) -> bool:
+        """Return whether the features of these maps are nothing but their average."""
+        features, average = self(maps), maps.mean((2, 3))
+        if features.shape != average.shape:
+            return False
+        return bool((features - average).norm() <= 1e-5 * average.norm())
 
 
 def build_pool(pool: Pool, shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cellbench.errors import UserError, suggest
+from cellbench.models.heads import OwnPooling
 
 PREFIX = "timm/"
 
@@ -26,31 +27,9 @@ def _timm() -> Any:
     return timm
 
 
-class Pooling(nn.Module):
-    """A network's own way from its feature maps to what its classifier would see.
-
-    Some have a normalisation or a convolution behind the pooling, so that the mean of their maps is
-    not their pooled features (davit, convnext, mobilenetv3).
-
-    Args:
-        network: The network. It keeps its layers: this module has no parameters.
-        width: The number of pooled features.
-    """
-
-    def __init__(self, network: Any, width: int) -> None:
-        super().__init__()
-        self._network = (network,)  # as an attribute it would be registered a second time
-        self.width = width
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Pool maps, (B, C, h, w), to features, (B, width)."""
-        pooled: Tensor = self._network[0].forward_head(maps, pre_logits=True)
-        return pooled.flatten(1)
-
-
 def make(
     name: str, image_size: tuple[int, int], *, average: bool
-) -> tuple[nn.Module, Pooling | None]:
+) -> tuple[nn.Module, OwnPooling | None]:
     """Make a network without its classifier.
 
     Args:
@@ -117,13 +96,13 @@ def _are_maps(network: Any, features: Any) -> bool:
 
 def _with_own_pooling(
     network: Any, image_size: tuple[int, int]
-) -> tuple[nn.Module, Pooling | None]:
+) -> tuple[nn.Module, OwnPooling | None]:
     maps = _look(network, network.forward_features, image_size)
     width = _look(network, partial(_pooled, network), image_size).shape[1]
     if not _are_maps(network, maps):
         return _as_vectors(network), None
     network.forward = network.forward_features
-    return network, Pooling(network, width)
+    return network, OwnPooling(partial(network.forward_head, pre_logits=True), width)
 
 
 def _as_vectors(network: Any) -> nn.Module:

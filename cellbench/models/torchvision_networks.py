@@ -9,8 +9,10 @@ from urllib.error import URLError
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from cellbench.errors import UserError
+from cellbench.models.heads import OwnPooling
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -22,6 +24,11 @@ _HALF_NORMALISED = ("googlenet", "inception_v3", "efficientnet_v2_l")
 
 CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.", "aux1.", "aux2.", "AuxLogits.")
 """How the names of torchvision's classifiers begin in a state dict."""
+
+_LAYERS_BEHIND_POOLING = ("convnext", "maxvit", "mobilenet_v3")
+"""How the networks are named whose classifier has a norm or a dense layer between the pooling and
+its last layer. They are part of the features. The dense layers of AlexNet and VGG are not: they see
+whole maps, which VGG's published recipes pool instead."""
 
 
 def names() -> list[str]:
@@ -54,25 +61,73 @@ def make(name: str, image_size: tuple[int, int]) -> nn.Module:
     return builder(weights=None, **arguments)
 
 
-def cut(name: str, network: Any) -> nn.Module:
-    """Cuts a network behind its last feature map, its state-dict names kept."""
+def cut(name: str, network: Any, *, average: bool) -> tuple[nn.Module, OwnPooling | None]:
+    """Cut a network behind its last feature maps, and take its classifier off; names stay.
+
+    Args:
+        name: The network's name.
+        network: The network. It keeps the names of its state dict, and loses the classifier's.
+        average: Whether the network's own pooling is wanted, with the layers behind it.
+
+    Returns:
+        The trunk, which shares the network's layers, and the network's own pooling of its maps, if
+        it is wanted and more than their average.
+    """
+    behind, width = None, 0
+    if average and name.startswith(_LAYERS_BEHIND_POOLING):
+        behind, width = _behind_pooling(network.classifier), network.classifier[-1].in_features
+    for key, _ in list(network.named_children()):
+        if f"{key}." in CLASSIFIERS:
+            setattr(network, key, nn.Identity())
+    layers = _up_to_the_maps(name, network)
+    if behind is None:
+        return nn.Sequential(layers), None
+    network.classifier = behind
+    trunk = _PooledTrunk(OrderedDict([*layers.items(), ("classifier", behind)]))
+    return trunk, OwnPooling(trunk.pool, width)
+
+
+def _up_to_the_maps(name: str, network: Any) -> OrderedDict[str, nn.Module]:
     if name.startswith("vit"):
-        network.heads = nn.Identity()  # gives the class token
-        return nn.Sequential(network)
+        return OrderedDict([("0", network)])  # gives the class token
     if name.startswith("maxvit"):
-        return nn.Sequential(OrderedDict(stem=network.stem, blocks=nn.Sequential(*network.blocks)))
+        return OrderedDict(stem=network.stem, blocks=nn.Sequential(*network.blocks))
     if name.startswith("densenet"):
-        return nn.Sequential(OrderedDict(features=network.features, relu=nn.ReLU(inplace=True)))
+        return OrderedDict(features=network.features, relu=nn.ReLU(inplace=True))
     if name.startswith("swin"):
-        kept = ("features", "norm", "permute")
-        return nn.Sequential(OrderedDict((key, getattr(network, key)) for key in kept))
+        return OrderedDict((key, getattr(network, key)) for key in ("features", "norm", "permute"))
     for key in ("features", "layers"):  # layers: MNASNet
         if isinstance(getattr(network, key, None), nn.Module):
-            return nn.Sequential(OrderedDict([(key, getattr(network, key))]))
+            return OrderedDict([(key, getattr(network, key))])
     # The rest run their children in order up to the pooling.
     dropped = ("avgpool", "dropout", "fc", "aux1", "aux2", "AuxLogits")
-    children = [(key, child) for key, child in network.named_children() if key not in dropped]
-    return nn.Sequential(OrderedDict(children))
+    return OrderedDict((k, child) for k, child in network.named_children() if k not in dropped)
+
+
+def _behind_pooling(classifier: nn.Sequential) -> nn.Sequential:
+    """Return the layers before a classifier's last one, their names kept."""
+    kept = [(k, m) for k, m in list(classifier.named_children())[:-1] if type(m) is not nn.Dropout]
+    if isinstance(kept[0][1], nn.Linear):  # which takes vectors
+        kept.insert(0, ("flatten", nn.Flatten()))
+    return nn.Sequential(OrderedDict(kept))
+
+
+class _PooledTrunk(nn.Sequential):
+    """A trunk whose last child comes behind the pooling.
+
+    It is part of the trunk to be loaded, frozen and saved with it.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the last maps, (B, C, h, w), of normalised images, (B, 3, H, W)."""
+        for layer in list(self)[:-1]:
+            images = layer(images)
+        return images
+
+    def pool(self, maps: Tensor) -> Tensor:
+        """Return features, (B, width), of maps, (B, C, h, w)."""
+        features: Tensor = self[-1](adaptive_avg_pool2d(maps, 1))
+        return features
 
 
 def imagenet(name: str) -> dict[str, Tensor]:

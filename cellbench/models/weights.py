@@ -97,17 +97,15 @@ def load(
     source: str,
     classifiers: tuple[str, ...],
     *,
-    bare: bool,
     partial: bool,
 ) -> str:
-    """Loads all but the classifier, which the head replaces.
+    """Load all but the classifier, which the head replaces.
 
     Args:
-        network: What to load into.
+        network: What to load into; it has no classifier.
         state: Names and values.
         source: Where they are from, in words.
         classifiers: How the names of classifiers begin.
-        bare: Whether the network has no classifier, so that all its own names count.
         partial: Whether what does not fit is left out; else it is an error.
 
     Returns:
@@ -118,7 +116,7 @@ def load(
     """
     given = {_OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
     own = network.state_dict()
-    skipped = [k for k in given if k.startswith(classifiers) and not (bare and k in own)]
+    skipped = [k for k in given if k.startswith(classifiers) and k not in own]
     kept = OrderedDict((key, value) for key, value in given.items() if key not in set(skipped))
     torch_files.check_finite(kept, source)
     shapeless = [key for key, value in kept.items() if key in own and own[key].shape != value.shape]
@@ -132,12 +130,11 @@ def load(
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(f"model.weights: {source} does not fit the network: {reason}") from error
-    new = [key for key in missing if bare or not key.startswith(classifiers)]
-    loaded = len(kept) - len(unknown)
-    if (new or unknown) and not partial:
+    loaded, amiss = len(kept) - len(unknown), [*missing, *unknown]
+    if amiss and not partial:
         raise UserError(
-            f"model.weights: {source} does not fit the network: {len(new)} of its {len(own)} "
-            f"entries are missing and {len(unknown)} unknown, the first '{[*new, *unknown][0]}'; "
+            f"model.weights: {source} does not fit the network: {len(missing)} of its {len(own)} "
+            f"entries are missing and {len(unknown)} unknown, the first '{amiss[0]}'; "
             "model.partial_weights: true takes what fits"
         )
     if not any(value.is_floating_point() for key, value in kept.items() if key not in unknown):
@@ -146,8 +143,8 @@ def load(
     left = [*skipped, *unknown, *(shapeless if partial else [])]
     if left:
         parts.append(f"{len(left)} skipped ({_shown(left)})")
-    if new:
-        parts.append(f"{len(new)} of the backbone begun anew ({_shown(new)})")
+    if missing:
+        parts.append(f"{len(missing)} of the backbone begun anew ({_shown(missing)})")
     return ", ".join([*parts, "the head is new"])
 
 

@@ -14,7 +14,7 @@ from cellbench.__main__ import main
 from cellbench.atomic import replacing
 from cellbench.errors import UserError
 from cellbench.models.weights import from_run
-from cellbench.runs.checkpoint import WholeCheckpointIO, read_checkpoint
+from cellbench.runs.checkpoint import POOLING, WholeCheckpointIO, read_checkpoint
 from tests.conftest import TINY, draw_cell, write_image
 
 
@@ -442,3 +442,39 @@ def test_a_sheet_shows_a_name_that_is_no_utf8(run, images, tmp_path, fails):
     (images / "1.png").unlink()
     (images / "2.png").unlink()
     assert r"caf\udce9.png: the file is not an image" in fails("predict", *args)
+
+
+def forget_pooling(checkpoint):
+    """Make a checkpoint look as if it were from before there were versions of the pooling."""
+    assert checkpoint["cellbench"].pop("pooling") == POOLING
+
+
+def test_features_that_were_pooled_otherwise_are_refused(fit, fails, images, tmp_path):
+    pytest.importorskip("timm")
+    run = fit("--model.backbone=timm/test_convnext")
+    predict = ["predict", f"--run={run}", f"--images={images}", f"--output={tmp_path / 'p.csv'}"]
+    assert main(predict) == 0
+    for name in ("best", "last"):
+        change(run / "checkpoints" / f"{name}.ckpt", forget_pooling)
+    for command in (predict, ["test", f"--run={run}"]):
+        check_pooling_is_refused(fails(*command))
+    (run / "metrics.json").unlink()
+    check_pooling_is_refused(fails("fit", f"--resume={run}"))
+
+
+def check_pooling_is_refused(line):
+    told = "the checkpoint is of an earlier cellbench, which may have pooled the features of"
+    assert line.endswith(f"{told} timm/test_convnext in another way; train again")
+    assert len(line) <= 300
+
+
+def test_features_that_were_pooled_likewise_are_taken(fit, images, tmp_path):
+    pytest.importorskip("timm")
+    run = fit("--model.backbone=timm/test_resnet")
+    output = tmp_path / "p.csv"
+    predict = ["predict", f"--run={run}", f"--images={images}", f"--output={output}"]
+    assert main(predict) == 0
+    expected = output.read_bytes()
+    change(run / "checkpoints" / "best.ckpt", forget_pooling)
+    assert main(predict) == 0
+    assert output.read_bytes() == expected

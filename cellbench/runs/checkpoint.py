@@ -18,6 +18,7 @@ from cellbench.data.views import View
 from cellbench.errors import CannotWrite, UserError
 from cellbench.models.backbones import Norm
 from cellbench.models.classifier import CellClassifier
+from cellbench.models.heads import OwnPooling
 from cellbench.models.weights import DESCRIPTION
 from cellbench.runs.averaging import Average, Averaging
 from cellbench.runs.folder import whole_file
@@ -74,6 +75,13 @@ class CheckpointConfig:
         return int(np.nan_to_num(sign * np.array(values), nan=-np.inf, posinf=np.inf).argmax())
 
 
+POOLING = 2
+"""The version of `model.head.pool: avg`: raise it when some network's pooled features change.
+
+Version 1 averaged the maps of every network of timm, whatever the network has behind its pooling.
+"""
+
+
 @dataclass(frozen=True)
 class Description:
     """What a checkpoint says of itself, in plain values.
@@ -89,6 +97,7 @@ class Description:
         leaky: Why the split's numbers are not to be believed; None where they are.
         masks: A digest of the masks that the view uses; empty if it uses none, or if the
             checkpoint is older than this entry.
+        pooling: The version of the pooling that it was trained with, as `POOLING`.
     """
 
     cellbench: str
@@ -100,6 +109,7 @@ class Description:
     labels: str
     leaky: str | None
     masks: str = ""
+    pooling: int = 1
 
     def as_plain(self) -> dict[str, Any]:
         """Dictionaries, lists, strings and numbers alone: what weights_only=True lets through."""
@@ -143,6 +153,8 @@ class Description:
         texts = [plain[key] for key in ("cellbench", "precision", "data", "split", "labels")]
         if not all(isinstance(text, str) for text in [*texts, plain["leaky"] or ""]):
             raise ValueError("a description that is no text")
+        if not isinstance(plain.get("pooling", 1), int):
+            raise ValueError("a version that is no number")
         prepared = Preprocessing(**(given | {"image_size": (height, width)}))
         return cls(**(plain | {"preprocessing": prepared}))
 
@@ -285,6 +297,32 @@ def read_checkpoint(path: Path) -> tuple[Description, dict[str, torch.Tensor]]:
         raise _not_whole(path, "it does not describe its model") from error
     torch_files.check_finite(state, str(path))
     return description, state
+
+
+def check_pooling(described: Description, model: CellClassifier) -> None:
+    """Refuse a checkpoint whose features this version of cellbench would pool differently.
+
+    Args:
+        described: What the checkpoint says of itself.
+        model: Its model, with its weights.
+
+    Raises:
+        UserError: The model may predict something else than it did when it was trained.
+    """
+    if described.pooling >= POOLING or not isinstance(model.pool, OwnPooling):
+        return
+    shape = (2, 3, *described.preprocessing.image_size)
+    noise = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        same = model.pool.only_averages(model.backbone(model.normalise(noise)))
+    model.train(training)
+    if not same:
+        raise UserError(
+            "the checkpoint is of an earlier cellbench, which may have pooled the features of "
+            f"{described.model['backbone']} in another way; train again"
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:

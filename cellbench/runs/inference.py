@@ -25,7 +25,7 @@ from cellbench.models.heads import HeadConfig
 from cellbench.models.weights import Undrawn
 from cellbench.runs import figures
 from cellbench.runs.attributions import side_by_side
-from cellbench.runs.checkpoint import Description, read_checkpoint
+from cellbench.runs.checkpoint import Description, check_pooling, read_checkpoint
 from cellbench.runs.folder import RunFolder, whole_file
 from cellbench.runs.predictions import PREFIX, read_predictions
 from cellbench.runs.probabilities import fit_temperature, temper
@@ -41,10 +41,11 @@ SHEET = 64
 
 
 def build_model(described: Description, state: dict[str, torch.Tensor]) -> CellClassifier:
-    """Makes a checkpoint's model again.
+    """Make a checkpoint's model again.
 
     Raises:
-        UserError: The weights do not fit what the checkpoint says of its model.
+        UserError: The weights do not fit what the checkpoint says of its model, or they are of an
+            earlier cellbench that pooled the network's features in another way.
     """
     try:
         arguments = described.model | {"head": HeadConfig(**described.model["head"])}
@@ -59,6 +60,7 @@ def build_model(described: Description, state: dict[str, torch.Tensor]) -> CellC
             f"the checkpoint's weights do not fit its own model: {reason:.120}; restore it from a "
             "copy, or train again"
         ) from error
+    check_pooling(described, model)
     return model
 
 

@@ -24,7 +24,14 @@ from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs import environment, features, figures, loggers, probabilities
 from cellbench.runs.averaging import Averaging
-from cellbench.runs.checkpoint import BestEpoch, CheckpointConfig, Description, read_checkpoint
+from cellbench.runs.checkpoint import (
+    POOLING,
+    BestEpoch,
+    CheckpointConfig,
+    Description,
+    check_pooling,
+    read_checkpoint,
+)
 from cellbench.runs.folder import RunFolder, as_yaml, write_text
 from cellbench.runs.label_history import LabelHistory
 from cellbench.runs.predictions import Predictions, read_predictions, write_predictions
@@ -131,6 +138,7 @@ class Run:
             labels=self._labels,
             leaky=self.data.drawn.leaky,
             masks=self.data.masks_digest,
+            pooling=POOLING,
         )
         self.model.description = self.description.as_plain()
 
@@ -346,6 +354,7 @@ class Run:
                 f"{path}: its weights do not fit its own model: {reason:.120}; restore it from a "
                 "copy, or train again"
             ) from error
+        check_pooling(description, self.model)
         return description
 
     def _score(self, parts: Sequence[Literal["val", "test"]]) -> dict[str, Any] | None:

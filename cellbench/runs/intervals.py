@@ -17,6 +17,9 @@ from scipy.special import betaincinv, ndtri, stdtrit
 LEVEL = 0.95
 Z = float(ndtri((1 + LEVEL) / 2))
 
+NOTHING = 1e-20
+"""A variance below this one is 0 but for rounding."""
+
 Array = np.ndarray
 
 
@@ -64,9 +67,14 @@ class Shares:
     Args:
         hits: Each group's hits, for each share, (groups, k).
         counts: The number of samples that they are a share of, (groups, k).
+        errors: How far each group's hits and counts are from those expected of it, scaled so that
+            their squares sum to a variance, (groups, k) each; None where the groups are of one
+            kind, and so each is expected to have the mean share.
     """
 
-    def __init__(self, hits: Array, counts: Array) -> None:
+    def __init__(
+        self, hits: Array, counts: Array, errors: tuple[Array, Array] | None = None
+    ) -> None:
         hits, counts = np.asarray(hits, np.float64), np.asarray(counts, np.float64)
         self._n = counts.sum(axis=0)
         self._groups = (counts > 0).sum(axis=0)
@@ -74,9 +82,11 @@ class Shares:
             self.value = hits.sum(axis=0) / self._n
             # The effective number of samples where those of a group are all alike.
             self._alike = self._n**2 / (counts**2).sum(axis=0)
-            residuals = hits * self._n - hits.sum(axis=0) * counts  # exact: these are counts
-            factor = self._groups / np.maximum(self._groups - 1, 1)
-            self._variance = factor * ((residuals / self._n**2) ** 2).sum(axis=0)
+            if errors is None:
+                factor = np.sqrt(self._groups / np.maximum(self._groups - 1, 1))
+                errors = factor * hits, factor * counts
+            variance = (((errors[0] - self.value * errors[1]) / self._n) ** 2).sum(axis=0)
+            self._variance = np.where(variance > NOTHING, variance, 0)
             # The variance where all samples are independent.
             self._simple = self.value * (1 - self.value) / self._n
 
@@ -139,41 +149,64 @@ def mean_contributions(sums: Array, counts: Array) -> Array:
     return contributions
 
 
-def standard_error(contributions: Array) -> tuple[float, float]:
-    """Return an estimate's standard error, and the degrees of freedom that this has itself.
+def degrees_of_freedom(contributions: Array, groups: int) -> float:
+    """Return the degrees of freedom of the sum of squared contributions, 0 where it is 0.
 
     Where a few groups make most of the variance, there are fewer than groups (Box 1953).
 
     Args:
+        contributions: Each group's, to an estimate's error, (n,); they sum to 0.
+        groups: How many of them can differ from 0.
+    """
+    squares = contributions**2
+    total = float(squares.sum())
+    if groups < 2 or total < NOTHING:
+        return 0.0
+    kurtosis = groups * float((squares**2).sum()) / total**2
+    return min(2 * groups / (kurtosis - 1) if kurtosis > 1 else math.inf, groups - 1.0)
+
+
+def variance_of(contributions: Array) -> tuple[float, float]:
+    """Return an estimate's variance, and the degrees of freedom that this has itself.
+
+    Args:
         contributions: Each group's, to the estimate's error, (groups,); they sum to 0.
     """
-    groups, squares = len(contributions), contributions**2
-    total = float(squares.sum())
-    if groups < 2 or total < 1e-20:
-        return 0.0, 0.0
-    kurtosis = groups * float((squares**2).sum()) / total**2
-    df = 2 * groups / (kurtosis - 1) if kurtosis > 1 else math.inf
-    return math.sqrt(total * groups / (groups - 1)), min(df, groups - 1.0)
+    groups = len(contributions)
+    df = degrees_of_freedom(contributions, groups)
+    return (float((contributions**2).sum()) * groups / (groups - 1) if df else 0.0), df
+
+
+def moderated(variance: float, df: float, other: float, weight: float) -> float:
+    """Return a variance that was estimated, drawn towards another one (Smyth 2004).
+
+    Args:
+        variance: The estimate.
+        df: Its degrees of freedom.
+        other: What is expected of it.
+        weight: The degrees of freedom that this expectation is worth.
+    """
+    return (df * variance + weight * other) / (df + weight)
 
 
 def bounded(
-    value: float, contributions: Array, low: float, high: float, most: float = math.inf
+    value: float, variance: float, df: float, low: float, high: float, groups: float
 ) -> Array:
     """Return the interval, (2,), of an estimate between two bounds.
 
     Args:
         value: The estimate.
-        contributions: Each group's, to its error, (groups,); they sum to 0.
+        variance: Its variance.
+        df: The degrees of freedom of that.
         low: The least value possible.
         high: The greatest.
-        most: The effective number of samples is at most this.
+        groups: What the estimate rests on where nothing varies: the effective number of samples.
     """
-    share, (error, df) = (value - low) / (high - low), standard_error(contributions)
-    if error == 0:
-        return low + (high - low) * np.array(wilson(share, len(contributions)))
-    effective = min(share * (1 - share) * ((high - low) / error) ** 2, most)
-    effective = max(effective * (Z / critical(df)) ** 2, 1.0)
-    return low + (high - low) * np.array(score_interval(share, effective))
+    share, variance = (value - low) / (high - low), variance / (high - low) ** 2
+    if variance < NOTHING or df == 0 or not 0 < share < 1:
+        return low + (high - low) * np.array(wilson(share, groups))
+    effective = share * (1 - share) / variance * (Z / float(critical(df))) ** 2
+    return low + (high - low) * np.array(score_interval(share, max(effective, 1.0)))
 
 
 def mean_interval(sums: Array, counts: Array) -> Array:
@@ -184,7 +217,7 @@ def mean_interval(sums: Array, counts: Array) -> Array:
         counts: Its number of samples, (groups,); not all 0.
     """
     mean = float(sums.sum() / counts.sum())
-    return bounded(mean, mean_contributions(sums, counts), 0.0, 1.0)
+    return bounded(mean, *variance_of(mean_contributions(sums, counts)), 0.0, 1.0, len(sums))
 
 
 def of_mean(values: Array, ends: Array) -> Array:

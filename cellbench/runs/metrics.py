@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cellbench.runs.intervals import Shares, bounded, of_mean, wider
+from cellbench.runs.intervals import Shares, bounded, of_mean, variance_of, wider
 
 REPLICATES = 2000
 
@@ -62,24 +62,63 @@ def values(confusion: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def contributions(by_group: np.ndarray) -> dict[str, np.ndarray]:
-    """Return each group's linearised contribution to the error of each of `values`, (groups,).
+def derivatives(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the derivatives of each of `values` by the counts, (classes, classes).
+
+    Those by counts of 0 are left 0: no group has a part in them.
+    """
+    step = 1e-3
+    filled = np.argwhere(confusion > 0)
+    changed = np.tile(confusion, (2, len(filled), 1, 1))
+    one, (row, column) = np.arange(len(filled)), filled.T
+    changed[0, one, row, column] *= 1 + step
+    changed[1, one, row, column] *= 1 - step
+    found = {}
+    for name, (up, down) in values(changed).items():
+        found[name] = np.zeros(confusion.shape)
+        found[name][row, column] = (up - down) / (2 * step * confusion[row, column])
+    return found
+
+
+class Rows:
+    """Confusion matrices of groups, with the number of samples of each true class given.
+
+    The mix of classes is the test set's, which is stratified: that of a group is no error. So each
+    group's row is compared with that of its class.
 
     Args:
         by_group: The groups' confusion matrices, (groups, classes, classes).
     """
-    confusion = by_group.sum(axis=0)
-    step = 1e-3
-    filled = np.argwhere(confusion > 0)
-    changed = np.tile(confusion, (2, len(filled), 1, 1))
-    one = np.arange(len(filled))
-    changed[0, one, filled[:, 0], filled[:, 1]] *= 1 + step
-    changed[1, one, filled[:, 0], filled[:, 1]] *= 1 - step
-    counts = by_group[:, filled[:, 0], filled[:, 1]]
-    shares = counts / counts.sum(axis=0)
-    return {
-        name: shares @ ((up - down) / (2 * step)) for name, (up, down) in values(changed).items()
-    }
+
+    def __init__(self, by_group: np.ndarray) -> None:
+        true = by_group.sum(axis=2)
+        self._n, self._confusion = true.sum(axis=0), by_group.sum(axis=0)
+        self._rows = self._confusion / self._n[:, None]
+        self._groups = (true > 0).sum(axis=0)
+        self._grown = (true**2).sum(axis=0) / self._n - 1  # of a variance, by a correlation of 1
+        factor = np.sqrt(self._groups / np.maximum(self._groups - 1, 1))
+        self.errors: np.ndarray = (by_group - true[:, :, None] * self._rows) * factor[:, None]
+        """How far each group's counts are from those expected, (groups, classes, classes)."""
+
+    def variance(self, derivative: np.ndarray) -> tuple[float, float]:
+        """Return the variance of a function of the confusion matrix, and its degrees of freedom.
+
+        It is that between groups, but at least that which follows from one correlation within
+        groups for all classes: a class of few groups hardly shows how they vary.
+
+        Args:
+            derivative: That of the function by the counts, (classes, classes).
+        """
+        errors = (self.errors * derivative).sum(axis=2)
+        shown = float((errors.sum(axis=1) ** 2).sum())
+        centred = derivative - (self._rows * derivative).sum(axis=1, keepdims=True)
+        simple = (self._confusion * centred**2).sum(axis=1)  # where all samples are independent
+        weights = self._n**2 * (self._groups > 1)
+        within = float((weights * simple * self._grown).sum())
+        excess = float((weights * ((errors**2).sum(axis=0) - simple)).sum())
+        correlation = min(max(excess / within, 0.0), 1.0) if within > 0 else 1.0
+        expected = float((simple * (1 + correlation * self._grown)).sum())
+        return max(shown, expected), float(np.maximum(self._groups - 1, 0).sum())
 
 
 def evaluate(
@@ -95,7 +134,7 @@ def evaluate(
     groups (see `intervals`). A mean over classes has the wider end of two intervals: that by its
     own variance, and that of the classes' intervals put together, as a class without a miss shows
     no variance. F1 has the interval of true positives among true positives and errors, of which it
-    is a function (Flores et al. 2022).
+    is a function (Flores et al. 2022). Precision and F1 are those of the test set's mix of classes.
 
     Args:
         labels: Class indices, (n,); every class must occur.
@@ -112,11 +151,15 @@ def evaluate(
     by_group = confusion_by_group(labels, predicted, groups, len(classes))
     confusion = by_group.sum(axis=0)
     always = confusion_matrix(labels, majority, len(classes))
-    found, baseline, shifts = values(confusion), values(always), contributions(by_group)
+    found, baseline = values(confusion), values(always)
     own, own_baseline = _of_classes(confusion), _of_classes(always)
+    rows, by_count = Rows(by_group), derivatives(confusion)
     right, true, said = _counts(by_group)
-    recall, precision = Shares(right, true), Shares(right, said)
-    either = Shares(right, true + said - right)
+    right_error, _, said_error = _counts(rows.errors)
+    recall = Shares(right, true)
+    precision = Shares(right, said, (right_error, said_error))
+    either = Shares(right, true + said - right, (right_error, said_error - right_error))
+    accuracy = Shares(right.sum(axis=1, keepdims=True), true.sum(axis=1, keepdims=True))
     own_ends = {
         "recall": recall.intervals(),
         "precision": precision.intervals(),
@@ -127,16 +170,14 @@ def evaluate(
         "precision_macro": of_mean(own["precision"], precision.pooled()),
         "f1_macro": of_mean(own["f1"], _f1(either.pooled())),
     }
-    accuracy = Shares(right.sum(axis=1, keepdims=True), true.sum(axis=1, keepdims=True))
     ends = {"accuracy": accuracy.intervals()[0]}
     for name, together in of_means.items():
-        ends[name] = wider(bounded(float(found[name]), shifts[name], 0, 1), together).clip(0, 1)
-    # Of no mistake the variance is 0; what the accuracy may be bounds these two as well.
-    chance = float((confusion.sum(axis=0) @ confusion.sum(axis=1)) / len(labels) ** 2)
-    above_chance = (ends["accuracy"] - chance) / max(1 - chance, 1e-9)
+        spread = rows.variance(by_count[name])
+        shown = bounded(float(found[name]), *spread, 0, 1, len(by_group))
+        ends[name] = wider(shown, together).clip(0, 1)
     for name in ("mcc", "kappa"):
-        shown = bounded(float(found[name]), shifts[name], -1, 1)
-        ends[name] = wider(shown, above_chance).clip(-1, 1)
+        spread = variance_of((by_group * by_count[name]).sum(axis=(1, 2)))
+        ends[name] = bounded(float(found[name]), *spread, -1, 1, len(by_group))
     return {
         "n": len(labels),
         "groups": len(by_group),

@@ -14,12 +14,12 @@ from cellbench.runs.intervals import (
     Z,
     bounded,
     critical,
+    degrees_of_freedom,
     mean_contributions,
+    moderated,
     of_mean,
-    score_interval,
-    standard_error,
+    variance_of,
     wider,
-    wilson,
 )
 from cellbench.runs.metrics import entry, evaluate
 
@@ -28,6 +28,9 @@ BINS = 15
 
 REPLICATES = 1000
 """Of the calibration error by chance."""
+
+LOSS_WEIGHT, AREA_WEIGHT = 2.0, 1.0
+"""The degrees of freedom that the expected variance of a loss and of an area are worth."""
 
 TINY = 1e-7
 """The least probability that a logarithm is taken of."""
@@ -89,13 +92,15 @@ def calibration(
     _, group = np.unique(groups, return_inverse=True)
     own, base = _losses(labels, probabilities), _losses(labels, prior)
     bins = Bins(labels, probabilities, group)
-    most = _implied(probabilities) / bins.design_effect
+    implied = _implied(probabilities) * bins.design_effect
     counts = np.bincount(group)
     judged = {}
     for k, (name, worst) in enumerate((("log_loss", WORST), ("brier", 2.0))):
         value = float(own[k].mean())
         shifts = mean_contributions(np.bincount(group, own[k]), counts)
-        ends = bounded(value, shifts, 0.0, worst, most[k])
+        variance, df = variance_of(shifts)
+        variance = moderated(variance, df, implied[k], LOSS_WEIGHT) if df else 0.0
+        ends = bounded(value, variance, df, 0.0, worst, len(counts))
         judged[name] = entry(value, ends, base[k].mean())
     base_error = Bins(labels, prior, group).error
     judged["ece"] = entry(bins.error, bins.interval(), base_error) | {"calibrated": bins.by_chance}
@@ -133,29 +138,37 @@ class Area:
             np.bincount(group[own], errors[own], n_groups) * math.sqrt(n / max(n - 1, 1))
             for own, n in zip((positive, ~positive), self._groups, strict=True)
         )
-        self._variances = float((one**2).sum()), float((other**2).sum())
+        self._parts = one, other
         self.contributions: np.ndarray = one + other
         """Each group's, to the area's error, (groups,)."""
+
+    def _degrees_of_freedom(self) -> float:
+        """Return those of the variance, from those of both kinds of samples (Satterthwaite)."""
+        squares, parts = 0.0, 0.0
+        for part, groups in zip(self._parts, self._groups, strict=True):
+            df, variance = degrees_of_freedom(part, groups), float((part**2).sum())
+            squares += variance**2 / df if df else 0.0
+            parts += variance
+        return parts**2 / squares if squares else 0.0
 
     def interval(self, df: float | None = None) -> np.ndarray:
         """Return its interval, (2,).
 
-        At the least a group counts as one sample (Hanley and McNeil 1982; Newcombe 2006), which
-        is all that is known where nothing varies.
+        Few pairs in the wrong order tell little of the variance, which is therefore drawn towards
+        that of independent samples by Hanley and McNeil (1982). Where nothing varies, a group
+        counts as one sample.
 
         Args:
-            df: The degrees of freedom of its variance; None for its own (Satterthwaite).
+            df: The degrees of freedom of its variance; None for its own.
         """
-        a, (m, n) = self.value, self._groups
+        a = self.value
         least, most = (_effective_pairs(a, *sizes) for sizes in (self._groups, self._samples))
         variance = float((self.contributions**2).sum())
-        if min(m, n) > 1 and variance > 1e-20:
-            one, other = self._variances
-            df = df or (one + other) ** 2 / (one**2 / (m - 1) + other**2 / (n - 1))
-            effective = min(a * (1 - a) / variance, most) * (Z / critical(df)) ** 2
-            effective = max(effective, least)
-            return np.array(score_interval(a, effective))
-        return np.array(wilson(a, least))
+        df = self._degrees_of_freedom() if df is None else df
+        if min(self._groups) < 2 or not df or not variance:
+            return bounded(a, 0.0, 0.0, 0.0, 1.0, least)
+        variance = moderated(variance, df, a * (1 - a) / most, AREA_WEIGHT)
+        return bounded(a, variance, df + AREA_WEIGHT, 0.0, 1.0, least)
 
 
 def _effective_pairs(area: float, m: float, n: float) -> float:
@@ -170,10 +183,11 @@ def mean_area(areas: Sequence[Area]) -> tuple[float, np.ndarray]:
     """Return the mean of the classes' areas, and its interval, (2,)."""
     values = np.array([area.value for area in areas])
     contributions = np.mean([area.contributions for area in areas], axis=0)
-    df = len(contributions) - len(areas)
-    ends = np.array([area.interval(max(df, 1)) for area in areas])
+    groups = len(contributions)
+    ends = np.array([area.interval(max(groups - len(areas), 1)) for area in areas])
     mean = float(values.mean())
-    return mean, wider(bounded(mean, contributions, 0, 1), of_mean(values, ends)).clip(0, 1)
+    shown = bounded(mean, *variance_of(contributions), 0, 1, groups)
+    return mean, wider(shown, of_mean(values, ends)).clip(0, 1)
 
 
 def _won(
@@ -295,8 +309,8 @@ class Bins:
         possible = (drawn >= error).mean(axis=1) >= (1 - LEVEL) / 2
         low = 0.0 if error <= self.by_chance else factors[possible].min(initial=1.0) * error
         unbiased = 2 * error - float(drawn[-1].mean())
-        spread, df = standard_error(centred @ np.sign(differences))
-        above = max(self._above(), critical(df) * spread if spread else 0.0)
+        variance, df = variance_of(centred @ np.sign(differences))
+        above = max(self._above(), critical(df) * math.sqrt(variance) if df else 0.0)
         return np.array([low, min(max(unbiased + above, error), 1.0)])
 
     def _above(self) -> float:
@@ -309,7 +323,7 @@ class Bins:
 
 
 def _implied(probabilities: np.ndarray) -> np.ndarray:
-    """Return the effective numbers of independent samples for the log loss and the Brier score.
+    """Return the variances of the mean log loss and Brier score of independent samples, (2,).
 
     They are what the probabilities imply: a test set without a miss hardly shows how the losses
     vary.
@@ -317,11 +331,9 @@ def _implied(probabilities: np.ndarray) -> np.ndarray:
     logs = -np.log(np.clip(probabilities, TINY, None))
     briers = (probabilities**2).sum(axis=1, keepdims=True) - 2 * probabilities + 1
     found = []
-    for losses, worst in ((logs, WORST), (briers, 2.0)):
+    for losses in (logs, briers):
         means = (probabilities * losses).sum(axis=1, keepdims=True)
-        share = float(means.mean()) / worst
-        variance = float((probabilities * (losses - means) ** 2).sum() / (len(losses) * worst) ** 2)
-        found.append(share * (1 - share) / variance if variance > 0 else math.inf)
+        found.append((probabilities * (losses - means) ** 2).sum() / len(losses) ** 2)
     return np.array(found)
 
 

@@ -23,6 +23,7 @@ from cellbench.runs.intervals import score_interval, wilson
 from cellbench.runs.metrics import evaluate, values
 from cellbench.runs.probabilities import Area, Bins, calibration, fit_temperature, temper
 from cellbench.runs.probabilities import score as score_probabilities
+from tests.benchmarks.coverage import Setting, intervals
 
 CLASSES = ("a", "b", "c", "d")
 
@@ -320,3 +321,25 @@ def test_of_a_class_that_is_never_predicted_the_precision_may_be_anything():
     own = found["classes"]["b"]["precision"]
     assert (own["value"], own["low"], own["high"]) == (0, 0, 1)
     assert json.loads(json.dumps(found)) == found  # nothing is NaN
+
+
+@pytest.mark.parametrize(
+    ("setting", "names", "most"),
+    [
+        # Groups of one class each: the mix of classes is given, and no part of the error
+        (
+            Setting(3000, 50, 0.93, 1, 1),
+            ("a precision", "a f1", "precision_macro", "f1_macro", "mcc"),
+            1.5,
+        ),
+        (Setting(3000, 1, 0.99, 1, 1), ("auroc", "log_loss", "brier"), 2),  # next to the bound
+    ],
+)
+def test_intervals_are_not_much_wider_than_they_must_be(setting, names, most):
+    rng = np.random.default_rng(0)
+    found = [intervals(setting, rng) for _ in range(60)]
+    for name in names:
+        value, low, high = np.array(
+            [[of[name][k] for k in ("value", "low", "high")] for of in found]
+        ).T
+        assert 0.8 < (high - low).mean() / (3.92 * value.std()) < most, name

@@ -10,7 +10,7 @@ from cleanlab.rank import get_label_quality_scores
 from cellbench.data.base import CellDataModule
 from cellbench.errors import UserError
 from cellbench.runs.conditions import Condition, pool
-from cellbench.runs.intervals import wilson
+from cellbench.runs.intervals import mean_interval
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,11 @@ def find(data: CellDataModule, runs: Condition) -> Doubtful:
 
 
 def _disagreement(data: CellDataModule, positions: np.ndarray) -> Disagreement | None:
-    votes = [data.table.samples[i].votes for i in positions]
-    known = [vote for vote in votes if vote is not None]
+    """Return how often annotators disagree on some samples; None where there are no votes."""
+    known = [i for i in positions if data.table.samples[i].votes is not None]
     if not known:
         return None
-    share = sum(len(set(vote)) > 1 for vote in known) / len(known)
-    return Disagreement(share, *wilson(share, len(known)), len(known))
+    differ = np.array([len(set(data.table.samples[i].votes or ())) > 1 for i in known])
+    _, group = np.unique(data.table.groups()[known], return_inverse=True)
+    ends = mean_interval(np.bincount(group, differ), np.bincount(group))
+    return Disagreement(float(differ.mean()), float(ends[0]), float(ends[1]), len(known))

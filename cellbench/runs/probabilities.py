@@ -11,7 +11,6 @@ from scipy.optimize import minimize_scalar
 from cellbench.runs.intervals import (
     LEVEL,
     Shares,
-    Z,
     bounded,
     critical,
     degrees_of_freedom,
@@ -155,8 +154,9 @@ class Area:
         """Return its interval, (2,).
 
         Few pairs in the wrong order tell little of the variance, which is therefore drawn towards
-        that of independent samples by Hanley and McNeil (1982). Where nothing varies, a group
-        counts as one sample.
+        that by Hanley and McNeil (1982), for an effective number of samples half way (in
+        logarithms) between that of groups and that of samples. Where nothing varies, a group counts
+        as one sample.
 
         Args:
             df: The degrees of freedom of its variance; None for its own.
@@ -167,7 +167,8 @@ class Area:
         df = self._degrees_of_freedom() if df is None else df
         if min(self._groups) < 2 or not df or not variance:
             return bounded(a, 0.0, 0.0, 0.0, 1.0, least)
-        variance = moderated(variance, df, a * (1 - a) / most, AREA_WEIGHT)
+        expected = a * (1 - a) / math.sqrt(least * most)
+        variance = moderated(variance, df, expected, AREA_WEIGHT)
         return bounded(a, variance, df + AREA_WEIGHT, 0.0, 1.0, least)
 
 

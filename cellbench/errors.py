@@ -34,6 +34,8 @@ def printable(text: str) -> str:
 
     A file's name may hold escape sequences, or bytes that are no UTF-8.
     """
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

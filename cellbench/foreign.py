@@ -1,4 +1,4 @@
-"""Folders that may be anybody's: nothing in them leads out of them."""
+"""Files and folders that may be anybody's: nothing in a folder leads out of it."""
 
 import stat
 from pathlib import Path
@@ -30,3 +30,27 @@ def inside(folder: Path, *parts: str) -> Path:
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise UserError(f"{path} is neither a file nor a folder; remove it")
     return path
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Read a file that must be a regular one, and not too large.
+
+    Args:
+        path: The file.
+        limit: The bytes that it may have.
+
+    Raises:
+        UserError: The file cannot be read, is a pipe or a device, or is larger.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise UserError(f"{path} is not a file")
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise UserError(
+            f"cannot read {path}: {getattr(error, 'strerror', None) or error}"
+        ) from error
+    if len(content) > limit:
+        raise UserError(f"{path} is larger than {limit:,} bytes")
+    return content

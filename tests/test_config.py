@@ -2,7 +2,9 @@
 
 import copy
 import json
+import os
 import time
+from pathlib import Path
 
 import pytest
 import yaml as pyyaml
@@ -11,7 +13,7 @@ from cellbench.__main__ import main
 from cellbench.cli.engine import CellbenchCLI
 from cellbench.cli.options import stored_types
 from cellbench.cli.stored import read_config
-from cellbench.config import values, yaml
+from cellbench.config import strict_json, values, yaml
 from cellbench.errors import MAX_MESSAGE, UserError, one_line
 from cellbench.runs.folder import RunFolder
 from cellbench.sweeps.folder import merged
@@ -82,7 +84,7 @@ def test_yaml_that_is_none(text):
         (b"model: {lr: 0.1}\nmodel: {lr: 0.2}\n", "c.yaml: the key 'model' is given twice, line 2"),
         (b"model: {lr: &a [*a]}\n", "c.yaml: 'a' contains itself, line 1"),
         (BOMB.encode(), "c.yaml: more than 50,000 values"),
-        (b"k: 1\n" * 2_000_000, "c.yaml: larger than 1,000,000 bytes"),
+        (b"k: 1\n" * 2_000_000, "c.yaml is larger than 1,000,000 bytes"),
         (b"model: {backbone: \xe9}\n", "c.yaml is not valid YAML: invalid continuation byte"),
         (b"[" * 20_000, "c.yaml is not valid YAML"),
         (b"model: [\n", "c.yaml is not valid YAML: did not find expected node content, line 2"),
@@ -96,11 +98,63 @@ def test_every_commands_file_is_read_strictly(command, content, said, tmp_path, 
 
 
 def test_a_pipe_and_a_device_are_no_configuration(tmp_path, fails):
-    import os
-
     os.mkfifo(tmp_path / "pipe")
     assert "pipe is not a file" in fails("fit", f"--config={tmp_path / 'pipe'}")
     assert "/dev/zero is not a file" in fails("fit", "--config=/dev/zero")
+
+
+@pytest.mark.parametrize("given", ["option", "file", "group"])
+def test_a_pipe_is_no_options_value(given, tmp_path, fails, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    Path("c.yaml").write_text("data: {class_path: SyntheticDataModule, init_args: {smote: pipe}}\n")
+    option = {"option": "--data.smote=pipe", "file": "--config=c.yaml", "group": "--model=pipe"}
+    assert "'pipe' is a pipe; give a file" in fails("fit", option[given])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"[" * 100_000 + b"]" * 100_000, "x.json is nested deeper than 50 levels"),
+        (b"[" * 51 + b"]" * 51, "x.json is nested deeper than 50 levels"),
+        (b'{"a": 1, "a": 2}', "x.json is not valid JSON: the key 'a' is given twice"),
+        (b"[" + b"9" * 6000 + b"]", "x.json is not valid JSON"),
+        (b"[NaN]", "x.json is not valid JSON: NaN is not a number"),
+        (b"[-Infinity]", "-Infinity is not a number"),
+        (b"[1e400]", "1e400 is too large"),
+        (rb'["\ud800"]', "x.json is not valid JSON"),
+        (b"[1", "x.json is not valid JSON"),
+        (b"\xff", "x.json is not valid JSON"),
+        (b"", "x.json is not valid JSON"),
+        (b"[" + b" " * 2000 + b"]", "x.json is larger than 1,000 bytes"),
+    ],
+)
+def test_json_that_is_refused(content, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(strict_json, "MAX_BYTES", 1_000 if said.endswith("1,000 bytes") else 10**6)
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(UserError) as refused:
+        strict_json.read(tmp_path / "x.json")
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "missing", "folder"])
+def test_json_is_read_from_a_file_alone(kind, tmp_path):
+    path = {"device": Path("/dev/zero"), "folder": tmp_path}.get(kind, tmp_path / "x.json")
+    if kind == "pipe":
+        os.mkfifo(path)
+    with pytest.raises(
+        UserError, match="cannot read .*x.json" if kind == "missing" else "not a file"
+    ):
+        strict_json.read(path)
+
+
+def test_json_is_read_as_it_was_written(tmp_path):
+    value = {"a": [1, -2.5, True, None, "\u00e4\u202e", {"b": {}}], "": 2**70}
+    (tmp_path / "x.json").write_text(json.dumps(value))
+    assert strict_json.read(tmp_path / "x.json") == value
+    (tmp_path / "x.json").write_text("[1]")
+    with pytest.raises(UserError, match="not a JSON object"):
+        strict_json.read_mapping(tmp_path / "x.json")
 
 
 WRONG = [

@@ -513,6 +513,7 @@ def test_an_auroc_compares_samples_of_one_run(report, tmp_path):
     [
         ("history.csv", "epoch,val/loss,val/accuracy,seconds\n0,1.0\n"),
         ("environment.json", "[]"),
+        ("environment.json", "[" * 100_000),
         ("environment.json", '{"command": 3, "packages": 4, "devices": "x", "started": 5}'),
     ],
 )
@@ -529,6 +530,8 @@ def test_what_is_not_needed_may_be_damaged(report, tmp_path, file, content):
     [
         ("metrics.json", '"folds": 5, ', "", "cannot read metrics.json"),
         ("metrics.json", '"stamps": []', '"stamps": null', "cannot read metrics.json"),
+        ("metrics.json", '"stamps": []', '"stamps": [1]', "cannot read metrics.json"),
+        ("metrics.json", '"stamps": []', f'"stamps": {"[" * 100_000}', "nested deeper than 50"),
         ("config.yaml", "devices: 1", "devices: {a: 1, a: 2}", "cannot read config.yaml"),
         ("split.csv", "cell 000.png", '"cell 000.png', "split"),
     ],
@@ -543,6 +546,19 @@ def test_what_is_needed_and_damaged_is_named(report, tmp_path, file, old, new, r
     (left,) = plain["left_out"]
     assert left["path"] == str(tmp_path / "runs" / "b")
     assert reason in left["reason"]
+
+
+def test_names_are_not_obeyed_by_the_terminal(report, tmp_path):
+    for seed, view in enumerate(("raw", "\x1b[31m[bold]red[/bold]")):
+        run = draw(tmp_path / "runs" / view, view=view, seed=seed, groups=8)
+        text = (run / "metrics.json").read_text()
+        (run / "metrics.json").write_text(text.replace('"stamps": []', r'"stamps": ["\u009b2J"]'))
+    draw(tmp_path / "runs" / "x", view="\u202e")
+    (tmp_path / "runs" / "x" / "predictions.csv").write_text("")
+    out, _, _ = report()
+    assert all(character.isprintable() or character == "\n" for character in out)
+    assert r"\x1b[31m[bold]red[/bold]" in out
+    assert r"NOT TO BE BELIEVED: \x9b2J" in out
 
 
 def test_the_page_says_the_command_that_made_it(report, tmp_path):

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from cellbench.audit.audit import Audit, as_plain, audit
@@ -22,6 +20,7 @@ from cellbench.page import share
 from cellbench.runs.conditions import Condition, conditions
 from cellbench.runs.finished import read_finished
 from cellbench.runs.folder import write_text
+from cellbench.terminal import Console, say
 
 
 def main(args: Sequence[str]) -> int:
@@ -50,7 +49,7 @@ def main(args: Sequence[str]) -> int:
     write_text(output / "audit.json", json.dumps(plain, indent=1, allow_nan=False))
     write_text(output / "audit.html", page)
     _show(found, plain)
-    print(f"audit.html and audit.json are in {output}")
+    say(f"audit.html and audit.json are in {output}")
     return 0 if found.holds else 1
 
 
@@ -96,7 +95,7 @@ def _data_of(config: str | None) -> list[str]:
 
 
 def _show(found: Audit, plain: dict[str, Any]) -> None:
-    console = Console(emoji=False)
+    console = Console()
     console.width = max(console.width, 120)  # a cut interval would be worse than a wrapped one
     for name, what in (
         ("unreadable", "unreadable files"),
@@ -106,32 +105,32 @@ def _show(found: Audit, plain: dict[str, Any]) -> None:
     ):
         first = f": {', '.join(map(_named, list(plain[name])[:3]))}" if plain[name] else ""
         more = ", ..." if len(plain[name]) > 3 else ""
-        console.print(f"{len(plain[name]):6,} {what}{first}{more}", markup=False)
+        console.print(f"{len(plain[name]):6,} {what}{first}{more}")
     table = Table(box=SIMPLE_HEAD, title="the class, predicted without a look into the cell")
     for column in ("from", "n", "accuracy", "majority class", "balanced accuracy", "chance"):
         table.add_column(column, justify="left" if column == "from" else "right")
     for each in found.shortcuts:
         if each.scores is None:
-            table.add_row(each.name, escape(each.note))
+            table.add_row(each.name, printable(each.note))
             continue
         metrics = each.scores["metrics"]
         table.add_row(
             each.name,
             str(each.scores["n"]),
-            escape(share(metrics["accuracy"])),
+            share(metrics["accuracy"]),
             f"{metrics['accuracy']['baseline']:.3f}",
-            escape(share(metrics["balanced_accuracy"])),
+            share(metrics["balanced_accuracy"]),
             f"{metrics['balanced_accuracy']['baseline']:.3f}",
         )
     console.print(table)
     for check in found.checks:
         if not check.holds:
-            console.print(f"NOTE expected {check.expected}; found {check.found}", markup=False)
-    console.print(found.verdict, style="bold" if found.holds else "bold red", markup=False)
+            console.print(f"NOTE expected {check.expected}; found {check.found}")
+    console.print(found.verdict, style="bold" if found.holds else "bold red")
 
 
 def _named(what: Any) -> str:
     """An image's id, or the first two of several."""
     if isinstance(what, dict):
         what = [what["first"], what["second"]]
-    return printable(what if isinstance(what, str) else " and ".join(what[:2]))
+    return what if isinstance(what, str) else " and ".join(what[:2])

@@ -5,11 +5,10 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from cellbench.errors import printable
 from cellbench.runs.folder import RunFolder
+from cellbench.terminal import Console, say
 
 # Advice that does not hold here (the loaders need no workers, a frozen backbone is in evaluation,
 # a run goes on in its own folder, and with the very batch), and Lightning's own use of torch.
@@ -36,7 +35,7 @@ def quieten_lightning() -> None:
 
 def show(folder: RunFolder, result: Mapping[str, Any]) -> None:
     """Prints what a run found on its last split, beside its baseline, and where it lies."""
-    console = Console(emoji=False)
+    console = Console()
     part = "test" if "test" in result else "val"
     scores = result[part]
     table = Table(title=_title(part, result))
@@ -47,8 +46,8 @@ def show(folder: RunFolder, result: Mapping[str, Any]) -> None:
         table.add_row(name, f"{value['value']:.3f}", interval, f"{value['baseline']:.3f}")
     console.print(table)
     for stamp in result["stamps"]:
-        console.print(f"NOT TO BE BELIEVED: {printable(stamp)}", style="bold red", markup=False)
-    print(f"metrics.json, predictions.csv and figures are in {folder.path}")
+        console.print(f"NOT TO BE BELIEVED: {stamp}", style="bold red")
+    say(f"metrics.json, predictions.csv and figures are in {folder.path}")
 
 
 def _title(part: str, result: Mapping[str, Any]) -> str:

@@ -28,7 +28,7 @@ from cellbench.cli.parsing import (
     take_option,
 )
 from cellbench.data.base import CellDataModule
-from cellbench.errors import OtherRun, UserError, printable
+from cellbench.errors import OtherRun, UserError, find_user_error
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs import features, loggers, precision
 from cellbench.runs.callbacks import check_callbacks
@@ -38,6 +38,7 @@ from cellbench.runs.folder import RunFolder, as_yaml
 from cellbench.runs.loggers import WandbConfig
 from cellbench.runs.ranks import Ranks, environment
 from cellbench.runs.run import Run, RunCallbacks
+from cellbench.terminal import say
 
 # Deterministic algorithms need no memory filled before it is written; it costs a few per cent.
 torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -238,7 +239,16 @@ class CellbenchCLI(LightningCLI):
             return
         self._device = _device(self._get(self.config, "trainer"))
         self.ranks = Ranks.join(self._device)
-        self.config_init = self.parser.instantiate(self.config)
+        try:
+            self.config_init = self.parser.instantiate(self.config)
+        except (ImportError, ValueError, TypeError, RuntimeError) as error:
+            if (mistake := find_user_error(error)) is not None:
+                raise mistake from error
+            cause = error.__cause__ or error
+            reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
+            raise UserError(
+                f"the configuration names a class that cannot be made: {reason}; --debug shows more"
+            ) from error
         self.datamodule = self._get(self.config_init, "data")
         self.datamodule.seed = self._get(self.config, "seed_everything")
         self.datamodule.shard = (self.ranks.rank, self.ranks.size)
@@ -367,7 +377,7 @@ class CellbenchCLI(LightningCLI):
             draws=bool(self.config[self._command].get("figures", True)),
         )
         if self.ranks.first:
-            print(self._announcement(trainer, str(chosen), reason, loading), flush=True)
+            say(self._announcement(trainer, str(chosen), reason, loading), flush=True)
         return trainer
 
     def _precision(self, folder: RunFolder) -> tuple[str, str]:
@@ -402,7 +412,7 @@ class CellbenchCLI(LightningCLI):
                         return old.path, False
                     self._release()
         if self._resume == "auto":
-            print("--resume auto: no unfinished run of this configuration; a new one begins")
+            say("--resume auto: no unfinished run of this configuration; a new one begins")
         new = RunFolder.create(parent)
         self._hold(new)
         return new.path, True
@@ -499,7 +509,7 @@ class CellbenchCLI(LightningCLI):
         ]
         lines += [f"NOTE       {note}" for note in self._notes()]
         lines += [f"STAMP      {stamp}" for stamp in self.run.stamps]
-        return "\n".join(map(printable, lines))
+        return "\n".join(lines)
 
     def _notes(self) -> Iterator[str]:
         """What is allowed and seldom meant."""
@@ -561,7 +571,13 @@ def _trainer_errors(asked: Mapping[str, Any]) -> Iterator[None]:
     """Says in one line what Lightning's Trainer did not like."""
     try:
         yield
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+    except (
+        MisconfigurationException,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        ImportError,  # of what a profiler or a plugin needs
+    ) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"trainer: {reason} (accelerator {asked['accelerator']}, devices {asked['devices']}; "

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from cellbench.bar import bar
@@ -24,6 +22,7 @@ from cellbench.runs.attributions import (
 )
 from cellbench.runs.conditions import Condition, conditions
 from cellbench.runs.finished import Finished, read_finished
+from cellbench.terminal import Console, say
 
 _REGIONS = ("cell", "nucleus", "cytoplasm")
 
@@ -58,7 +57,7 @@ def main(args: Sequence[str]) -> int:
             raise UserError(f"{run.folder.path}: {error}") from error
     _show(runs, sorted(notes))
     written = "attributions.csv and figures/attributions.png"
-    print(f"{written} are in the runs' folders ({len(waiting)} new)")
+    say(f"{written} are in the runs' folders ({len(waiting)} new)")
     return 0
 
 
@@ -76,14 +75,14 @@ def _show(runs: Sequence[Finished], notes: Sequence[str]) -> None:
     by_classes = groupby(sorted(runs, key=lambda run: run.classes), key=lambda run: run.classes)
     for condition in (each for _, some in by_classes for each in conditions(list(some))):
         _add_rows(table, condition)
-    console = Console(emoji=False)
+    console = Console()
     console.width = max(console.width, 132)  # a cut interval would be worse than a wrapped one
     if table.row_count:
         console.print(table)
     else:
-        console.print("NOTE no image has a mask: there are no shares to show", markup=False)
+        console.print("NOTE no image has a mask: there are no shares to show")
     for note in notes:
-        console.print(f"NOTE {printable(note)}", markup=False)
+        console.print(f"NOTE {note}")
 
 
 def _add_rows(table: Table, condition: Condition) -> None:
@@ -92,7 +91,7 @@ def _add_rows(table: Table, condition: Condition) -> None:
     for found in summarise(attributions, groups):
         if found.label is None:
             cells = [_told(found.regions.get(name)) for name in _REGIONS]
-            table.add_row(escape(condition.name), TITLES[found.method], str(found.n), *cells)
+            table.add_row(printable(condition.name), TITLES[found.method], str(found.n), *cells)
 
 
 def _told(share: Share | None) -> str:
@@ -102,4 +101,4 @@ def _told(share: Share | None) -> str:
         f"{number:.3f}".removeprefix("0")
         for number in (share.value, share.low, share.high, share.area)
     )
-    return escape(f"{value} [{low}, {high}] / {area}")
+    return f"{value} [{low}, {high}] / {area}"

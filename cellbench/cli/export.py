@@ -24,6 +24,7 @@ from cellbench.runs import onnx
 from cellbench.runs.checkpoint import read_checkpoint
 from cellbench.runs.folder import RunFolder, write_text
 from cellbench.runs.inference import Temperature, build_model, warn_of
+from cellbench.terminal import say
 
 TOGETHER = 64
 """Images that are compared at a time."""
@@ -70,24 +71,24 @@ def main(args: Sequence[str]) -> int:
     output = given.output or folder.below("export", "model.onnx")
     metadata = onnx.describe(described, model, Temperature.of_run(folder))
     onnx.export(model, metadata, output)
-    print(f"{metadata['backbone']}, {output.stat().st_size / 1e6:.1f} MB: {output}")
-    print(f"in    {metadata['input']}\nout   {metadata['output']}")
-    print("NOTE  not in the file, and to be done before (its metadata say so, too):")
+    say(f"{metadata['backbone']}, {output.stat().st_size / 1e6:.1f} MB: {output}")
+    say(f"in    {metadata['input']}\nout   {metadata['output']}")
+    say("NOTE  not in the file, and to be done before (its metadata say so, too):")
     for number, step in enumerate(metadata["before"], start=1):
-        print(f"  {number}. {step}")
+        say(f"  {number}. {step}")
     check = onnx.compare(model, output, batches)
     versions = {name: version(name) for name in ("torch", *onnx.PACKAGES)}
     path = output.with_suffix(".check.json")
     write_text(path, json.dumps({"on": what} | asdict(check) | versions, indent=1) + "\n")
-    print(
+    say(
         f"onnxruntime against torch on {check.n} {what}: {check.same_class} of the same class, "
         f"probabilities differ by {check.largest_difference:.1e} at most"
     )
     if given.images is not None and shown.unreadable:
-        print(f"NOTE {len(shown.unreadable)} images could not be read, and were left out")
+        say(f"NOTE {len(shown.unreadable)} images could not be read, and were left out")
     warn_of(folder, described)
     if check.same_class < check.n:
-        print(f"NOT TO BE BELIEVED: {check.n - check.same_class} images have another class")
+        say(f"NOT TO BE BELIEVED: {check.n - check.same_class} images have another class")
         return 1
     return 0
 
@@ -119,7 +120,7 @@ def _of_run(folder: RunFolder, prepared: Preprocessing) -> tuple[Iterable[Tensor
         batches = list(_of_samples(data, chosen, prepared))
         return batches, "of the run's validation images"
     except (UserError, KeyError) as error:
-        print(f"NOTE the run's validation images are not to be had ({error}); give --images")
+        say(f"NOTE the run's validation images are not to be had ({error}); give --images")
         return onnx.noise(prepared), "images of noise"
 
 

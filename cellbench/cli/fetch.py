@@ -15,6 +15,7 @@ from cellbench.data.archive import unpack
 from cellbench.data.base import FileDataModule
 from cellbench.data.download import GitHub, OnRequest, Source, writing
 from cellbench.errors import Interrupted, UserError, suggest
+from cellbench.terminal import say
 
 
 class _Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -38,7 +39,7 @@ def main(args: Sequence[str]) -> int:
     kind, source = datasets[name], _source(datasets[name])
     to = to or kind.root
     if archive is None and isinstance(source, OnRequest):
-        print(_page(name, kind, source, to))
+        say(_page(name, kind, source, to))
         return 1
     try:
         folder = _get(kind, source, to.resolve(), archive)
@@ -136,9 +137,9 @@ def _report(name: str, kind: type[FileDataModule], root: Path) -> None:
     data = kind(root=root)
     counts = np.bincount(data.table.labels, minlength=len(data.classes))
     of_class = ", ".join(f"{n:,} {label}" for n, label in zip(counts, data.classes, strict=True))
-    print(f"{name}: {len(data.table):,} images in {root}: {of_class}")
+    say(f"{name}: {len(data.table):,} images in {root}: {of_class}")
     if data.note is not None:
-        print(data.note)
-    print(f"Licence: {_source(kind).licence}")
+        say(data.note)
+    say(f"Licence: {_source(kind).licence}")
     where = "" if root == kind.root else f" --data.root {shlex.quote(str(root))}"
-    print(f"Next: python -m cellbench fit --data {kind.__name__}{where}")
+    say(f"Next: python -m cellbench fit --data {kind.__name__}{where}")

@@ -2,8 +2,10 @@
 
 import dataclasses
 import inspect
+import os
 import pkgutil
 import re
+import stat
 import sys
 from argparse import Action, ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
@@ -80,6 +82,7 @@ class Parser(ArgumentParser):
         Raises:
             UserError: An option is not known, or has a value that it cannot have.
         """
+        _refuse_pipes(args)
         try:
             found = super().parse_args(args, **kwargs)
         except (_Unexplained, yaml.NotAllowed) as error:
@@ -257,6 +260,42 @@ def _options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
             option = argument
         else:
             yield option, argument
+
+
+def _refuse_pipes(args: Sequence[str]) -> None:
+    """Refuse values that name a pipe: jsonargparse would wait for a configuration from it.
+
+    Raises:
+        UserError: There is one.
+    """
+    for option, text in _options(args):
+        _refuse_pipe(option, text, Path())
+        is_file = option in ("--config", "-c")
+        try:
+            value = yaml.read(Path(text), option) if is_file else yaml.value_of(text)
+        except UserError:  # what is wrong is said where the value is taken
+            continue
+        if is_file:
+            _refuse_pipe(f"{option}: {text}", value, Path(text).parent)
+        else:
+            _refuse_pipe(option, value, Path())
+
+
+def _refuse_pipe(where: str, value: Any, folder: Path) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _refuse_pipe(f"{where}: {key}", inner, folder)
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_pipe(where, inner, folder)
+    elif isinstance(value, str):
+        for path in {value, os.path.join(folder, value)}:
+            try:
+                is_pipe = stat.S_ISFIFO(os.stat(path).st_mode)
+            except (OSError, ValueError):
+                continue
+            if is_pipe:
+                raise UserError(f"{where}: '{value}' is a pipe; give a file")
 
 
 def plain(value: Any) -> Any:

@@ -15,6 +15,7 @@ from cellbench.errors import UserError
 from cellbench.relabel.detection import correct, easy, noisy
 from cellbench.runs.folder import RunFolder, write_text
 from cellbench.runs.label_history import read_label_history
+from cellbench.terminal import say
 
 _HELP = """usage: python -m cellbench relabel --config EXPERIMENT --noise_rate RATE [options of fit]
 
@@ -55,7 +56,7 @@ FORCED = (
 def main(args: Sequence[str]) -> int:
     """Runs the command."""
     if {"-h", "--help"} & set(args):
-        print(_HELP, end="")
+        say(_HELP, end="")
         raise SystemExit(0)
     rate, rest = take_option(args, "--noise_rate")
     given, rest = take_option(rest, "--output")
@@ -110,12 +111,12 @@ def main(args: Sequence[str]) -> int:
 
     counts = ", ".join(f"{int((kinds == kind).sum())} {kind}" for kind in ("easy", "hard", "noisy"))
     changed = (final != "") & (final != np.array(labels))
-    print(f"{len(ids)} training images: {counts}; {changed.sum()} relabelled, ", end="")
-    print(f"{(final == '').sum()} left out: {output / 'labels.csv'}")
+    say(f"{len(ids)} training images: {counts}; {changed.sum()} relabelled, ", end="")
+    say(f"{(final == '').sum()} left out: {output / 'labels.csv'}")
     truth = names[data.table.labels[positions]]
     if data.label_noise:
         before, after = np.array(labels) != truth, (final != truth)[final != ""]
-        print(f"wrong labels: {before.mean():.1%} before, {after.mean():.1%} of those kept")
+        say(f"wrong labels: {before.mean():.1%} before, {after.mean():.1%} of those kept")
     return 0
 
 
@@ -156,7 +157,7 @@ class _Fits:
             path = self._output / f"{name}.csv"
             _write(path, {"id": list(labels), "label": list(labels.values())})
             args.append(f"--data.train_labels={path}")
-        print(f"relabel: {name}", flush=True)
+        say(f"relabel: {name}", flush=True)
         return CellbenchCLI("fit", args, args, resume="auto")
 
 

@@ -7,18 +7,17 @@ from pathlib import Path
 from typing import Literal
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from cellbench.cli.parsing import Parser
-from cellbench.errors import UserError
+from cellbench.errors import UserError, printable
 from cellbench.foreign import inside
 from cellbench.page import share
 from cellbench.report.comparison import Metric
 from cellbench.report.page import render_page, save_figures
 from cellbench.report.report import Report, as_plain, build, rows, shown_p, shown_size
 from cellbench.runs.folder import write_text
+from cellbench.terminal import Console, say
 
 
 def main(args: Sequence[str]) -> int:
@@ -37,7 +36,7 @@ def main(args: Sequence[str]) -> int:
     write_text(output / "report.json", text + "\n")
     write_text(output / "report.html", page)
     _show(report)
-    print(f"report.html and report.json are in {_near(output)}")
+    say(f"report.html and report.json are in {_near(output)}")
     if given.tensorboard or given.wandb is not None:
         drawn = save_figures(report, inside(output, "report"))
     if given.tensorboard:  # imported here, as below: torch takes seconds that few reports need
@@ -45,7 +44,7 @@ def main(args: Sequence[str]) -> int:
 
         folder = inside(output, "report", "tensorboard")
         tensorboard.publish(folder, report.verdict, drawn, rows(report))
-        print(f"TensorBoard: tensorboard --logdir {_near(folder)}")
+        say(f"TensorBoard: tensorboard --logdir {_near(folder)}")
     if given.wandb is not None:
         from cellbench.report import wandb
 
@@ -61,7 +60,7 @@ def main(args: Sequence[str]) -> int:
             drawn,
             rows(report),
         )
-        print(f"W&B: {'' if given.wandb_mode == 'online' else 'wandb sync '}{where}")
+        say(f"W&B: {'' if given.wandb_mode == 'online' else 'wandb sync '}{where}")
     return 0
 
 
@@ -100,7 +99,7 @@ def _parser() -> Parser:
 
 
 def _show(report: Report) -> None:
-    console = Console(emoji=False)
+    console = Console()
     console.width = max(console.width, 110)  # a cut interval would be worse than a wrapped one
     table = Table(box=SIMPLE_HEAD, caption="value [95 % interval]; baseline: the majority class")
     table.add_column("condition", overflow="fold")
@@ -109,16 +108,16 @@ def _show(report: Report) -> None:
     for one in report.scored:
         metrics = one.scores["metrics"]
         table.add_row(
-            escape(one.condition.name),
+            printable(one.condition.name),
             str(len(one.condition.runs)),
             str(one.condition.n),
-            escape(share(metrics["accuracy"])),
-            escape(share(metrics["f1_macro"])),
+            share(metrics["accuracy"]),
+            share(metrics["f1_macro"]),
             f"{metrics['accuracy']['baseline']:.3f}",
         )
     console.print(table)
     for sentence in report.verdict:
-        console.print(sentence, style="bold", markup=False, highlight=False)
+        console.print(sentence, style="bold")
     for effect in report.effects:
         found = effect.contrast.difference
         if found is not None:
@@ -128,22 +127,20 @@ def _show(report: Report) -> None:
             of = " (of these trained models; other seeds were not tried)" if alone else ""
             console.print(
                 f"{kind:11} {effect.what}: {shown_size(found)}{p}{of}",
-                markup=False,
-                highlight=False,
             )
     for note in report.notes:
-        console.print(f"NOTE {note}", markup=False, highlight=False)
+        console.print(f"NOTE {note}")
     refused = {reason for one in report.comparisons for reason in one.contrast.refused}
     for reason in sorted(refused):
-        console.print(f"NOT PAIRED {reason}", style="bold red", markup=False)
+        console.print(f"NOT PAIRED {reason}", style="bold red")
     for left in report.left:
         if left.damaged:
             told = f"LEFT OUT {left.path}: {left.reason}"
-            console.print(told, style="bold red", markup=False, highlight=False)
+            console.print(told, style="bold red")
     for reason, n in Counter(left.reason for left in report.left if not left.damaged).items():
-        console.print(f"NOTE {n} run(s) left out: {reason}", markup=False)
+        console.print(f"NOTE {n} run(s) left out: {reason}")
     for stamp in report.stamps:
-        console.print(f"NOT TO BE BELIEVED: {stamp}", style="bold red", markup=False)
+        console.print(f"NOT TO BE BELIEVED: {stamp}", style="bold red")
 
 
 def _near(path: Path) -> Path:

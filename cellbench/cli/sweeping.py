@@ -1,6 +1,5 @@
 """What `sweep` does, once the workers are on their way."""
 
-import json
 import os
 import sys
 import time
@@ -21,6 +20,7 @@ from cellbench.cli.engine import CellbenchCLI
 from cellbench.cli.parsing import Parser, check_folder_name, check_yaml, plain, take_option
 from cellbench.config import yaml
 from cellbench.errors import CannotWrite, OtherRun, UserError, find_user_error
+from cellbench.runs.finished import read_metrics
 from cellbench.runs.folder import RunFolder, as_yaml, write_text
 from cellbench.runs.loggers import check_tensorboard
 from cellbench.runs.progress import EndAtSignal
@@ -31,6 +31,7 @@ from cellbench.sweeps.screen import Screen, shown
 from cellbench.sweeps.space import options
 from cellbench.sweeps.study import Study, check_storage
 from cellbench.sweeps.sweep import OTHER_RUN, UNWRITABLE, OpenTrial, Sweep
+from cellbench.terminal import say
 
 EXPERIMENTS = (
     "--data",
@@ -128,7 +129,7 @@ def work(args: list[str]) -> int:
 def _run(sweep: Sweep, given: Sequence[str]) -> int:
     config, study, folder = sweep.config, sweep.study, sweep.folder
     total = "" if config.total is None else f"{config.total} trials of "
-    print(
+    say(
         f"sweep      {sweep.name}: {total}{len(config.runs)} run(s), {config.sampler}, "
         f"{sweep.workers} worker(s)\nfolder     {folder.path}",
         flush=True,
@@ -159,12 +160,12 @@ def _run(sweep: Sweep, given: Sequence[str]) -> int:
         write()
     states = Counter(trial.state.name for trial in study.trials())
     counts = [f"{states[state]} {word}" for state, word in results.STATES.items() if states[state]]
-    print(f"{states.total()} trials: {', '.join(counts) or 'none'}; trials.csv has them all")
+    say(f"{states.total()} trials: {', '.join(counts) or 'none'}; trials.csv has them all")
     if states["FAIL"]:
-        print("NOTE       failed trials stay failed; to run them again give another --name")
+        say("NOTE       failed trials stay failed; to run them again give another --name")
     drawn = results.draw(folder, config, study)
     if drawn:
-        print(f"figures    {folder.path / 'figures'}: {', '.join(drawn)}")
+        say(f"figures    {folder.path / 'figures'}: {', '.join(drawn)}")
     if config.compares and list((folder.path / "trials").glob("*/metrics.json")):
         report.main([str(folder.path)])  # of those that this machine has
     if not config.compares or len(config.metrics) > 1:
@@ -176,44 +177,52 @@ def _show_best(sweep: Sweep) -> None:
     """Says what a search has chosen, and how that does on the test split."""
     config, study = sweep.config, sweep.study
     if len(config.metrics) > 1:
-        print("no trial is better in every metric than these:")
+        say("no trial is better in every metric than these:")
         for trial in study.front():
             values = zip(config.metrics, trial.values, strict=True)
             scores = ", ".join(f"{name} {value:.4g}" for name, value in values)
-            print(f"  trial {trial.number}: {scores} ({shown(results.point_of(config, trial))})")
+            say(f"  trial {trial.number}: {scores} ({shown(results.point_of(config, trial))})")
         if not config.compares:  # whose runs are all tested
-            print("choose one, and test it: python -m cellbench test --run RUN")
+            say("choose one, and test it: python -m cellbench test --run RUN")
         if warning := results.stamp(config):
-            print(f"NOT TO BE BELIEVED: {warning}")
+            say(f"NOT TO BE BELIEVED: {warning}")
         return
     best = study.best()
     if best is None:
-        print("no trial has finished")
+        say("no trial has finished")
         return
-    print(
+    say(
         f"best       trial {best.number}, validation {config.metrics[0]} {best.values[0]:.4f}: "
         f"{shown(results.point_of(config, best))}\n"
         f"again      python -m cellbench fit --config {sweep.folder.best}"
     )
     if not sweep.is_over:
-        print("test       once all trials are done: give the same command again")
+        say("test       once all trials are done: give the same command again")
         return
     tested = sweep.test_best()
     for run in tested:
-        found = json.loads(run.metrics.read_text(encoding="utf-8"))
-        score = found["test"]["metrics"]
-        told = ", ".join(
-            f"{key} {score[key]['value']:.3f} [{score[key]['low']:.3f}, {score[key]['high']:.3f}]"
-            for key in ("accuracy", "f1_macro")
-        )
-        print(
-            f"test       n = {found['test']['n']}: {told}; majority class "
-            f"{score['accuracy']['baseline']:.3f} ({run.path})"
-        )
+        found = read_metrics(run)
+        try:
+            say(f"test       {_scores(found['test'])} ({run.path})")
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"cannot read {run.metrics}: {error!r}; delete {run.path}, and go on"
+            ) from error
         for one in found["stamps"]:
-            print(f"NOT TO BE BELIEVED: {one}")
+            say(f"NOT TO BE BELIEVED: {one}")
     if not tested:
-        print("test       on the machine that has the best trial's checkpoint")
+        say("test       on the machine that has the best trial's checkpoint")
+
+
+def _scores(test: Mapping[str, Any]) -> str:
+    """The scores of a test split in a line, as metrics.json has them."""
+    scores = test["metrics"]
+    told = ", ".join(
+        f"{key} {scores[key]['value']:.3f} [{scores[key]['low']:.3f}, {scores[key]['high']:.3f}]"
+        for key in ("accuracy", "f1_macro")
+    )
+    baseline = scores["accuracy"]["baseline"]
+    return f"n = {test['n']}: {told}; majority class {baseline:.3f}"
 
 
 def _refuse_experiment(file: str | None) -> None:

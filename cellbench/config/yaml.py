@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from cellbench.errors import UserError
+from cellbench.foreign import read_bytes
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
@@ -104,16 +105,9 @@ def read(path: Path, option: str | None = None) -> Any:
     """
     where = str(path) if option is None else f"{option}: {path}"
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise UserError(f"{where} is not a file")
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or error
-        told = f"cannot read {path}: {reason}"
-        raise UserError(told if option is None else f"{option}: {told}") from error
-    if len(content) > MAX_BYTES:
-        raise UserError(f"{where}: larger than {MAX_BYTES:,} bytes, which no configuration is")
+        content = read_bytes(path, MAX_BYTES)
+    except UserError as error:
+        raise UserError(str(error) if option is None else f"{option}: {error}") from error
     try:
         return load(content.decode("utf-8-sig"))
     except NotAllowed as error:

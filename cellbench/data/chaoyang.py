@@ -1,6 +1,5 @@
 """Colon histology patches with the labels of three pathologists."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from cellbench.config import strict_json
 from cellbench.data.base import FileDataModule
 from cellbench.data.download import OnRequest
 from cellbench.data.table import Part, Sample
@@ -119,10 +119,7 @@ def _majority(votes: list[Any], final: Any) -> Any:
 
 
 def _read(path: Path) -> list[Any]:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+    entries = strict_json.read(path)
     if not isinstance(entries, list):
         raise UserError(f"{path} is not a list of objects with name, label, label_A, _B and _C")
     return entries

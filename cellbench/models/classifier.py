@@ -32,6 +32,7 @@ from cellbench.models.optimisation import (
 from cellbench.models.phases import Phase, Plan, ScheduleName, make_plan
 from cellbench.models.regularisation import penalised_parameters, penalty, sparsity
 from cellbench.models.weights import DESCRIPTION
+from cellbench.terminal import say
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 """Layers that keep running statistics of their inputs."""
@@ -354,7 +355,7 @@ class CellClassifier(LightningModule):
             strategy: Any = self.trainer.strategy
             strategy.model = strategy._setup_model(self)
         if len(self._plan.starts) > 1 and self.trainer.is_global_zero and phase != before:
-            print(
+            say(
                 f"phase {phase + 1} of {len(self._plan.starts)}: epoch {epoch}, "
                 f"{self.trained:,} parameters trained, lr {self._plan.rates[phase]:g}",
                 flush=True,

@@ -1,7 +1,6 @@
 """The report as one page, with everything in it."""
 
 import csv
-import json
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,7 @@ import cv2
 import numpy as np
 
 import cellbench
-from cellbench.config import yaml
+from cellbench.config import strict_json, yaml
 from cellbench.data import files
 from cellbench.errors import UserError
 from cellbench.foreign import inside
@@ -170,9 +169,9 @@ def _splits(found: Sequence[Condition]) -> Iterator[dict[str, Any]]:
 
 def _audit(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = strict_json.read_mapping(path)
         return {"verdict": str(found["verdict"]), "holds": bool(found["holds"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (UserError, KeyError) as error:
         raise UserError(f"--audit: {path} is not an audit.json ({error})") from error
 
 

@@ -24,6 +24,7 @@ from cellbench.runs.averaging import Average, Averaging
 from cellbench.runs.folder import whole_file
 from cellbench.runs.ranks import Ranks
 from cellbench.runs.recorder import History
+from cellbench.terminal import say
 
 
 @dataclass(frozen=True)
@@ -259,7 +260,7 @@ class BestEpoch(Callback):
         if patience is not None and waited >= patience:
             trainer.should_stop = True
             if trainer.is_global_zero and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
-                print(f"stops after epoch {trainer.current_epoch}: {patience} without a better one")
+                say(f"stops after epoch {trainer.current_epoch}: {patience} without a better one")
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

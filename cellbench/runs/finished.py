@@ -1,7 +1,6 @@
 """Reads finished runs back, and says of every other why it is left out."""
 
 import hashlib
-import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from cellbench.config import yaml
+from cellbench.config import strict_json, yaml
 from cellbench.data.splits import read_split
 from cellbench.data.table import Part
 from cellbench.errors import UserError
@@ -177,16 +176,16 @@ def _read(folder: RunFolder, splits: dict[str, Drawn]) -> Finished:
     if not folder.metrics.is_file():
         raise _NotDone("it is not finished: there is no metrics.json")
     config = _plain(folder.config)
-    metrics = _metrics(folder)
+    metrics = read_metrics(folder)
     tested = folder
     if "test" not in metrics:
         own = metrics["split"]["digest"]
         later = [folder.tested(p.parent.name) for p in folder.tests]
-        same = [each for each in later if _metrics(each)["split"]["digest"] == own]
+        same = [each for each in later if read_metrics(each)["split"]["digest"] == own]
         if not same:
             raise _NotDone("its test split has not been scored")
         tested = same[0]  # a search's one test
-        metrics = _metrics(tested)
+        metrics = read_metrics(tested)
     split = _split(tested, splits)
     if split.digest != metrics["split"]["digest"]:
         raise UserError(
@@ -210,9 +209,14 @@ def _plain(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read config.yaml: {error}") from error
 
 
-def _metrics(folder: RunFolder) -> dict[str, Any]:
+def read_metrics(folder: RunFolder) -> dict[str, Any]:
+    """Read a run's metrics.json, and check what says which run it is.
+
+    Raises:
+        UserError: It cannot be read, or lacks a key.
+    """
     try:
-        found = json.loads(folder.metrics.read_text(encoding="utf-8"))
+        found = strict_json.read_mapping(folder.metrics)
         split = found["split"]
         known = (
             (found["experiment"], str),
@@ -223,18 +227,19 @@ def _metrics(folder: RunFolder) -> dict[str, Any]:
             (split["folds"], int | None),
             (split["fold"], int | None),
         )
-        for value, kind in known:
+        for value, kind in (*known, *((stamp, str) for stamp in found["stamps"])):
             if not isinstance(value, kind):
                 raise TypeError(f"unexpected {value!r}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UserError as error:
+        raise UserError(f"cannot read metrics.json: {error}") from error
+    except (KeyError, TypeError) as error:
         raise UserError(f"cannot read metrics.json: {error!r}") from error
-    return dict(found)
+    return found
 
 
 def _environment(folder: RunFolder) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
-        found = json.loads(folder.environment.read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
+    with suppress(UserError):
+        return strict_json.read_mapping(folder.environment)
     return {}
 
 

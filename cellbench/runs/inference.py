@@ -19,7 +19,7 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from cellbench.data.dataset import Batch
 from cellbench.data.unlabelled import UnlabelledImages
 from cellbench.data.views import Image
-from cellbench.errors import UserError, printable
+from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.heads import HeadConfig
 from cellbench.models.weights import Undrawn
@@ -30,6 +30,7 @@ from cellbench.runs.folder import RunFolder, whole_file
 from cellbench.runs.predictions import PREFIX, read_predictions
 from cellbench.runs.probabilities import fit_temperature, temper
 from cellbench.runs.progress import EndAtSignal
+from cellbench.terminal import say
 
 _CRLF = "\r\n"
 
@@ -147,33 +148,33 @@ def predict(
                 f"none of the {len(dataset)} images can be read; the first: {dataset.unreadable[0]}"
             )
         _write_unreadable(unreadable, dataset)
-    print(f"{rows.written} images, view {described.preprocessing.view}: {printable(str(output))}")
+    say(f"{rows.written} images, view {described.preprocessing.view}: {output}")
     twins = len(dataset) - len({Path(name).with_suffix("") for name in dataset.names})
     if twins:
-        print(
+        say(
             f"NOTE {twins} files are called as others but for the suffix: if they are masks, give "
             "their folder as --masks"
         )
-    print(f"confidence at temperature {temperature.value:.3g}: {temperature.why}")
+    say(f"confidence at temperature {temperature.value:.3g}: {temperature.why}")
     if dataset.unreadable:
-        print(
+        say(
             f"NOTE {len(dataset.unreadable)} of {len(dataset)} images could not be read and have "
-            f"NO PREDICTION: {printable(str(unreadable))} lists them"
+            f"NO PREDICTION: {unreadable} lists them"
         )
     if sheet is not None and contact_sheet is not None:
         figures.save(sheet.draw(), contact_sheet)
-        print(f"contact sheet: {contact_sheet}")
+        say(f"contact sheet: {contact_sheet}")
     if explain is not None:
-        print(f"heat maps: {explain}")
+        say(f"heat maps: {explain}")
     warn_of(folder, described)
 
 
 def warn_of(folder: RunFolder, described: Description) -> None:
     """Prints why a run's model is not what it seems, where that is so."""
     if folder.unfinished:
-        print(f"NOTE the run is unfinished: python -m cellbench fit --resume {folder.path}")
+        say(f"NOTE the run is unfinished: python -m cellbench fit --resume {folder.path}")
     if described.leaky:
-        print(f"NOT TO BE BELIEVED: the run was {described.leaky}")
+        say(f"NOT TO BE BELIEVED: the run was {described.leaky}")
 
 
 def _trainer(

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from cellbench.errors import Interrupted, UserError
 from cellbench.runs.folder import RunFolder
+from cellbench.terminal import say
 
 if TYPE_CHECKING:  # importing it takes a second
     from wandb import Run
@@ -186,4 +187,4 @@ def _finish_wandb(run: "Run", exit_code: int, error: BaseException | None) -> No
     try:
         run.finish(exit_code=exit_code)
     except TimeoutError:
-        print(f"NOTE       W&B does not answer; what it lacks: wandb sync {folder}", flush=True)
+        say(f"NOTE       W&B does not answer; what it lacks: wandb sync {folder}", flush=True)

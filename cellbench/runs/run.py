@@ -38,6 +38,7 @@ from cellbench.runs.predictions import Predictions, read_predictions, write_pred
 from cellbench.runs.progress import Progress
 from cellbench.runs.ranks import Ranks
 from cellbench.runs.recorder import Collector, History
+from cellbench.terminal import say
 
 RESTORING = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 """Errors of Lightning's and torch's where a checkpoint lacks what they look for."""
@@ -163,7 +164,7 @@ class Run:
         with self.callbacks.progress.watching(), self._written(begun):
             kept = features.keep(self.model, self.data, self.trainer)
             if kept and self.ranks.first:
-                print(kept, flush=True)
+                say(kept, flush=True)
             try:
                 self.trainer.fit(
                     self.model, datamodule=self.data, ckpt_path=begun, weights_only=True

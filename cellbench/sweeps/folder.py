@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cellbench.config import values, yaml
+from cellbench.config import strict_json, values, yaml
 from cellbench.errors import UserError
 from cellbench.foreign import inside
 from cellbench.runs.checkpoint import CheckpointConfig
@@ -92,14 +92,14 @@ def final_values(run: RunFolder, metrics: list[str]) -> list[float]:
         UserError: Its files cannot be read.
     """
     try:
-        result = json.loads(run.metrics.read_text(encoding="utf-8"))
+        result = strict_json.read_mapping(run.metrics)
         rows = epochs(run)
         known = {f"val/{k}": float(v["value"]) for k, v in result["val"]["metrics"].items()}
         known["seconds"] = sum(row["seconds"] for row in rows)
         known["parameters"] = float(result["parameters"])
         known["val/loss"] = next(r for r in rows if r["epoch"] == result["epoch"])["val/loss"]
         return [known[name] for name in metrics]
-    except (OSError, ValueError, KeyError, StopIteration) as error:
+    except (UserError, OSError, ValueError, LookupError, TypeError, StopIteration) as error:
         raise UserError(f"cannot read the run {run.path}: {error}; delete it, and go on") from error
 
 

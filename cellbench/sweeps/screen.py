@@ -7,14 +7,15 @@ from statistics import fmean
 
 from optuna.trial import TrialState
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 
+from cellbench.errors import printable
 from cellbench.sweeps.folder import epochs
 from cellbench.sweeps.space import Point
 from cellbench.sweeps.sweep import OpenTrial, Sweep
+from cellbench.terminal import Console
 
 EVERY = 0.5
 """Seconds between two looks."""
@@ -24,7 +25,7 @@ class Screen:
     """Shows a sweep as it goes."""
 
     def __init__(self) -> None:
-        self._console = Console(emoji=False)
+        self._console = Console()
         self._live = Live(console=self._console, auto_refresh=False, transient=True)
         self._shown = 0.0
 
@@ -42,7 +43,7 @@ class Screen:
     def show(self, sweep: Sweep, ended: OpenTrial | None) -> None:
         """Called in every round, and with each trial that has ended."""
         if ended is not None:
-            self._console.print(_line(sweep, ended), markup=False, highlight=False, soft_wrap=True)
+            self._console.print(_line(sweep, ended), soft_wrap=True)
         elif self._live.is_started and time.monotonic() - self._shown > EVERY:
             self._shown = time.monotonic()
             self._live.update(_state(sweep), refresh=True)
@@ -103,7 +104,7 @@ def _state(sweep: Sweep) -> Group:
             table.add_row(
                 str(one.trial.number),
                 f"{number + 1} of {len(sweep.config.runs)}",
-                escape(shown(one.point | sweep.config.runs[number])),
+                printable(shown(one.point | sweep.config.runs[number])),
                 str(len(rows)),
                 f"{time.monotonic() - job.begun:.0f}",
             )

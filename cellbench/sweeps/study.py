@@ -27,6 +27,7 @@ from cellbench.runs.folder import write_text
 from cellbench.sweeps.config import SweepConfig
 from cellbench.sweeps.samplers import build_pruner, build_sampler
 from cellbench.sweeps.space import Point
+from cellbench.terminal import say
 
 T = TypeVar("T")
 
@@ -150,7 +151,7 @@ class Study:
                         "command again when it can"
                     ) from error
                 if not told:
-                    print(f"the storage does not answer; waiting ({reason[:160]})", flush=True)
+                    say(f"the storage does not answer; waiting ({reason[:160]})", flush=True)
                 told = True
                 time.sleep(0.5)
                 continue
@@ -160,7 +161,7 @@ class Study:
                     "is lost: give the command again when it can be written"
                 ) from error
             if told:
-                print("the storage answers again", flush=True)
+                say("the storage answers again", flush=True)
             return result
 
     # What is there.

@@ -15,6 +15,7 @@ from statistics import fmean
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cellbench.errors import UserError
+from cellbench.runs.finished import read_metrics
 from cellbench.runs.folder import RunFolder, write_text
 from cellbench.runs.progress import SIGNALS
 from cellbench.sweeps.config import SweepConfig
@@ -405,7 +406,7 @@ class Sweep:
 
 def _note(tested: RunFolder, stamp: str | None) -> None:
     """Adds to a test's stamps what its own command could not know."""
-    found = json.loads(tested.metrics.read_text(encoding="utf-8"))
+    found = read_metrics(tested)
     if stamp is not None and stamp not in found["stamps"]:
         found["stamps"].append(stamp)
         write_text(tested.metrics, json.dumps(found, indent=2) + "\n")

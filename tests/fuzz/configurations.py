@@ -266,6 +266,7 @@ def sweep_files(rng: Random, box: Box, template: Template) -> Input:
     path = box.work / "sweep.yaml"
     given = Input("sweep files", "", ["sweep", "--config=sweep.yaml"], may_last=True, limit=20)
     chance = rng.random()
+    given.own_code = True
     if chance < 0.25:
         path.write_text(yaml.safe_dump(keys))
         given.what = _other_yaml(rng, path, list(keys))

@@ -2,6 +2,10 @@
 
 import json
 import pickle
+import random
+import sqlite3
+import time
+from contextlib import closing
 
 import optuna
 import pytest
@@ -10,7 +14,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from cellbench.errors import UserError
 from cellbench.sweeps.config import SweepConfig
+from cellbench.sweeps.folder import SweepFolder
+from cellbench.sweeps.results import write_best, write_trials
 from cellbench.sweeps.samplers import _from_unit, _to_unit, build_sampler
 from cellbench.sweeps.study import Study
 
@@ -123,3 +130,73 @@ def test_a_value_comes_back_from_its_place(kind, values):
     for share in (0.0, 0.2, 0.5, 1.0):
         value = _from_unit(share, kind)
         assert kind._contains(value)
+
+
+def go_on(folder, storage="journal"):
+    """Does with a sweep's storage what the command does."""
+    config = sweep("tpe")
+    study = Study("s", config, {"space": SPACE}, folder, storage, 5)
+    trial, point = study.ask()
+    study.report(trial, 0, 0.1)
+    study.note(trial, "values", [[value_of(point)]])
+    study.tell(trial, TrialState.COMPLETE, [value_of(point)])
+    write_trials(SweepFolder(folder), config, study)
+    write_best(SweepFolder(folder), "s", config, study, {})
+
+
+def damaged_lines(lines):
+    """Yields what each record of a journal may have become."""
+    for line in lines:
+        record = json.loads(line)
+        for key in record:
+            yield line, json.dumps({k: v for k, v in record.items() if k != key})
+            for value in (None, -1, 10**30, "x", [], {}, [None], {"a": {"b": 1}}):
+                yield line, json.dumps(record | {key: value})
+        yield line, "[" * 100_000
+        yield line, "[]"
+        yield line, line[: len(line) // 2]
+        yield line, "\x00"
+        yield line, "\udc9f" + line  # a byte that is no UTF-8
+        yield line, line + "\n" + line
+        yield line, ""
+
+
+def test_a_damaged_journal_is_named(tmp_path):
+    for _ in range(2):
+        go_on(tmp_path)
+    journal = tmp_path / "study.journal"
+    text = journal.read_text()
+    cases = list(damaged_lines(text.splitlines()))
+    told = []
+    for line, other in random.Random(0).sample(cases, 120):
+        journal.write_text(text.replace(line, other, 1), errors="surrogateescape")
+        try:
+            go_on(tmp_path)
+        except UserError as error:
+            told.append(str(error))
+    assert all("--name" in each for each in told)
+    assert sum("study.journal is damaged" in each for each in told) > 40
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE trial_values SET value = NULL",
+        "UPDATE trial_params SET distribution_json = '{}'",
+        "UPDATE trials SET state = 'x'",
+        "UPDATE trials SET number = -1",
+        "UPDATE study_user_attributes SET value_json = 'x'",
+        None,
+    ],
+)
+def test_a_damaged_database_is_named_at_once(tmp_path, change):
+    go_on(tmp_path, "sqlite")
+    if change is None:
+        (tmp_path / "study.db").write_bytes(b"no database" * 1000)
+    else:
+        with closing(sqlite3.connect(tmp_path / "study.db")) as connection, connection:
+            connection.execute(change)
+    begun = time.monotonic()
+    with pytest.raises(UserError, match=r"study\.db is damaged .* --name"):
+        go_on(tmp_path, "sqlite")
+    assert time.monotonic() - begun < 10

@@ -5,7 +5,7 @@ import importlib.util
 import json
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,6 +37,9 @@ BEAT = 15.0
 SILENT = 90.0
 """Seconds without a sign of life after which a machine's trials are run elsewhere."""
 
+_DAMAGED = ("malformed", "not a database", "no such table", "no such column")
+"""Words by which SQLite says that waiting will not help."""
+
 WAIT_AT_START, WAIT_LATER, WAIT_AT_END = 60.0, 1800.0, 5.0
 """Seconds that a storage which does not answer is waited for."""
 
@@ -57,7 +60,7 @@ class Study:
         extend: Whether ranges may have changed.
 
     Raises:
-        UserError: The storage cannot be reached, or has another sweep of this name.
+        UserError: The storage cannot be reached, is damaged, or has another sweep of this name.
     """
 
     def __init__(
@@ -80,18 +83,23 @@ class Study:
         self._beats: dict[str, tuple[Any, float]] = {}
         self._beat, self._beaten = 0, 0.0
         self._mine: dict[int, Trial] = {}
-        self._study = self._patiently(
-            lambda: optuna.create_study(
-                study_name=name,
-                storage=_open(storage, folder),
-                sampler=build_sampler(config),
-                pruner=build_pruner(config, steps),
-                directions=config.directions,
-                load_if_exists=True,
+        sampler, pruner = build_sampler(config), build_pruner(config, steps)
+        with _damage_told(storage, folder):
+            self._study = self._patiently(
+                lambda: optuna.create_study(
+                    study_name=name,
+                    storage=_open(storage, folder),
+                    sampler=sampler,
+                    pruner=pruner,
+                    directions=config.directions,
+                    load_if_exists=True,
+                )
             )
-        )
-        self._patience = WAIT_LATER
-        self._check(dict(identity), extend=extend)
+            self._patience = WAIT_LATER
+            self._check(dict(identity), extend=extend)
+            everything = self._patiently(lambda: self._study.get_trials(deepcopy=False))
+            for number, trial in enumerate(everything):
+                _check_trial(trial, number, config)
         pruner = self._study.pruner
         if isinstance(pruner, HyperbandPruner):
             # Else the trials before the first report of a process are all of one bracket.
@@ -117,6 +125,8 @@ class Study:
                 f"the storage has a study {self._study.study_name} that is no sweep of "
                 "cellbench's; give another --name"
             )
+        if self._study.directions != directions:
+            raise _Damaged("it has other directions than its sweep")
         if stored is None:
             self._patiently(lambda: self._study.set_user_attr("id", uuid.uuid4().hex))
         if stored != plain:
@@ -140,6 +150,8 @@ class Study:
             except (StorageInternalError, SQLAlchemyError) as error:
                 cause = str(error.__cause__ or error)
                 reason = " ".join(cause.splitlines()[0].split())
+                if any(words in cause for words in _DAMAGED):
+                    raise _Damaged(reason) from error
                 refused = any(word in cause for word in ("disk is full", "readonly")) or (
                     "FATAL" in cause
                     and not any(word in cause for word in ("starting up", "shutting", "recovery"))
@@ -326,12 +338,69 @@ class Study:
         return time.monotonic() - since > SILENT
 
 
+class _Damaged(UserError):
+    """A storage that holds something else than a sweep has written there."""
+
+
+@contextlib.contextmanager
+def _damage_told(storage: str, folder: Path) -> Iterator[None]:
+    """Tell in a line whatever Optuna raises where a storage's content is not its own.
+
+    Raises:
+        UserError: It is damaged; or what is raised inside.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError | MemoryError) and not isinstance(error, _Damaged):
+            raise
+        files = {"journal": "study.journal", "sqlite": "study.db"}
+        reason = str(error) if isinstance(error, _Damaged) else repr(error)
+        place = folder / files[storage] if storage in files else "--storage"
+        raise UserError(
+            f"{place} is damaged ({reason}); put back a copy of it, or give "
+            "another --name, which begins the sweep anew"
+        ) from error
+
+
+def _check_trial(trial: FrozenTrial, number: int, config: SweepConfig) -> None:
+    """Check that a stored trial is one that this sweep may have had.
+
+    Raises:
+        _Damaged: It has another number, or values that are none.
+        Exception: What a parameter raises on a value that is none of its own.
+    """
+    attributes = trial.user_attrs
+    runs = attributes.get("values", [])
+    values = [
+        *(trial.values or []),
+        *trial.intermediate_values.values(),
+        *(value for run in runs for value in run),
+        attributes.get("duration", 0.0),
+    ]
+    counts = {len(config.metrics)}
+    texts = [attributes.get(key, "") for key in ("owner", "reason")]
+    if (
+        trial.number != number
+        or not all(type(value) in (int, float) for value in values)
+        or not all(isinstance(text, str) for text in texts)
+        or not {len(run) for run in runs} <= counts
+        or (trial.state == TrialState.COMPLETE and {len(trial.values)} != counts)
+    ):
+        raise _Damaged(f"trial {number} is not one of this sweep's")
+    for path, value in trial.params.items():
+        config.parameters.parameters[path].value(value)
+        kind: Any = trial.distributions[path]
+        if not isinstance(kind, CategoricalDistribution) and not kind.low <= value <= kind.high:
+            raise _Damaged(f"trial {number}: {path} is {value}, which is out of its range")
+
+
 def _place(folder: Path) -> str:
     """A name of a sweep's folder that no other one has, wherever it is moved."""
     path = inside(folder, ".place")
     if not path.is_file():
         write_text(path, uuid.uuid4().hex)
-    return path.read_text(encoding="utf-8")
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 class _SystemLock(JournalFileOpenLock):

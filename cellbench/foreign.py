@@ -2,6 +2,7 @@
 
 import stat
 from pathlib import Path
+from typing import TextIO
 
 from cellbench.errors import UserError
 
@@ -43,14 +44,28 @@ def read_bytes(path: Path, limit: int) -> bytes:
         UserError: The file cannot be read, is a pipe or a device, or is larger.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
-            raise UserError(f"{path} is not a file")
+        _check_regular(path)
         with path.open("rb") as file:
             content = file.read(limit + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise UserError(
-            f"cannot read {path}: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read {path}: {reason}") from error
     if len(content) > limit:
         raise UserError(f"{path} is larger than {limit:,} bytes")
     return content
+
+
+def open_text(path: Path, encoding: str = "utf-8") -> TextIO:
+    """Open a table to read it, with its line ends as they are.
+
+    Raises:
+        UserError: It is a pipe, a device or a folder.
+        OSError: It cannot be opened.
+    """
+    _check_regular(path)
+    return path.open(encoding=encoding, newline="")
+
+
+def _check_regular(path: Path) -> None:
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe is waited for, and a device has no end
+        raise UserError(f"{path} is not a file")

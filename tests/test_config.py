@@ -234,6 +234,8 @@ def test_a_wrong_value_in_a_file(path, value, said, tmp_path, fails, monkeypatch
         ("--trainer.callbacks=[{class_path: nope.X}]", "trainer.callbacks: cannot use nope.X: No"),
         ("--data=nope.X", "data: "),
         ("--config", "--config: expected a value"),
+        ("--name=\x1b[31m", r"'\x1b[31m' is no folder name"),
+        ("--name=\udcff", r"'\udcff' is no folder name"),
         ("--name=\x1b[31m\udcff/x", r"'\x1b[31m\udcff/x' is no folder name"),
     ],
 )

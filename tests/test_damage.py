@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,17 @@ import yaml
 
 from cellbench.__main__ import main
 from cellbench.atomic import replacing
+from cellbench.data.files import read_table
+from cellbench.data.labels import read_labels
+from cellbench.data.splits import read_split
 from cellbench.errors import UserError
 from cellbench.models.weights import from_run
+from cellbench.runs.attributions import read_attributions
 from cellbench.runs.checkpoint import POOLING, WholeCheckpointIO, read_checkpoint
+from cellbench.runs.folder import RunFolder
+from cellbench.runs.label_history import read_label_history
+from cellbench.runs.predictions import read_predictions
+from cellbench.sweeps.folder import final_values
 from tests.conftest import TINY, draw_cell, write_image
 
 
@@ -302,8 +311,9 @@ def link(path, target):
     ],
 )
 @pytest.mark.parametrize("kind", ["link", "pipe", "circle", "far"])
-def test_a_report_reads_no_link_and_no_pipe(run, secret, fails, name, kind):
-    path = run / name
+def test_a_report_reads_no_link_and_no_pipe(run, secret, fails, monkeypatch, name, kind):
+    monkeypatch.chdir(run.parent)  # so that no path is so long that it would be cut
+    path = Path(run.name, name)
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
     if kind == "pipe":
@@ -311,11 +321,10 @@ def test_a_report_reads_no_link_and_no_pipe(run, secret, fails, name, kind):
     elif kind == "far":  # which would say that there is no such file
         path.symlink_to("/proc/self/root/../etc/hostname")
     else:
-        path.symlink_to(secret if kind == "link" else path)
-    line = fails("report", str(run))
+        path.symlink_to(secret if kind == "link" else path.name)
+    line = fails("report", run.name)
     expected = "is neither a file nor a folder" if kind == "pipe" else "a link that leaves the"
-    assert expected in line
-    assert path.name[-16:] in line  # of a long path the middle is left out
+    assert f"{path} {expected}" in line or f"{path} is, or lies behind, {expected}" in line
     assert len(line) <= 300
 
 
@@ -335,6 +344,50 @@ def test_no_command_follows_a_link_out_of_a_run(run, images, secret, fails, comm
     assert f"{run / '.lock'} is, or lies behind, a link that leaves" in fails(*args)
     assert [path.name for path in secret.parent.iterdir()] == ["secret.png"]
     assert secret.read_text() == SECRET
+
+
+TABLES = {
+    "labels": lambda path: read_labels(path, None, []),
+    "table": lambda path: read_table(path, {"id"}),
+    "split": read_split,
+    "predictions": read_predictions,
+    "label history": read_label_history,
+    "attributions": read_attributions,
+}
+
+
+@pytest.mark.parametrize("reader", TABLES)
+def test_a_table_is_read_from_a_file_alone(reader, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(UserError, match="is not a file"):
+            TABLES[reader](path)
+
+
+DAMAGED_TABLES = [b"\xff", b"", b"id,label\nx\n", b"epoch,val/loss\nx,y\n", b'a\n"b', b"e\n1,2\n\0"]
+
+
+@pytest.mark.parametrize("content", DAMAGED_TABLES)
+def test_a_damaged_table_names_its_run(run, content):
+    run.joinpath("label_history.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot read .*label_history.csv"):
+        read_label_history(run / "label_history.csv")
+    run.joinpath("history.csv").write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot read the run .*; delete it, and go on"):
+        final_values(RunFolder(run), ["val/accuracy", "val/loss"])
+
+
+def test_a_run_goes_on_with_its_own_configuration_alone(run):
+    folder = RunFolder(run)
+    config = yaml.safe_load(folder.config.read_text())
+    assert folder.has_config(config)
+    assert not folder.has_config(config | {"seed_everything": 7})
+    for content in (b"", b"\xff", folder.config.read_bytes() * 2):
+        folder.config.write_bytes(content)
+        assert not folder.has_config(config)
+    folder.config.unlink()
+    folder.config.symlink_to("/dev/zero")
+    assert not folder.has_config(config)
 
 
 def test_a_link_within_a_run_is_followed(run):

@@ -17,6 +17,7 @@ from cellbench.__main__ import main
 from cellbench.data import files
 from cellbench.data.hpv_slides import SLIDES, HPVSlidesDataModule
 from cellbench.errors import UserError, printable
+from cellbench.terminal import Console, say
 from tests.conftest import TINY, draw_cell, write_image
 
 
@@ -217,6 +218,22 @@ def test_a_class_whose_name_commands_the_terminal_is_refused(folder_root, fails)
     (folder_root / "blast").rename(folder_root / "bl\x1b[31mast")
     line = fails("fit", "--data=FolderDataModule", f"--data.root={folder_root}")
     assert r"class 'bl\x1b[31mast' has a control character in its name" in line
+
+
+def test_a_sample_given_twice_is_named_before_any_is_read(folder_root, fails):
+    (folder_root / "t.csv").write_text(
+        "path,label\n" + "blast/0 (0).jpg,a\nblast/1 (0).jpg,b\n" * 9
+    )
+    for image in (folder_root / "blast").iterdir():
+        image.write_bytes(b"no image")
+    line = fails("fit", "--data=FolderDataModule", f"--data.root={folder_root}", "--data.csv=t.csv")
+    assert "occurs more than once" in line
+
+
+def test_what_is_said_commands_no_terminal(capsys):
+    say("a \x1b[2J\nb\r\x9b", end="")
+    Console().print("[bold]c[/bold] \x1b[2J\nd")
+    assert capsys.readouterr().out == "a \\x1b[2J\nb\\r\\x9b[bold]c[/bold] \\x1b[2J\nd\n"
 
 
 def test_printable_keeps_what_can_be_shown():

@@ -34,7 +34,7 @@ from cellbench.runs import features, loggers, precision
 from cellbench.runs.callbacks import check_callbacks
 from cellbench.runs.checkpoint import CheckpointConfig, WholeCheckpointIO, read_checkpoint
 from cellbench.runs.conditions import few_groups
-from cellbench.runs.folder import RunFolder, as_yaml
+from cellbench.runs.folder import RunFolder
 from cellbench.runs.loggers import WandbConfig
 from cellbench.runs.ranks import Ranks, environment
 from cellbench.runs.run import Run, RunCallbacks
@@ -206,6 +206,10 @@ class CellbenchCLI(LightningCLI):
         for name, (allowed, reason) in NOT_OFFERED.items():
             if config.trainer[name] not in allowed:
                 raise UserError(f"trainer.{name}: {config.trainer[name]} is not offered; {reason}")
+        if "xla" in str(config.trainer.profiler).lower():
+            raise UserError(
+                "trainer.profiler: XLA's is for TPUs, which are not offered; use simple"
+            )
         phases = config.model.phases
         epochs = sum(phase["epochs"] for phase in phases) if phases else None
         if self._command == "fit" and epochs not in (None, config.trainer.max_epochs):
@@ -244,10 +248,12 @@ class CellbenchCLI(LightningCLI):
         except (ImportError, ValueError, TypeError, RuntimeError) as error:
             if (mistake := find_user_error(error)) is not None:
                 raise mistake from error
-            cause = error.__cause__ or error
-            reason = str(cause).strip().partition("\n")[0] or type(cause).__name__
+            cause: BaseException = error
+            while cause.__cause__ is not None:  # jsonargparse's own say where, and not why
+                cause = cause.__cause__
             raise UserError(
-                f"the configuration names a class that cannot be made: {reason}; --debug shows more"
+                f"the configuration names a class that cannot be made: {cause or repr(cause)}; "
+                "--debug shows more"
             ) from error
         self.datamodule = self._get(self.config_init, "data")
         self.datamodule.seed = self._get(self.config, "seed_everything")
@@ -405,7 +411,7 @@ class CellbenchCLI(LightningCLI):
             return self._begun_here(self._own_folder, config)
         if self._resume == "auto" and parent.is_dir():
             for old in map(RunFolder, sorted(parent.iterdir(), reverse=True)):
-                if not (old.unfinished and old.config.read_text("utf-8") == as_yaml(config)):
+                if not (old.unfinished and old.has_config(config)):
                     continue
                 if self._hold(old):
                     if old.unfinished:  # still, now that nobody else has it
@@ -431,7 +437,7 @@ class CellbenchCLI(LightningCLI):
             return folder.path, True
         if not folder.unfinished:
             raise UserError(f"--folder: the run {folder.path} is finished; give another folder")
-        if folder.config.read_text("utf-8") != as_yaml(config):
+        if not folder.has_config(config):
             raise OtherRun(
                 f"--folder: the run in {folder.path} has another configuration, as its config.yaml "
                 "tells; give another folder"

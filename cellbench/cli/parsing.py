@@ -412,12 +412,13 @@ def check_yaml(args: Sequence[str], *, from_sweep: bool = False) -> None:
 
 
 def check_folder_name(name: str) -> None:
-    """Check that a name can be a folder's, below another.
+    """Check that a name can be a folder's, below another, and a title.
 
     Raises:
-        UserError: It has a separator, begins with a dot, or is too long.
+        UserError: It has a separator or a control character, begins with a dot, is too long or not
+            UTF-8.
     """
-    is_one = Path(name).name == name and not name.startswith(".") and "\0" not in name
+    is_one = Path(name).name == name and not name.startswith(".") and name.isprintable()
     if not is_one or not 0 < len(name.encode(errors="replace")) <= 200:
         raise UserError(f"--name: '{name}' is no folder name")
 

@@ -136,7 +136,7 @@ class _Fits:
         self._args = [*args, *FORCED, f"--runs={output}"]
         self._output = output
         begun = output / "relabel.txt"
-        if begun.is_file() and begun.read_text("utf-8") != identity:
+        if begun.is_file() and begun.read_bytes() != identity.encode():
             raise UserError(
                 f"--output: {output} holds trainings with other options; give another folder, or "
                 "delete it"

@@ -41,7 +41,7 @@ from cellbench.data.smote import Smote, SmoteConfig
 from cellbench.data.splits import Split, SplitConfig, draw
 from cellbench.data.stain import FORMAT as STAIN_FORMAT
 from cellbench.data.stain import Normalisation
-from cellbench.data.table import Part, Sample, SampleTable
+from cellbench.data.table import Part, Sample, SampleTable, check_ids
 from cellbench.data.views import Image, Mask, View, needs_mask
 from cellbench.errors import UserError, suggest
 
@@ -252,6 +252,7 @@ class CellDataModule(LightningDataModule, ABC):
     def listed(self) -> list[Sample]:
         """The labelled samples that are not excluded, sorted by their ids; no pixel is read."""
         listed = self.list_samples()
+        check_ids(listed)
         ids = {sample.id for sample in listed}
         for name in self.exclude:
             if name not in ids:

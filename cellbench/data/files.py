@@ -20,6 +20,7 @@ import PIL.Image
 
 from cellbench.data.views import BACKGROUND, CYTOPLASM, NUCLEUS, Image, Mask
 from cellbench.errors import UserError
+from cellbench.foreign import open_text
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
@@ -248,7 +249,7 @@ def read_table(
         UserError: It is missing, not such a file, or lacks a column or a value.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open_text(path, "utf-8-sig") as file:
             reader = csv.DictReader(file)
             rows = list(reader)
             header = reader.fieldnames or []

@@ -8,6 +8,7 @@ import numpy as np
 
 from cellbench.data.table import SampleTable
 from cellbench.errors import UserError, suggest
+from cellbench.foreign import open_text
 
 
 def flip(labels: np.ndarray, classes: int, rate: float, seed: int) -> np.ndarray:
@@ -44,7 +45,7 @@ def read_labels(
     """
     key = "data.train_labels"
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with open_text(path) as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{key}: cannot read {path}: {error}") from error

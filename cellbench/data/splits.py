@@ -12,6 +12,7 @@ import numpy as np
 
 from cellbench.data.table import Part, SampleTable
 from cellbench.errors import UserError
+from cellbench.foreign import open_text
 
 PARTS: tuple[Part, ...] = get_args(Part)
 DEFAULT_TEST_SHARE = 0.2
@@ -457,7 +458,7 @@ def read_split(path: Path) -> list[dict[str, str]]:
         UserError: It is missing or not a split.csv.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with open_text(path) as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read the split {path}: {error}") from error

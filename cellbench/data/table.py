@@ -75,12 +75,7 @@ class SampleTable:
         return len(self.samples)
 
     def _check(self) -> None:
-        twice = [name for name, n in Counter(s.id for s in self.samples).items() if n > 1]
-        if twice:
-            raise UserError(f"sample '{twice[0]}' occurs more than once in the dataset's table")
-        broken = [sample.id for sample in self.samples if "\r" in sample.id]
-        if broken:
-            raise UserError(f"{broken[0]!r} has a line break in its name; rename it")
+        check_ids(self.samples)
         for name in self.classes:
             if any(unicodedata.category(character) == "Cc" for character in name):
                 raise UserError(f"class {name!r} has a control character in its name; rename it")
@@ -149,6 +144,21 @@ class SampleTable:
                 tags.append(("group", sample.group))
             pairs += [(first.setdefault(tag, i), i) for tag in tags]
         return join(len(self.samples), pairs)
+
+
+def check_ids(samples: Iterable[Sample]) -> None:
+    """Check that samples have names of their own, before any of them is read.
+
+    Raises:
+        UserError: An id occurs twice, or has a line break.
+    """
+    counts = Counter(sample.id for sample in samples)
+    twice = [name for name, n in counts.items() if n > 1]
+    if twice:
+        raise UserError(f"sample '{twice[0]}' occurs more than once in the dataset's table")
+    broken = [name for name in counts if "\r" in name]
+    if broken:
+        raise UserError(f"{broken[0]!r} has a line break in its name; rename it")
 
 
 def join(n: int, pairs: Iterable[tuple[int, int]]) -> np.ndarray:

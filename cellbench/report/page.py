@@ -15,7 +15,7 @@ import cellbench
 from cellbench.config import strict_json, yaml
 from cellbench.data import files
 from cellbench.errors import UserError
-from cellbench.foreign import inside
+from cellbench.foreign import inside, open_text
 from cellbench.page import jpeg, png, render
 from cellbench.report import figures
 from cellbench.report.comparison import Comparison, curves
@@ -193,9 +193,9 @@ def _histories(condition: Condition) -> list[dict[str, np.ndarray]]:
 def _history(run: Finished) -> list[dict[str, str]]:
     """The rows of history.csv; none where it cannot be read."""
     try:
-        with run.folder.history.open(encoding="utf-8", newline="") as file:
+        with open_text(run.folder.history) as file:
             return list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error):
+    except (UserError, OSError, ValueError, csv.Error):
         return []
 
 

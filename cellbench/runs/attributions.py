@@ -19,6 +19,7 @@ import numpy as np
 from cellbench.data.splits import read_split
 from cellbench.data.views import BACKGROUND, CYTOPLASM, NUCLEUS, apply_view
 from cellbench.errors import UserError, suggest
+from cellbench.foreign import open_text
 from cellbench.runs.finished import Finished
 from cellbench.runs.folder import write_text
 from cellbench.runs.intervals import mean_interval
@@ -140,7 +141,7 @@ def read_attributions(path: Path) -> list[Attribution]:
         UserError: It is missing or not an attributions.csv.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with open_text(path) as file:
             header, *rows = csv.reader(file)
         if tuple(header) != HEADER:
             raise ValueError("wrong header")

@@ -13,7 +13,7 @@ import yaml
 
 from cellbench import atomic
 from cellbench.errors import CannotWrite, UserError
-from cellbench.foreign import inside
+from cellbench.foreign import inside, read_bytes
 
 
 @contextmanager
@@ -121,6 +121,13 @@ class RunFolder:
     def unfinished(self) -> bool:
         """Whether a run has begun here and not been scored."""
         return self.config.is_file() and not self.metrics.is_file()
+
+    def has_config(self, config: Mapping[str, Any]) -> bool:
+        """Return whether its config.yaml is this configuration's; a damaged one is none's."""
+        with suppress(UserError):
+            content = as_yaml(config).encode(errors="backslashreplace")
+            return read_bytes(self.config, len(content)) == content
+        return False
 
     @classmethod
     def open(cls, path: Path, option: str = "--run") -> "RunFolder":

@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cellbench.data.base import CellDataModule
+from cellbench.errors import UserError
+from cellbench.foreign import open_text
 from cellbench.runs.folder import write_text
 from cellbench.runs.ranks import Ranks
 
@@ -70,8 +72,20 @@ class LabelHistory(Callback):
 
 
 def read_label_history(path: Path) -> tuple[list[str], list[str], np.ndarray]:
-    """Reads it back: the ids, their labels, and the probabilities, (n, epochs)."""
-    with path.open(newline="", encoding="utf-8") as file:
-        _, *rows = csv.reader(file)
-    probabilities = np.array([row[2:] for row in rows], dtype=np.float64)
+    """Read it back.
+
+    Returns:
+        The ids, their labels, and the probabilities of these, (n, epochs).
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    try:
+        with open_text(path) as file:
+            _, *rows = csv.reader(file)
+        probabilities = np.array([row[2:] for row in rows], dtype=np.float64)
+        if not rows or min(map(len, rows)) < 3:
+            raise ValueError("rows are missing")
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"cannot read {path}: {error}; delete its run, and train anew") from error
     return [row[0] for row in rows], [row[1] for row in rows], probabilities

@@ -11,6 +11,7 @@ import numpy as np
 
 from cellbench.data.table import Part
 from cellbench.errors import UserError
+from cellbench.foreign import open_text
 from cellbench.runs.folder import write_text
 
 PREFIX = "p_"
@@ -69,7 +70,7 @@ def read_predictions(path: Path) -> tuple[tuple[str, ...], dict[Part, Prediction
         UserError: It is missing or not a predictions.csv.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with open_text(path) as file:
             header, *rows = csv.reader(file)
         if header[:4] != ["id", "split", "label", "predicted"]:
             raise ValueError("wrong header")

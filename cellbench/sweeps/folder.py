@@ -9,7 +9,7 @@ from typing import Any
 
 from cellbench.config import strict_json, values, yaml
 from cellbench.errors import UserError
-from cellbench.foreign import inside
+from cellbench.foreign import inside, open_text
 from cellbench.runs.checkpoint import CheckpointConfig
 from cellbench.runs.folder import RunFolder
 from cellbench.sweeps.space import Point
@@ -66,13 +66,18 @@ class SweepFolder:
 
 
 def epochs(run: RunFolder) -> list[dict[str, float]]:
-    """The epochs that a run has finished, as its history.csv tells them."""
+    """Return the epochs that a run has finished, as its history.csv tells them.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
     try:
-        with run.history.open(encoding="utf-8", newline="") as file:
-            rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+        with open_text(run.history) as file:
+            return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
     except FileNotFoundError:
         return []
-    return rows
+    except (OSError, ValueError, TypeError, csv.Error) as error:  # TypeError: a row too long
+        raise _unreadable(run, error) from error
 
 
 def values_at(run: RunFolder, rows: list[dict[str, float]], metrics: list[str]) -> list[float]:
@@ -82,7 +87,10 @@ def values_at(run: RunFolder, rows: list[dict[str, float]], metrics: list[str]) 
     checkpoint = CheckpointConfig(**config)  # type: ignore[arg-type]  # just checked
     judged = [row.get(checkpoint.monitor, 0.0) for row in rows]
     best = rows[checkpoint.best(judged)]
-    return [best[name] for name in metrics]
+    try:
+        return [best[name] for name in metrics]
+    except KeyError as error:
+        raise _unreadable(run, error) from error
 
 
 def final_values(run: RunFolder, metrics: list[str]) -> list[float]:
@@ -100,7 +108,11 @@ def final_values(run: RunFolder, metrics: list[str]) -> list[float]:
         known["val/loss"] = next(r for r in rows if r["epoch"] == result["epoch"])["val/loss"]
         return [known[name] for name in metrics]
     except (UserError, OSError, ValueError, LookupError, TypeError, StopIteration) as error:
-        raise UserError(f"cannot read the run {run.path}: {error}; delete it, and go on") from error
+        raise _unreadable(run, error) from error
+
+
+def _unreadable(run: RunFolder, error: Exception) -> UserError:
+    return UserError(f"cannot read the run {run.path}: {error}; delete it, and go on")
 
 
 def merged(experiment: Mapping[str, Any], point: Point) -> dict[str, Any]:

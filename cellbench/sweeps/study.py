@@ -355,10 +355,10 @@ def _damage_told(storage: str, folder: Path) -> Iterator[None]:
         if isinstance(error, UserError | MemoryError) and not isinstance(error, _Damaged):
             raise
         files = {"journal": "study.journal", "sqlite": "study.db"}
-        reason = str(error) if isinstance(error, _Damaged) else repr(error)
+        kind = "" if isinstance(error, _Damaged) else f"{type(error).__name__}: "
         place = folder / files[storage] if storage in files else "--storage"
         raise UserError(
-            f"{place} is damaged ({reason}); put back a copy of it, or give "
+            f"{place} is damaged ({kind}{error}); put back a copy of it, or give "
             "another --name, which begins the sweep anew"
         ) from error
 

@@ -86,6 +86,8 @@ class Input:
     """It may rightly work for long, as a training of a million epochs, and ends at SIGTERM then."""
     own_code: bool = False
     """It is the user's own: it may name modules, which are imported, and files, which are read."""
+    room: int | None = None
+    """Bytes of its output that the system lets it write, and no more."""
     network: bool = False
     """It asks for something from the network."""
     limit: float = LIMIT
@@ -315,6 +317,8 @@ def _of_process(given: Input, outcome: Outcome, stack: str) -> Iterator[tuple[st
 
 def _of_output(given: Input, outcome: Outcome) -> Iterator[tuple[str, str]]:
     """What the process has said."""
+    if given.room is not None and len(outcome.err) >= given.room:
+        return  # a line is cut off
     if "Traceback (most recent call last)" in outcome.err + outcome.out:
         said = outcome.err if "Traceback" in outcome.err else outcome.out
         yield "traceback", last_frame(said)

@@ -213,13 +213,15 @@ def command_lines(rng: Random, box: Box, template: Template) -> Input:
             own_code=True,
         )
     position = rng.randrange(1, len(base))
+    given = Input("command lines", f"{what} at {position}", base)
     if what == "drop":
+        given.may_last = command == "fit"  # the epochs of the default, on the default data
         base.pop(position)
     elif what == "twice":
         base.insert(position, base[position])
     else:
         base[position : position + 1] = base[position].split("=", 1)
-    return Input("command lines", f"{what} at {position}", base)
+    return given
 
 
 def _command(command: str, rng: Random, box: Box, template: Template) -> list[str]:

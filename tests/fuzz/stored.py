@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import yaml
 
+from cellbench import torch_files
 from tests.fuzz import damage, values
 from tests.fuzz.box import Box, Input, Outcome
 from tests.fuzz.configurations import flat, with_value
@@ -213,12 +214,22 @@ def checkpoints(rng: Random, box: Box, template: Template) -> Input:
         checkpoint = torch.load(path, weights_only=True)
         change = _set_nan if way == "nan" else rng.choice((_drop, _set, _set, _reshape, _rename))
         given.what = f"{name}.ckpt: {change(checkpoint, rng)}"
+        if rng.random() < 0.75:  # else the digest alone would find most of them
+            checkpoint = _sealed(checkpoint)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.save(checkpoint, path)
         if way == "nan" and command in ("predict", "test", "validate", "explain"):
             given.refused = True
     return given
+
+
+def _sealed(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint with the digest of what it holds now, as whoever changes it can write one."""
+    try:
+        return torch_files.seal(checkpoint)
+    except Exception:  # tensors that have no bytes
+        return checkpoint
 
 
 def _foreign(rng: Random, path: Path) -> str:

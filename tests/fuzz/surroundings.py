@@ -65,6 +65,8 @@ def surroundings(rng: Random, box: Box, template: Template) -> Input:
     ways = _ways(rng, box)
     way = rng.choice(list(ways))
     given.prepare = ways[way]
+    if way.startswith("files of "):
+        given.room = int(way.split()[2])
     given.what = f"{way}: {' '.join(given.args)}"
     if way.startswith("a dataset's file"):
         given.args = rng.choice(

@@ -14,13 +14,14 @@ from cellbench.report.statistics import (
     corrected_t,
     holm_factors,
     mcnemar,
+    resample,
     resampled,
     unvaried,
 )
 from cellbench.runs.conditions import Condition
 from cellbench.runs.finished import Finished
 from cellbench.runs.intervals import LEVEL
-from cellbench.runs.metrics import confusion_by_group, confusion_matrix, resample, values
+from cellbench.runs.metrics import confusion_by_group, confusion_matrix, values
 
 Metric = Literal["accuracy", "balanced_accuracy", "precision_macro", "f1_macro", "mcc", "kappa"]
 """What conditions are compared by."""

@@ -1,7 +1,8 @@
 """Tests of paired differences: the size and its interval first, p after."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import optimize, special
@@ -10,6 +11,9 @@ from cellbench.runs.intervals import LEVEL
 
 NONE = 1e-12
 """A standard error below this is rounding: nothing varies."""
+
+REPLICATES = 2000
+"""Number of bootstrap replicates."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +104,13 @@ def mcnemar(first: float, second: float, n: int, level: float = LEVEL) -> Differ
     fewer = min(first, second)
     tail = float(special.betainc(discordant - fewer, fewer + 1, 0.5)) if discordant else 1.0
     p = min(1.0, 2 * tail)
-    low, high = score_interval(first, second, n, level)
+    low, high = paired_interval(first, second, n, level)
     if p >= 1 - level:
         low, high = min(low, 0.0), max(high, 0.0)
     return Difference((second - first) / n, low, high, p, n, level)
 
 
-def score_interval(
+def paired_interval(
     first: float, second: float, n: int, level: float = LEVEL
 ) -> tuple[float, float]:
     """Compute Tango's score interval of a difference of paired shares, (second - first) / n.
@@ -148,6 +152,41 @@ def _lower(first: float, second: float, n: int, z: float) -> float:
         return -1.0
     above = min(found, 1 - 1e-9)
     return float(optimize.brentq(excess, below, above)) if excess(above) < 0 else above
+
+
+def resample(by_group: np.ndarray) -> np.ndarray:
+    """Draw bootstrap replicates of a sum over groups.
+
+    Args:
+        by_group: Each group's summand, such as its confusion matrix, (groups, ...).
+
+    Returns:
+        The sums, (REPLICATES, ...); the same for the same input.
+    """
+    flat = by_group.reshape(len(by_group), -1)
+    replicates = [drawn @ flat for drawn in _draws(len(by_group))]
+    return np.concatenate(replicates).reshape(REPLICATES, *by_group.shape[1:])
+
+
+def _draws(groups: int) -> Iterator[np.ndarray]:
+    """Yield how often each group is drawn in each replicate, (100, groups) at a time, float32.
+
+    All replicates of 100,000 groups would take 800 MB; those of a few thousand are kept, as every
+    metric of every condition needs the same.
+    """
+    small = groups * REPLICATES <= 10_000_000
+    yield from _kept_draws(groups) if small else _new_draws(groups)
+
+
+def _new_draws(groups: int) -> Iterator[np.ndarray]:
+    rng, shares = np.random.default_rng(0), np.full(groups, 1 / groups)
+    for _ in range(REPLICATES // 100):
+        yield rng.multinomial(groups, shares, 100).astype(np.float32)
+
+
+@lru_cache(maxsize=2)
+def _kept_draws(groups: int) -> list[np.ndarray]:
+    return list(_new_draws(groups))
 
 
 def resampled(
@@ -225,9 +264,3 @@ def holm_factors(p_values: Sequence[float]) -> list[float]:
     factors = np.empty_like(p)
     factors[order] = found
     return [float(factor) for factor in factors]
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values by Holm's method, in the same order."""
-    factors = holm_factors(p_values)
-    return [min(1.0, p * factor) for p, factor in zip(p_values, factors, strict=True)]

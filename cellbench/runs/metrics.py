@@ -1,14 +1,10 @@
 """Each metric with its 95 % interval and the majority baseline."""
 
-from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from cellbench.runs.intervals import Shares, bounded, of_mean, variance_of, wider
-
-REPLICATES = 2000
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -219,38 +215,3 @@ def entry(value: Any, ends: np.ndarray, baseline: Any) -> dict[str, float]:
         "high": float(high),
         "baseline": float(baseline),
     }
-
-
-def resample(by_group: np.ndarray) -> np.ndarray:
-    """Sums over REPLICATES draws of as many groups, with replacement.
-
-    Args:
-        by_group: What is to be summed of each group, as its confusion matrix, (groups, ...).
-
-    Returns:
-        (REPLICATES, ...); the same for the same input.
-    """
-    flat = by_group.reshape(len(by_group), -1)
-    replicates = [drawn @ flat for drawn in draws(len(by_group))]
-    return np.concatenate(replicates).reshape(REPLICATES, *by_group.shape[1:])
-
-
-def draws(groups: int, replicates: int = REPLICATES) -> Iterator[np.ndarray]:
-    """How often each group is drawn in each replicate, (100, groups) at a time, float32.
-
-    All replicates of 100,000 groups would take 800 MB; those of a few thousand are kept, as every
-    metric of every condition needs the same.
-    """
-    small = groups * replicates <= 10_000_000
-    yield from _kept_draws(groups, replicates) if small else _draws(groups, replicates)
-
-
-def _draws(groups: int, replicates: int) -> Iterator[np.ndarray]:
-    rng, shares = np.random.default_rng(0), np.full(groups, 1 / groups)
-    for _ in range(replicates // 100):
-        yield rng.multinomial(groups, shares, 100).astype(np.float32)
-
-
-@lru_cache(maxsize=2)
-def _kept_draws(groups: int, replicates: int) -> list[np.ndarray]:
-    return list(_draws(groups, replicates))

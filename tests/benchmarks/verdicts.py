@@ -10,12 +10,12 @@ from cellbench.report.statistics import (
     Difference,
     corrected_t,
     mcnemar,
+    paired_interval,
+    resample,
     resampled,
-    score_interval,
     unvaried,
 )
 from cellbench.runs.intervals import Z
-from cellbench.runs.metrics import resample
 
 SIZES = (60, 300, 3000)
 """Numbers of tested cells."""
@@ -137,7 +137,7 @@ def ours(first: int, second: int, n: int, both: np.ndarray) -> tuple[np.ndarray,
 
 @cache
 def _ours(first: int, second: int, n: int) -> tuple[float, float]:
-    return score_interval(first, second, n)
+    return paired_interval(first, second, n)
 
 
 def agresti_min(first: int, second: int, n: int, both: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

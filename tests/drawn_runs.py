@@ -32,12 +32,13 @@ def draw(
     split_seed: int = 0,
     started: str = "2026-11-22T10:00:00+0000",
     data_root: Path | None = None,
+    masks: str | None = None,
     **settings,
 ) -> Path:
     """Writes a finished run; its test predictions are right with a probability of `recall`.
 
     Predictions depend on the view, the fold, the seed and all settings; labels and splits on the
-    samples alone.
+    samples alone. `masks` is the digest of the masks; None as in a run of an earlier version.
     """
     told = f"{view} {fold} {seed} {sorted(settings.items())}"
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(told.encode()).digest()[:4]))
@@ -77,6 +78,8 @@ def draw(
         "fold": fold,
         "n": sizes,
     }
+    if masks is not None:  # earlier versions did not tell it
+        split["masks"] = masks
     metrics = {"experiment": experiment, "seed": seed, "stamps": [], "split": split}
     (folder / "metrics.json").write_text(json.dumps(metrics | {"test": {}}))
     config = {

@@ -210,13 +210,13 @@ class Comparer:
         of_split: dict[tuple[str, ...], list[list[Finished]]] = defaultdict(list)
         for key in common:
             several = [own[key] for own in runs]
-            strange = [run for run in several if not _same(several[0], run)]
-            for run in strange:
-                refused.append(
-                    f"{run.folder.path} and {several[0].folder.path}: their splits differ "
-                    f"(digests {run.split.digest[:12]} and {several[0].split.digest[:12]})"
-                )
-            if not strange:
+            reasons = [
+                f"{other.folder.path} and {one.folder.path}: {reason}"
+                for one, other in combinations(several, 2)
+                if (reason := _unlike(other, one)) is not None
+            ]
+            refused += reasons[:1]
+            if not reasons:
                 # An official split's seed draws another validation split, and the same test set.
                 of_split[tuple(several[0].test.ids)].append(several)
         weights = np.array([weight for _, weight in weighted])
@@ -445,7 +445,22 @@ def _by_repeat(condition: Condition) -> dict[Repeat, Finished]:
 
 
 def _same(one: Finished, other: Finished) -> bool:
-    return one.split.digest == other.split.digest
+    return _unlike(one, other) is None
+
+
+def _unlike(one: Finished, other: Finished) -> str | None:
+    """Return why two runs are no pair; None if they are one.
+
+    Views with masks and without may be compared, and so may masks by an expert and by cellbench.
+    """
+    digests = {"splits": (one.split.digest, other.split.digest)}
+    source = one.config.get("data.masks"), other.config.get("data.masks")
+    if one.masks and other.masks and source[0] == source[1]:
+        digests["masks"] = one.masks, other.masks
+    for what, (ours, theirs) in digests.items():
+        if ours != theirs:
+            return f"their {what} differ (digests {ours[:12]} and {theirs[:12]})"
+    return None
 
 
 def _groups(run: Finished) -> set[str]:

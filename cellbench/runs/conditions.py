@@ -37,6 +37,9 @@ _FREE = (
     "data.augment_on",
 )
 
+# Facts about the data that are no options; they are shown where they alone differ.
+_DIGESTS = ("data.images", "data.masks_digest")
+
 
 @dataclass(frozen=True)
 class Pooled:
@@ -164,6 +167,14 @@ def conditions(runs: Sequence[Finished]) -> list[Condition]:
     if any(len(images) > 1 for images in of_settings.values()):  # of two folders, or changed
         for settings, run in zip(plain, runs, strict=True):
             settings |= {"data.root": run.config.get("data.root"), "data.images": run.split.images}
+    of_masks: dict[str, set[str]] = defaultdict(set)
+    for settings, run in zip(plain, runs, strict=True):
+        of_masks[run.experiment + _text(settings)] |= {run.masks} if run.masks else set()
+    if any(len(masks) > 1 for masks in of_masks.values()):  # replaced between two runs
+        for settings, run in zip(plain, runs, strict=True):
+            told = {None: "unknown", "": "none"}  # runs of earlier versions do not tell theirs
+            masks = told.get(run.masks) or str(run.masks)[:12]
+            settings |= {"data.root": run.config.get("data.root"), "data.masks_digest": masks}
     keys = sorted({key for settings in plain for key in settings})
     differ = [key for key in keys if len({_text(s.get(key)) for s in plain}) > 1]
     of: dict[tuple[str, ...], list[int]] = defaultdict(list)
@@ -231,7 +242,7 @@ def _text(value: Any) -> str:
 
 
 def _told(key: str, value: Any, *, alone: bool) -> str:
-    """An option with its value; a word that stands alone says enough."""
-    if alone and isinstance(value, str) and value != "none":
+    """Show an option with its value, or the value alone if it is a word that says enough."""
+    if alone and isinstance(value, str) and value != "none" and key not in _DIGESTS:
         return value
     return f"{key.rpartition('.')[2]} {'null' if value is None else value}"

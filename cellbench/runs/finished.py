@@ -89,6 +89,11 @@ class Finished:
         return self.metrics["split"]["fold"]  # type: ignore[no-any-return]
 
     @property
+    def masks(self) -> str | None:
+        """A digest of the masks that the view uses; empty if it uses none, None if not known."""
+        return self.metrics["split"].get("masks")  # type: ignore[no-any-return]
+
+    @property
     def seed(self) -> int:
         """seed_everything."""
         return int(self.metrics["seed"])
@@ -223,6 +228,7 @@ def read_metrics(folder: RunFolder) -> dict[str, Any]:
             (found["seed"], int),
             (found["stamps"], list),
             (split["digest"], str),
+            (split.get("masks"), str | None),
             (split["protocol"], str),
             (split["folds"], int | None),
             (split["fold"], int | None),

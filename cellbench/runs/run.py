@@ -398,6 +398,7 @@ class Run:
             "stamps": self.stamps,
             "split": {
                 "digest": drawn.digest,
+                "masks": self.data.masks_digest,
                 "protocol": self.data.split.protocol,
                 "folds": self.data.split.folds,
                 "fold": None if self.data.split.folds is None else self.data.split.fold or 0,

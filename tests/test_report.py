@@ -13,10 +13,12 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 from cellbench.__main__ import main
 from cellbench.data.files import fingerprint
-from cellbench.report.statistics import score_interval
+from cellbench.report.comparison import Comparison, Contrast
+from cellbench.report.report import shown_numbers, shown_p
+from cellbench.report.statistics import Difference, paired_interval
 from cellbench.runs.conditions import few_groups
 from cellbench.runs.finished import read_finished
-from tests.conftest import write_image
+from tests.conftest import replace_masks, write_image
 from tests.drawn_runs import CLASSES, cross_validation, draw
 
 
@@ -112,7 +114,7 @@ def test_one_test_set_is_judged_by_mcnemar_and_a_bootstrap(report, tmp_path):
     b, c = (right[0] & ~right[1]).sum(), (~right[0] & right[1]).sum()
     assert one["p"] == pytest.approx(stats.binomtest(int(b), int(b + c)).pvalue)
     found = one["contrast"]["difference"]
-    assert (found["low"], found["high"]) == pytest.approx(score_interval(c, b, len(right[0])))
+    assert (found["low"], found["high"]) == pytest.approx(paired_interval(c, b, len(right[0])))
     assert found["mean"] == pytest.approx(right[0].mean() - right[1].mean())
     assert found["low"] < found["mean"] < found["high"] < 0
     assert found["n"] == len(right[0])
@@ -167,6 +169,36 @@ def test_the_sentence_has_the_values_of_the_table(report, tmp_path, metric):
     shown = float(f"{masked:.3f}") - float(f"{raw:.3f}")  # what a reader would subtract
     assert f"{masked:.3f} against {raw:.3f}, difference {shown:+.3f}" in plain["verdict"][0]
     assert f">{shown:+.3f} [" in page
+
+
+@pytest.mark.parametrize(
+    ("value", "reference", "low", "high", "shown"),
+    [
+        (0.8114, 0.8006, -0.02, 0.03, ("0.811", "0.801", "+0.010 [-0.020, +0.030]")),
+        (0.80052, 0.80050, 1e-5, 3e-5, ("0.80052", "0.80050", "+0.00002 [+0.00001, +0.00003]")),
+        (0.8004, 0.8006, -3e-4, -1e-4, ("0.8004", "0.8006", "-0.0002 [-0.0003, -0.0001]")),
+        (0.80049, 0.80051, -0.03, 0.0004, ("0.8005", "0.8005", None)),
+        (0.9, 0.9, None, None, ("0.900", "0.900", "0.000 (no interval)")),
+    ],
+)
+def test_shown_numbers_agree_with_each_other(value, reference, low, high, shown):
+    found = Difference(value - reference, low, high, 0.01, 100)
+    contrast = Contrast(found, (), "condition", 1, (1, 1), True, "", (), 0)
+    one = Comparison("b", "a", "better", value, reference, (), (), contrast, 0.01, 100)
+    numbers = shown_numbers(one)
+    assert (numbers.value, numbers.reference_value) == shown[:2] or shown[2] is None
+    assert numbers.size == shown[2] or shown[2] is None
+    difference = float(numbers.difference)
+    assert difference == pytest.approx(float(numbers.value) - float(numbers.reference_value))
+    assert (difference != 0) == (value != reference)
+    if numbers.interval is not None:
+        assert float(numbers.interval[0]) <= difference <= float(numbers.interval[1])
+
+
+def test_a_p_below_the_limit_is_not_shown_as_the_limit():
+    given = (0.0004, 0.012, 0.0494, 0.0496, 0.04996, 0.05, 0.0504, 1.0)
+    told = ["< .001", "= .012", "= .049", "< .05", "< .05", "= .050", "= .050", "= 1.000"]
+    assert [shown_p(p) for p in given] == told
 
 
 def test_a_sentence_names_the_runs_without_a_partner(report, tmp_path):
@@ -472,6 +504,54 @@ def test_other_images_are_another_condition(report, tmp_path):
     cross_validation(tmp_path / "moved" / "other", data_root=tmp_path / "b", view="masked")
     _, plain, _ = report(tmp_path / "moved")
     assert [each["name"] for each in plain["conditions"]] == ["raw", "masked"]
+
+
+def test_runs_with_replaced_masks_are_not_pooled(fit, report, folder_root, tmp_path):
+    options = ["--data=FolderDataModule", f"--data.root={folder_root}", "--data.view=masked"]
+    before = fit(*options)
+    replace_masks(folder_root)
+    after = fit(*options, "--seed_everything=1")
+    fit(*options, "--seed_everything=2")
+    splits = [json.loads((run / "metrics.json").read_text())["split"] for run in (before, after)]
+    names = [f"masks_digest {split['masks'][:12]}" for split in splits]
+    assert names[0] != names[1]
+    assert splits[0]["digest"] == splits[1]["digest"]
+    _, plain, _ = report(tmp_path / "runs")
+    assert [each["name"] for each in plain["conditions"]] == names
+    assert [each["seeds"] for each in plain["conditions"]] == [[0], [1, 2]]
+
+
+def test_runs_with_other_masks_are_no_pair(report, tmp_path):
+    for view, masks in (("raw", ""), ("masked", "a" * 32), ("nucleus", "b" * 32)):
+        draw(tmp_path / "runs" / view, view=view, masks=masks)
+    out, plain, _ = report("--reference=masked")
+    nucleus, raw = plain["comparisons"]
+    assert raw["contrast"]["refused"] == []
+    assert len(raw["pairs"]) == 1
+    assert nucleus["pairs"] == []
+    (reason,) = nucleus["contrast"]["refused"]
+    assert reason.endswith("their masks differ (digests bbbbbbbbbbbb and aaaaaaaaaaaa)")
+    assert "NOT PAIRED" in out
+
+
+def test_runs_that_do_not_tell_their_masks_are_counted(report, tmp_path):
+    for seed, masks in enumerate((None, "a" * 32, "a" * 32)):
+        draw(tmp_path / "runs" / f"{seed}", view="masked", seed=seed, masks=masks)
+    _, plain, _ = report()
+    (condition,) = plain["conditions"]
+    assert condition["seeds"] == [0, 1, 2]
+    draw(tmp_path / "runs" / "raw", masks="")
+    draw(tmp_path / "runs" / "3", view="masked", seed=3, masks="b" * 32)
+    _, plain, _ = report()
+    assert [each["name"] for each in plain["conditions"]] == [
+        f"masks_digest {masks}, view {view}"
+        for masks, view in (
+            ("unknown", "masked"),
+            ("a" * 12, "masked"),
+            ("b" * 12, "masked"),
+            ("none", "raw"),
+        )
+    ]
 
 
 def test_of_two_runs_of_one_fold_the_later_counts(report, tmp_path):

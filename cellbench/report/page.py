@@ -22,8 +22,8 @@ from cellbench.report.comparison import Comparison, curves
 from cellbench.report.report import (
     Report,
     Scored,
-    shown_difference,
     shown_judgement,
+    shown_numbers,
     shown_p,
     shown_size,
 )
@@ -81,7 +81,7 @@ def render_page(
         classes=report.scored[0].condition.classes,
         shown=shown,
         shown_judgement=shown_judgement,
-        shown_difference=shown_difference,
+        shown_numbers=shown_numbers,
         shown_size=shown_size,
         shown_p=shown_p,
         damaged=[one for one in report.left if one.damaged],

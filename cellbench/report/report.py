@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,9 @@ SENTENCES = 6
 
 NAMED = 3
 """Runs that were left out are named up to this number, and counted beyond it."""
+
+DECIMALS = range(3, 10)
+"""Numbers of decimals that differences are shown with; the first that will do is taken."""
 
 SHOWN: dict[Judgement, str] = {"too few data": "too few data to tell"}
 """Judgements that need more words than they have."""
@@ -145,16 +148,15 @@ class Report:
     def _sentence(self, one: Comparison) -> str:
         """Tell one comparison: n, the judgement, both values, the difference, p."""
         found, named = one.contrast.difference, self.metric.replace("_", " ")
-        if found is None or one.value is None or one.reference_value is None:
+        shown = shown_numbers(one)
+        if found is None or shown is None:
             return f"{one.name} cannot be compared with {one.reference}: no two runs are a pair."
-        size = shown_difference(one)
-        if one.judgement == "too few data" and found.low is not None and found.high is not None:
-            size = (
-                f"{size.partition(' ')[0]}, and it may be anything from {_signed(found.low)} to "
-                f"{_signed(found.high)}"
-            )
+        size = shown.size
+        if one.judgement == "too few data" and shown.interval is not None:
+            low, high = shown.interval
+            size = f"{shown.difference}, and it may be anything from {low} to {high}"
         parts = [
-            f"{self._statement(one)}: {named} {one.value:.3f} against {one.reference_value:.3f}, "
+            f"{self._statement(one)}: {named} {shown.value} against {shown.reference_value}, "
             f"difference {size}"
         ]
         if found.same is not None and one.judgement in ("the same", "too few data"):
@@ -235,38 +237,81 @@ def shown_judgement(one: Comparison) -> str:
     return f"{told} (this trained model)" if alone else told
 
 
-def shown_difference(one: Comparison) -> str:
-    """Show a comparison's difference with its interval, if it has one.
+@dataclass(frozen=True)
+class Shown:
+    """A comparison's numbers as text, all with the same number of decimals."""
 
-    It is the difference of both values as they are shown, so that who subtracts them gets the
-    same.
+    value: str
+    """The condition's value."""
+    reference_value: str
+    """The reference's value."""
+    difference: str
+    """The first less the second, as they are shown."""
+    interval: tuple[str, str] | None
+    """Ends of the difference's interval; None if it has none."""
+
+    @property
+    def size(self) -> str:
+        """The difference with its interval."""
+        if self.interval is None:
+            return f"{self.difference} (no interval)"
+        return f"{self.difference} [{', '.join(self.interval)}]"
+
+
+def shown_numbers(one: Comparison) -> Shown | None:
+    """Show a comparison's numbers with as few decimals as agree; None if there is no pair.
+
+    They agree if the difference is that of both values as they are shown, if it lies in its
+    interval, and if nothing but 0 is shown as 0.
     """
     found = one.contrast.difference
     if found is None or one.value is None or one.reference_value is None:
-        return ""
-    shown = float(f"{one.value:.3f}") - float(f"{one.reference_value:.3f}")
-    return shown_size(replace(found, mean=shown))
+        return None
+    ends = [] if found.low is None or found.high is None else [found.low, found.high]
+    for decimals in DECIMALS:
+        value, reference = (round(v, decimals) for v in (one.value, one.reference_value))
+        difference = round(value - reference, decimals)
+        shown = [round(end, decimals) for end in ends]
+        inside = not shown or shown[0] <= difference <= shown[1]
+        numbers = zip([difference, *shown], [found.mean, *ends], strict=True)
+        if inside and not any(_vanishes(short, full) for short, full in numbers):
+            break
+    return Shown(
+        f"{value:.{decimals}f}",
+        f"{reference:.{decimals}f}",
+        _signed(difference, decimals),
+        (_signed(shown[0], decimals), _signed(shown[1], decimals)) if shown else None,
+    )
 
 
 def shown_size(found: Difference) -> str:
     """Show a difference with its interval, if it has one."""
-    if found.low is None or found.high is None:
-        return f"{_signed(found.mean)} (no interval)"
-    return f"{_signed(found.mean)} [{_signed(found.low)}, {_signed(found.high)}]"
+    known = found.low is not None and found.high is not None
+    numbers = [v for v in (found.mean, found.low, found.high) if v is not None]
+    for decimals in DECIMALS:
+        if not any(_vanishes(round(v, decimals), v) for v in numbers):
+            break
+    mean, *ends = (_signed(v, decimals) for v in numbers)
+    return f"{mean} [{', '.join(ends)}]" if known else f"{mean} (no interval)"
 
 
-def _signed(value: float) -> str:
-    """Show a difference with its sign; one that is not 0 is not shown as 0."""
-    if abs(value) < 1e-9:  # rounding
-        return "0.000"
-    return f"{value:+.1g}" if abs(value) < 0.0005 else f"{value:+.3f}"
+def _vanishes(shown: float, value: float) -> bool:
+    """Return whether a number that is not 0 is shown as 0."""
+    return shown == 0 and abs(value) > 1e-9  # less is rounding
+
+
+def _signed(value: float, decimals: int) -> str:
+    """Show a number with its sign; 0 has none."""
+    shown = round(value, decimals)
+    return f"{shown:+.{decimals}f}" if shown else f"{0:.{decimals}f}"
 
 
 def shown_p(p: float) -> str:
-    """Show a p-value as it stands after "p"; one that is below .05 is not shown as .05."""
+    """Show a p-value as it stands after "p"; one below .05 is not shown as .05."""
     if p < 0.001:
         return "< .001"
-    return f"= {p:.{4 if 0.0495 < p < 0.05 else 3}f}".replace("0.", ".")
+    shown = f"{p:.3f}"
+    return "< .05" if p < 0.05 and shown == "0.050" else f"= {shown}".replace("0.", ".")
 
 
 def build(

@@ -445,11 +445,12 @@ def _high(descriptor: int) -> int:
 
 
 def _waited(pid: int) -> float:
-    """Seconds that a process was ready and had no processor."""
-    try:
-        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
-    except (OSError, IndexError, ValueError):
-        return 0.0
+    """Seconds that a process was ready and had no processor: its thread that waited longest."""
+    longest = 0
+    with suppress(OSError, IndexError, ValueError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            longest = max(longest, int((thread / "schedstat").read_text().split()[1]))
+    return longest / 1e9
 
 
 def _resident() -> int:

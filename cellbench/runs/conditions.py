@@ -172,8 +172,8 @@ def conditions(runs: Sequence[Finished]) -> list[Condition]:
         of_masks[run.experiment + _text(settings)] |= {run.masks} if run.masks else set()
     if any(len(masks) > 1 for masks in of_masks.values()):  # replaced between two runs
         for settings, run in zip(plain, runs, strict=True):
-            told = {None: "unknown", "": "none"}  # runs of earlier versions do not tell theirs
-            masks = told.get(run.masks) or str(run.masks)[:12]
+            unknown = run.masks is None  # a run of an earlier version
+            masks = "unknown" if unknown else str(run.masks)[:12] or "none"
             settings |= {"data.root": run.config.get("data.root"), "data.masks_digest": masks}
     keys = sorted({key for settings in plain for key in settings})
     differ = [key for key in keys if len({_text(s.get(key)) for s in plain}) > 1]

@@ -173,6 +173,8 @@ def test_several_metrics_give_a_front(sweep, capsys):
     assert (folder / "figures" / "pareto_front.png").stat().st_size > 5000
     shown = said.partition("no trial is better in every metric than these:")[2]
     assert [int(number) for number in re.findall(r"trial (\d+):", shown)] == front
+    assert "a grid chooses none of them" in shown
+    assert "choose one" not in said
 
 
 def test_a_failed_trial_is_told_and_the_others_go_on(sweep, capsys):

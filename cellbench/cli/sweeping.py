@@ -168,25 +168,32 @@ def _run(sweep: Sweep, given: Sequence[str]) -> int:
         say(f"figures    {folder.path / 'figures'}: {', '.join(drawn)}")
     if config.compares and list((folder.path / "trials").glob("*/metrics.json")):
         report.main([str(folder.path)])  # of those that this machine has
-    if not config.compares or len(config.metrics) > 1:
+    if len(config.metrics) > 1:
+        _show_front(sweep)
+    elif not config.compares:
         _show_best(sweep)
     return 1 if states["FAIL"] else 0
 
 
+def _show_front(sweep: Sweep) -> None:
+    """Show the Pareto front of several metrics, from which nothing is chosen."""
+    config = sweep.config
+    say("no trial is better in every metric than these:")
+    for trial in sweep.study.front():
+        values = zip(config.metrics, trial.values, strict=True)
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in values)
+        say(f"  trial {trial.number}: {scores} ({shown(results.point_of(config, trial))})")
+    if config.compares:
+        say("a grid chooses none of them; report compares all conditions on the test split")
+    else:
+        say("choose one, and test it: python -m cellbench test --run RUN")
+    if warning := results.stamp(config):
+        say(f"NOT TO BE BELIEVED: {warning}")
+
+
 def _show_best(sweep: Sweep) -> None:
-    """Says what a search has chosen, and how that does on the test split."""
+    """Show the trial that a search has chosen, and its score on the test split."""
     config, study = sweep.config, sweep.study
-    if len(config.metrics) > 1:
-        say("no trial is better in every metric than these:")
-        for trial in study.front():
-            values = zip(config.metrics, trial.values, strict=True)
-            scores = ", ".join(f"{name} {value:.4g}" for name, value in values)
-            say(f"  trial {trial.number}: {scores} ({shown(results.point_of(config, trial))})")
-        if not config.compares:  # whose runs are all tested
-            say("choose one, and test it: python -m cellbench test --run RUN")
-        if warning := results.stamp(config):
-            say(f"NOT TO BE BELIEVED: {warning}")
-        return
     best = study.best()
     if best is None:
         say("no trial has finished")

@@ -28,7 +28,7 @@ example:
 
 
 _PRINTED = {"-h", "--help", "--version", "--print_config"}
-"""Options that ask for a text and for nothing else."""
+"""Options that only print a text."""
 
 _FILES = "no more files can be opened; raise the limit (ulimit -n), or close other programs"
 _THREADS = (
@@ -47,7 +47,7 @@ _EXHAUSTED = {
     errno.ENOSPC: "the disk is full; make room",
     errno.EDQUOT: "the disk's quota is used up; make room",
 }
-"""What to do where the system has no more of something, by the error's number."""
+"""Advice for each error number (errno) that means an exhausted resource."""
 
 _EXHAUSTED_WORDS = {
     "Too many open files": _FILES,
@@ -57,11 +57,11 @@ _EXHAUSTED_WORDS = {
     "out of memory": _MEMORY,
     "Cannot allocate memory": _MEMORY,
 }
-"""The same, where a library has made a text of the number."""
+"""The same advice by the error's text, for libraries that do not pass on the number."""
 
 
 def program() -> int:
-    """Run the command of this process' command line, however its output fares.
+    """Run the command that this process was started with, even if its output cannot be written.
 
     Returns:
         The command's exit code. Where its output alone was asked for and could not be written: 141
@@ -83,7 +83,7 @@ def program() -> int:
 
 
 def _is_printed(arguments: list[str]) -> bool:
-    """Return whether the output is what the command is for, and not a word on its work."""
+    """Return whether the output is the result that was asked for, and not a mere progress log."""
     options = {argument.partition("=")[0] for argument in arguments}
     asked = options & _PRINTED or any(option.endswith(".help") for option in options)
     return bool(asked) or arguments in ([], ["fetch"]) or arguments[0] == "report"
@@ -134,7 +134,7 @@ def end(error: BaseException, *, debug: bool) -> int:
 
 
 def _exhausted(error: BaseException | None) -> str:
-    """Return what the system has no more of; empty where that is not what an error is about."""
+    """Return advice if an error means an exhausted resource, else an empty string."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _EXHAUSTED:
             file = f"{error.filename}: " if error.filename else ""

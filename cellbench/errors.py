@@ -30,9 +30,9 @@ def _elide(text: str, longest: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text with all that a terminal would obey, and not show, escaped as in Python.
+    """Return a text with its control characters escaped as in Python, safe to print on a terminal.
 
-    A file's name may hold escape sequences, or bytes that are no UTF-8.
+    The name of a file may contain escape sequences, or bytes that are not UTF-8.
     """
     if text.isprintable():
         return text

@@ -1,6 +1,7 @@
-"""The standard streams: losing them must not end what a command is there for.
+"""Standard streams that may be lost without ending the command.
 
-A training outlives its terminal, a reader such as `head`, and a log on a full disk.
+A training goes on after its terminal is closed, after a reader such as `head` has stopped reading,
+and while a log cannot be written because the disk is full.
 """
 
 import errno
@@ -13,7 +14,7 @@ from typing import Any
 
 
 class _Lasting(io.FileIO):
-    """A file descriptor that becomes the null device once it cannot be written any more.
+    """A file descriptor that is replaced by the null device as soon as a write fails.
 
     Args:
         number: The file descriptor.
@@ -24,14 +25,15 @@ class _Lasting(io.FileIO):
         self.failure: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Write bytes, or drop them where they cannot be written."""
+        """Write bytes, or drop them if that fails."""
         try:
-            while (written := super().write(data)) is None:  # a pipe that does not block is full
+            while (written := super().write(data)) is None:  # a full non-blocking pipe
                 select.select([], [self.fileno()], [])
         except OSError as error:
             self.failure = error
             null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, self.fileno())  # as what is printed by libraries, and by processes begun
+            # Also for libraries and child processes, which write to the descriptor itself.
+            os.dup2(null, self.fileno())
             os.close(null)
             return memoryview(data).nbytes
         return written
@@ -42,24 +44,24 @@ def lasting(number: int, like: Any = None) -> io.TextIOWrapper:
 
     Args:
         number: The file descriptor.
-        like: The stream whose encoding and buffering it takes over; None for a log's.
+        like: A stream whose encoding and buffering to copy; None for UTF-8, line by line.
     """
     lines = like is None or like.line_buffering or like.write_through
     return io.TextIOWrapper(
         io.BufferedWriter(_Lasting(number)),
         encoding="utf-8" if like is None else like.encoding,
-        errors="backslashreplace",  # a file name that is no UTF-8 is shown all the same
+        errors="backslashreplace",  # shows file names that are not UTF-8
         line_buffering=lines,
     )
 
 
 def protect() -> None:
-    """Make this process independent of its terminal and of whoever reads its output."""
+    """Let this process outlive its terminal and the reader of its output."""
     closed = []
     for number in (0, 1, 2):
         try:
             os.fstat(number)
-        except OSError:  # the next file to be opened would be taken for the stream
+        except OSError:  # else the next file opened would get its number
             closed.append(number)
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
@@ -70,7 +72,7 @@ def protect() -> None:
 
 
 def output_failure() -> OSError | None:
-    """Return why the protected standard output could not be written; None where it was."""
+    """Return the error of a failed write to the protected standard output; None if all worked."""
     sys.stdout.flush()
     return _raw(sys.stdout).failure
 

@@ -100,7 +100,7 @@ def _check_sums(path: Path) -> None:
 
 
 def check_finite(weights: Mapping[str, Any], source: str) -> None:
-    """Refuse weights that are no numbers: all that they predict would be none either.
+    """Refuse weights that are NaN or infinite, as every prediction from them would be NaN.
 
     Raises:
         UserError: A weight is NaN or infinite.
@@ -108,6 +108,6 @@ def check_finite(weights: Mapping[str, Any], source: str) -> None:
     for name, value in weights.items():
         if isinstance(value, Tensor) and not torch.isfinite(value).all():
             raise UserError(
-                f"the weights of {source} are not finite numbers ('{name}'), and no prediction by "
-                "them would be one; take others, or train again with a lower model.lr"
+                f"the weights of {source} are not finite numbers ('{name}'), so neither are its "
+                "predictions; take others, or train again with a lower model.lr"
             )

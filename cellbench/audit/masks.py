@@ -34,11 +34,12 @@ class Overlap:
 
 
 def compare(data: CellDataModule, groups: np.ndarray) -> Overlap | None:
-    """Compares the masks of every image that has an expert's; None where none has.
+    """Compare our masks with the expert's, in every image that has one; None if none has.
 
     Args:
         data: The data module.
-        groups: Numbers of what belongs together, (n,): what the intervals resample.
+        groups: Each sample's group as a number, (n,); the intervals rest on the variance between
+            groups.
     """
     samples = data.table.samples
     masked = [i for i, sample in enumerate(samples) if data.has_mask(sample)]

@@ -33,7 +33,7 @@ set_loader("yaml", yaml.load, exceptions=(pyyaml.YAMLError,))
 
 
 class _Unexplained(UserError):
-    """What jsonargparse says, where it is not known what that means."""
+    """A message of jsonargparse's that cellbench has no better words for."""
 
 
 class Parser(ArgumentParser):

@@ -35,7 +35,7 @@ _MOST_BYTES = 8  # a pixel has at most, uncompressed: four channels of 16 bits
 PIL.Image.MAX_IMAGE_PIXELS = None  # max_pixels is the limit, and may be above Pillow's
 
 _SILENT = (b"\xff\xd8", b"II", b"MM")
-"""How JPEG and TIFF files begin, whose decoders return wrong pixels of damaged data."""
+"""First bytes of JPEG and TIFF files, whose decoders return wrong pixels for damaged data."""
 
 _COMPLAINTS = re.compile(
     rb"Corrupt JPEG data.*|Premature end of JPEG.*|Inconsistent progression.*|Invalid SOS.*"

@@ -24,17 +24,17 @@ from cellbench.runs.intervals import LEVEL
 from cellbench.runs.metrics import confusion_by_group, confusion_matrix, values
 
 Metric = Literal["accuracy", "balanced_accuracy", "precision_macro", "f1_macro", "mcc", "kappa"]
-"""What conditions are compared by."""
+"""Metrics by which conditions can be compared."""
 
 Repeat = tuple[int | None, int, int]
 """Fold, the split's seed, and seed_everything."""
 
 About = Literal["condition", "trained model"]
-"""What a difference is about. A single run on a single test set says nothing of other runs of its
-condition: it is about the trained model."""
+"""Subject of a difference. A single run on a single test set does not show how much the runs of its
+condition vary, so its difference is one between trained models."""
 
 Judgement = Literal["better", "worse", "the same", "too few data", "not judged", "not compared"]
-"""What a comparison says of a condition, against the reference."""
+"""Outcome of a comparison of a condition with the reference."""
 
 CORRECTED_T = "corrected resampled t-test"
 MCNEMAR = "McNemar's exact test"
@@ -66,7 +66,7 @@ class Contrast:
     values: tuple[float, ...]
     """Each condition's value over the pooled predictions of its paired runs; empty likewise."""
     about: About
-    """What the difference is about."""
+    """Subject of the difference."""
     splits: int
     """Number of different test sets."""
     runs: tuple[int, int]
@@ -102,8 +102,8 @@ class Comparison:
     reference: str
     """The reference's name."""
     judgement: Judgement
-    """What the comparison says of the condition; of its trained model alone if the contrast is
-    about that."""
+    """Outcome for the condition, or for its trained model alone if that is the contrast's
+    subject."""
     value: float | None
     """The condition's value over its paired runs; None if there is no pair."""
     reference_value: float | None

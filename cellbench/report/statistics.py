@@ -1,4 +1,4 @@
-"""Tests of paired differences: the size and its interval first, p after."""
+"""Sizes of paired differences, with intervals and p-values."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ REPLICATES = 2000
 
 @dataclass(frozen=True)
 class Difference:
-    """How much one condition is better than another."""
+    """The size of a difference between two conditions, with its interval and p-value."""
 
     mean: float
     """The estimate, as a difference of the metric."""
     low: float | None
-    """Lower end of its interval; None if nothing can be said about how much it varies."""
+    """Lower end of its interval; None if its variance cannot be estimated."""
     high: float | None
     """Upper end; None likewise."""
     p: float | None
@@ -250,7 +250,7 @@ def _student(mean: float, scale: float, freedom: float, n: int, level: float) ->
 
 
 def holm_factors(p_values: Sequence[float]) -> list[float]:
-    """Compute by what each p-value is multiplied, in the same order.
+    """Return the factor by which to multiply each p-value, in the same order.
 
     Holm (Scandinavian Journal of Statistics 6, 1979). An interval at the level 1 - .05/factor
     excludes 0 if and only if the adjusted p-value, factor times p, is below .05.

@@ -51,7 +51,7 @@ _NAMES = (
     *("checkpoints", "export", "figures", "predict", "tensorboard", "test", "validate", "wandb"),
     *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "figures/attributions.png"),
 )
-"""What cellbench reads and writes in a run's folder; what else lies there is the user's."""
+"""Files and folders of cellbench's own in a run's folder; all others are the user's."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ class RunFolder:
 
     @property
     def attributions(self) -> Path:
-        """Where the network looks in each test image."""
+        """Path of the shares of the attribution in each region of each test image."""
         return inside(self.path, "attributions.csv")
 
     @property

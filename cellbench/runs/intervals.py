@@ -9,9 +9,9 @@ number of groups that it was estimated from (Korn and Graubard 1998).
 """
 
 import math
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincinv, ndtri, stdtrit
 
 LEVEL = 0.95
@@ -56,9 +56,15 @@ def score_interval(share: float, n: float) -> tuple[float, float]:
     return low, high
 
 
-def critical(df: Any) -> Any:
-    """Return the two-sided critical value of Student's t, infinite for 0 degrees of freedom."""
-    return np.where(df > 0, stdtrit(np.maximum(df, 1e-9), (1 + LEVEL) / 2), np.inf)
+def critical(df: ArrayLike) -> NDArray[np.float64]:
+    """Return the two-sided critical value of Student's t, infinite for 0 degrees of freedom.
+
+    Args:
+        df: Degrees of freedom, of any shape; the values have the same.
+    """
+    freedom = np.asarray(df, np.float64)
+    values = stdtrit(np.maximum(freedom, 1e-9), (1 + LEVEL) / 2)
+    return np.where(freedom > 0, values, np.inf)
 
 
 class Shares:
@@ -112,10 +118,10 @@ class Shares:
 
     @property
     def design_effect(self) -> Array:
-        """How much larger the variance is than that of independent hits, (k,).
+        """Ratio of each share's variance to that of independent hits, (k,).
 
-        From one correlation within groups for all shares: few groups of a share hardly tell its
-        own variance, and one without a miss has none.
+        It rests on one correlation within groups for all shares: a few groups are too few to
+        estimate the variance of a single share, which is 0 for a share without a miss.
         """
         several = self._groups > 1
         with np.errstate(invalid="ignore", divide="ignore"):

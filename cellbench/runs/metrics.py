@@ -94,7 +94,7 @@ class Rows:
         self._grown = (true**2).sum(axis=0) / self._n - 1  # of a variance, by a correlation of 1
         factor = np.sqrt(self._groups / np.maximum(self._groups - 1, 1))
         self.errors: np.ndarray = (by_group - true[:, :, None] * self._rows) * factor[:, None]
-        """How far each group's counts are from those expected, (groups, classes, classes)."""
+        """Each group's counts less those expected, (groups, classes, classes)."""
 
     def variance(self, derivative: np.ndarray) -> tuple[float, float]:
         """Return the variance of a function of the confusion matrix, and its degrees of freedom.

@@ -265,7 +265,7 @@ class Bins:
 
     @property
     def design_effect(self) -> float:
-        """How much larger the variance of all hits is than that of independent ones."""
+        """Ratio of the variance of all hits to that of independent hits."""
         n = self._n.sum(axis=0)
         return float(n @ self._shares.design_effect / n.sum())
 
@@ -289,13 +289,13 @@ class Bins:
         return float(np.quantile(np.abs(drawn).sum(axis=1) / n.sum(), LEVEL))
 
     def interval(self) -> np.ndarray:
-        """Return the interval of the calibration error of the same bins in all such samples, (2,).
+        """Return the interval of the population's calibration error in the same bins, (2,).
 
-        Noise adds to the error, so that it is biased upwards, and the more the less the true error
-        is. The lower end is the least error that could have led to one as large as this: that of
-        the bins' differences, all shrunk by one factor, with noise added that has the groups'
-        covariance. The upper end is as far above the error, less its bias, as the bins' accuracies
-        may be from theirs.
+        Noise biases the error upwards, and most where the true error is small. The lower end is
+        the smallest true error that could have given one as large as this. The candidates are the
+        bins' differences, all shrunk by one factor, with noise of the groups' covariance added.
+        The upper end is the error, less its bias, plus a margin from the intervals of the bins'
+        accuracies.
         """
         groups, error, differences = len(self._excess), self.error, self._excess.sum(axis=0)
         if groups < 2:
@@ -311,7 +311,7 @@ class Bins:
         low = 0.0 if error <= self.by_chance else factors[possible].min(initial=1.0) * error
         unbiased = 2 * error - float(drawn[-1].mean())
         variance, df = variance_of(centred @ np.sign(differences))
-        above = max(self._above(), critical(df) * math.sqrt(variance) if df else 0.0)
+        above = max(self._above(), float(critical(df)) * math.sqrt(variance) if df else 0.0)
         return np.array([low, min(max(unbiased + above, error), 1.0)])
 
     def _above(self) -> float:

@@ -100,7 +100,7 @@ class Progress(EndAtSignal):
 
     @property
     def began(self) -> bool:
-        """Whether the training's steps have begun: what a checkpoint holds is restored before."""
+        """True once the training's steps have begun, after any checkpoint has been restored."""
         return self._in_training
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:

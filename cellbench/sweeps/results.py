@@ -1,4 +1,4 @@
-"""What a sweep leaves behind: all trials, a search's best as an experiment, figures."""
+"""Results of a sweep: a table of all trials, a search's best as an experiment, and figures."""
 
 import csv
 import io

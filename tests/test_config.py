@@ -36,6 +36,7 @@ CHAIN = "a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1,
         ("[off, null, ~, 'off', ok]", [False, None, None, "off", "ok"]),
         ("2024-01-01", "2024-01-01"),
         ("=", "="),
+        ("[1:30, 010, 1:30.5, 0o17, -3]", ["1:30", "010", "1:30.5", 15, -3]),
         ("", None),
         ("{a: &x {k: 1}, b: *x, c: {<<: *x, k: 2}}", {"a": {"k": 1}, "b": {"k": 1}, "c": {"k": 2}}),
     ],
@@ -165,10 +166,10 @@ WRONG = [
     ("data.view", None, "data.view: null is not allowed; expected raw, masked"),
     ("data.split.seed", None, "data.split.seed: null is not allowed; expected int"),
     ("data.augment", None, "data.augment: null is not allowed; expected none, flips"),
-    ("data.exclude", [None], "data.exclude: null is not allowed; expected str"),
+    ("data.exclude", [None], "data.exclude[0]: null is not allowed; expected str"),
     ("model.lr", None, "model.lr: null is not allowed; expected float"),
     ("model.head.pool", None, "model.head.pool: null is not allowed; expected avg"),
-    ("model.phases", [{"epochs": None}], "model.phases[0].epochs: null is not allowed"),
+    ("model.phases", [{"epochs": None}], "model.phases[0]: missing epochs"),
     ("checkpoint.monitor", None, "checkpoint.monitor: null is not allowed"),
     ("seed_everything", None, "seed_everything: null is not allowed; expected int"),
     ("seed_everything", True, "seed_everything: expected int; got 'true'"),
@@ -192,17 +193,22 @@ WRONG = [
     ("model.loss", 0.5, "model.loss: expected options, as {name: ...}; got '0.5'"),
     ("data.split", 0.5, "data.split: expected options, as {protocol: ...}; got '0.5'"),
     ("data.cache", True, "data.cache: expected options, as {memory: ...}; got 'true'"),
-    ("data.smote", [1], "data.smote: expected options or null; got '[1]'"),
+    ("data.smote", [1], "data.smote: expected options, as {count: ...} or null; got '[1]'"),
     ("model.co_teaching", 0, "model.co_teaching: expected options"),
     ("model.co_teaching", {}, "model.co_teaching: missing forget_rate"),
     ("model.phases", [1], "model.phases[0]: expected options, as {epochs: ...}; got '1'"),
     ("trainer", 3, "trainer"),
     ("wandb", "x", "wandb"),
-    ("data.train_labels", "x" * 5_000, "data.train_labels: expected a path or null; got 'xxx"),
+    ("data.train_labels", "x" * 5_000, "data.train_labels: the path is too long: 'xxx"),
     ("model.weights", "x" * 5_000, "the file's name is too long"),
     ("name", "x" * 5_000, "is no folder name"),
     ("model.backbone", "y" * 500_000, "model.backbone: unknown network 'yyy"),
-    ("trainer.callbacks", 3, "trainer.callbacks"),
+    ("trainer.callbacks", 3, "trainer.callbacks: expected a list or a class"),
+    ("trainer.callbacks", [None], "trainer.callbacks: expected a list or a class"),
+    ("trainer.model_registry", "a/b", "trainer.model_registry: a/b is not offered"),
+    ("data.augment", [{"name": "flips", "p": float("nan")}], "data.augment"),
+    ("model.lr", "1:30", "model.lr: expected float; got '1:30'"),
+    ("seed_everything", "010", "seed_everything: expected int; got '010'"),
 ]
 
 
@@ -220,7 +226,13 @@ def test_a_wrong_value_in_a_file(path, value, said, tmp_path, fails, monkeypatch
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("--test=null", "test: null is not allowed; expected bool"),
+        ("--test=null", "test: null is not allowed; expected true or false"),
+        ("--seed_everything=null", "seed_everything: null is not allowed; expected int"),
+        ("--data.image_size=24.5", "data.image_size: expected int or a list of 2 values; got"),
+        ("--trainer.callbacks=[null]", "trainer.callbacks: expected a list or a class, as {cla"),
+        ("--data=null", "data: expected {class_path: ..., init_args: ...}; got 'null'"),
+        ("--model.lr=1:30", "model.lr: expected float; got '1:30'"),
+        ("--data.batch_size=010", "data.batch_size: expected int; got '010'"),
         ("--wandb.mode=null", "wandb.mode: null is not allowed; expected online"),
         ("--data.view=null", "data.view: "),
         ("--model.lr=.nan", "model.lr: nan is not a finite number"),
@@ -296,6 +308,12 @@ def test_a_null_metric(sweep_file, fails, tmp_path):
 def test_null_where_it_means_something_is_taken(fit):
     run = fit("--checkpoint.patience=null", "--data.smote=null", "--wandb.group=null")
     assert yaml.read(run / "config.yaml")["checkpoint"]["patience"] is None
+
+
+def test_null_on_the_command_line_for_an_option_of_an_option():
+    options = ["--data.split.folds=null", "--data.split.test=null", "--data.smote.count=null"]
+    data = Parsed("fit", options, ()).config.fit.data.init_args
+    assert (data.split.folds, data.split.test, data.smote.count) == (None, None, None)
 
 
 # A configuration that was downloaded.
@@ -389,6 +407,24 @@ def test_no_option_of_a_stored_configuration_names_code(fit, exploding):
         *("trainer.default_root_dir", "trainer.gradient_clip_algorithm", "trainer.model_registry"),
         "data.init_args.augment",  # a list of words, which are looked up among the transforms
     }
+
+
+def test_a_stored_configuration_neither_writes_elsewhere_nor_sends_data(fit, fails, tmp_path):
+    run = fit()
+    config = yaml.read(run / "config.yaml")
+    config["data"]["init_args"]["cache"] = {"memory": 0, "folder": str(tmp_path / "other")}
+    config["wandb"] |= {"mode": "online", "entity": "stranger", "project": "theirs"}
+    (run / "config.yaml").write_text(pyyaml.safe_dump(config))
+    assert "folder" not in read_config(RunFolder(run), whole=True)["data"]["init_args"]["cache"]
+    assert main(["test", "--run", str(run)]) == 0
+    assert not (tmp_path / "other").exists()
+    (run / "metrics.json").unlink()
+    line = fails("fit", "--resume", str(run))
+    assert "W&B project 'stranger/theirs'; add --wandb.mode=online" in line
+    config["wandb"]["mode"] = "disabled"
+    (run / "config.yaml").write_text(pyyaml.safe_dump(config))
+    line = fails("fit", "--resume", str(run), "--wandb.mode=online")
+    assert "a run goes on as it began; remove --wandb.mode=online" in line
 
 
 def test_no_further_configuration_is_followed(fit, exploding, fails):

@@ -129,7 +129,7 @@ def test_a_run_that_is_interrupted_goes_on_as_the_same(
     assert run.state == state
     assert len(losses(run)) == 1
     (folder,) = (tmp_path / "x").iterdir()
-    assert main(["fit", f"--resume={folder}"]) == 0
+    assert main(["fit", f"--resume={folder}", ONLINE]) == 0
     assert list(server.runs.values()) == [run]
     assert (run.state, run.exit_code) == ("finished", 0)
     assert losses(run) == expected_losses(folder)
@@ -165,10 +165,10 @@ def test_without_a_server_or_a_key_a_run_that_goes_on_loses_nothing(
             for name, value in change.items():
                 patched.delenv(name) if value is None else patched.setenv(name, value)
             wandb.teardown()
-            assert said in fails("fit", f"--resume={folder}")
+            assert said in fails("fit", f"--resume={folder}", ONLINE)
         wandb.teardown()
     assert {path: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == kept
-    assert main(["fit", f"--resume={folder}"]) == 0
+    assert main(["fit", f"--resume={folder}", ONLINE]) == 0
     assert next(iter(server.runs.values())).state == "finished"
 
 

@@ -27,6 +27,7 @@ from cellbench.cli.parsing import (
     refuse_linked,
     take_option,
 )
+from cellbench.config import values
 from cellbench.data.base import CellDataModule
 from cellbench.errors import OtherRun, UserError, find_user_error
 from cellbench.models.classifier import CellClassifier
@@ -65,6 +66,7 @@ NOT_OFFERED: dict[str, tuple[Sequence[Any], str]] = {
     "max_epochs": (range(1, 1_000_000), "give a number, at least 1"),
     "reload_dataloaders_every_n_epochs": ((0,), "every epoch's order is drawn anew anyway"),
     "max_steps": ((None, -1), "the schedules need whole epochs: use max_epochs"),
+    "model_registry": ((None,), "a run writes to its folder; send its checkpoints yourself"),
     "max_time": ((None,), "how far a run gets must not depend on the machine: use max_epochs"),
     "num_nodes": (range(1, 10_000), "give a number, at least 1"),
     "accumulate_grad_batches": (range(1, 10_000), "give a number, at least 1"),
@@ -152,7 +154,8 @@ class CellbenchCLI(LightningCLI):
             parser.add_argument(
                 "--resume",
                 type=str | None,
-                help="a run's folder to go on with, and nothing else; or auto, beside the options "
+                help="a run's folder to go on with, and nothing else (but --wandb.mode=online, "
+                "which a run that is online needs); or auto, beside the options "
                 "of a fit: the newest unfinished run of the same configuration, if there is one",
             )
             parser.add_argument(
@@ -205,7 +208,8 @@ class CellbenchCLI(LightningCLI):
             raise UserError(f"seed_everything: {config.seed_everything} is not in 0 to 2**32 - 1")
         for name, (allowed, reason) in NOT_OFFERED.items():
             if config.trainer[name] not in allowed:
-                raise UserError(f"trainer.{name}: {config.trainer[name]} is not offered; {reason}")
+                given = values.shown(config.trainer[name])
+                raise UserError(f"trainer.{name}: {given} is not offered; {reason}")
         if "xla" in str(config.trainer.profiler).lower():
             raise UserError(
                 "trainer.profiler: XLA's is for TPUs, which are not offered; use simple"
@@ -328,6 +332,8 @@ class CellbenchCLI(LightningCLI):
         hint = "nothing is lost: give the command again"
         if self._command == "fit" and self._own_folder is None:
             hint = f"go on with: python -m cellbench fit --resume {path}"
+            if self._get(self.config_init, "wandb").mode == "online":
+                hint += " --wandb.mode=online"
             if asked.get("callbacks") or asked.get("logger"):  # their code is not taken from a run
                 hint = "go on with the same command and --resume auto"
         ours = RunCallbacks.make(

@@ -1,22 +1,25 @@
 """fit: trains, then tests the best checkpoint once."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cellbench.cli.engine import CellbenchCLI
 from cellbench.cli.parsing import check_yaml, take_option
 from cellbench.cli.stored import read_config
 from cellbench.errors import UserError
 from cellbench.runs.folder import RunFolder
+from cellbench.runs.loggers import WandbConfig
 
 
 def main(args: Sequence[str]) -> int:
     """Runs the command.
 
-    `--resume RUN` goes on with an interrupted run; `--resume auto`, beside the options of a fit,
-    with the newest unfinished run of the same configuration, or begins one; `--folder RUN` with
-    that in this folder, or begins it there.
+    `--resume RUN` goes on with an interrupted run, and takes `--wandb.mode online` beside it if
+    the run is online; `--resume auto`, beside the options of a fit, goes on with the newest
+    unfinished run of the same configuration, or begins one; `--folder RUN` with that in this
+    folder, or begins it there.
     """
     resume, rest = take_option(args, "--resume")
     check_yaml(rest)
@@ -27,9 +30,38 @@ def main(args: Sequence[str]) -> int:
     if resume == "auto":
         return CellbenchCLI("fit", rest, args, resume="auto").exit_code
     folder = RunFolder.open(Path(resume), "--resume")
+    mode, rest = take_option(rest, "--wandb.mode")
     if rest:
         raise UserError(f"--resume {resume}: a run goes on as it began; remove {rest[0]}")
     if not folder.unfinished:
         raise UserError(f"--resume: the run {resume} is finished; its metrics.json is there")
-    config = json.dumps(read_config(folder, whole=True))
-    return CellbenchCLI("fit", [f"--config={config}"], args, resume=folder).exit_code
+    config = read_config(folder, whole=True)
+    _check_online(folder, config.get("wandb", {}), mode)
+    stored = [f"--config={json.dumps(config)}"]
+    return CellbenchCLI("fit", stored, args, resume=folder).exit_code
+
+
+def _check_online(folder: RunFolder, wandb: Mapping[str, Any], mode: str | None) -> None:
+    """Make sure that the user wants what a run's folder says: that it is sent to W&B.
+
+    Args:
+        folder: The run, which may have been downloaded, with somebody else's project.
+        wandb: The stored options.
+        mode: The value of --wandb.mode beside --resume.
+
+    Raises:
+        UserError: The run is online and the mode is not, or the other way round.
+    """
+    online = wandb.get("mode") == "online"
+    if online and mode != "online":
+        project = "/".join(
+            filter(None, (wandb.get("entity"), wandb.get("project", WandbConfig.project)))
+        )
+        raise UserError(
+            f"--resume: the run sends its data to the W&B project '{project}'; add --wandb.mode="
+            f"online to go on so, or set wandb.mode to disabled in {folder.config}"
+        )
+    if not online and mode is not None:
+        raise UserError(
+            f"--resume {folder.path}: a run goes on as it began; remove --wandb.mode={mode}"
+        )

@@ -7,13 +7,13 @@ import pkgutil
 import re
 import stat
 import sys
-from argparse import Action, ArgumentError
+from argparse import Action
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import yaml as pyyaml
 from jsonargparse import ArgumentParser, Namespace, set_loader
@@ -45,6 +45,7 @@ class Parser(ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.types: dict[str, Any] = {}
+        self._lists: set[str] = set()  # options with several values, each an argument
         super().__init__(*args, **kwargs)
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Action:
@@ -53,6 +54,8 @@ class Parser(ArgumentParser):
         # jsonargparse makes this a method of the parser's groups as well.
         if isinstance(self, Parser) and "type" in kwargs:
             several = kwargs.get("nargs") == "+"
+            if several:
+                self._lists.add(action.dest)
             self.types[action.dest] = (
                 GenericAlias(list, kwargs["type"]) if several else kwargs["type"]
             )
@@ -82,39 +85,72 @@ class Parser(ArgumentParser):
         Raises:
             UserError: An option is not known, or has a value that it cannot have.
         """
-        _refuse_pipes(args)
+        if not self.exit_on_error:  # a parser within a parser: the outer one tells of mistakes
+            inner: Namespace = super().parse_args(_with_null(args), **kwargs)
+            return inner
+        _refuse_pipes(self._given(args))
         try:
             found = super().parse_args(args, **kwargs)
-        except (_Unexplained, yaml.NotAllowed) as error:
-            self._find_mistake(args)
-            raise UserError(str(error)) from error
-        except (UserError, ArgumentError):
-            raise
         except Exception as error:  # whatever jsonargparse has let through
             self._find_mistake(args)
+            if isinstance(error, UserError):
+                raise
             raise UserError(f"cannot read the options: {error or type(error).__name__}") from error
+        self._find_mistake(args)
         self.check(found)
         return found
 
     def _find_mistake(self, args: Sequence[str]) -> None:
-        """Check values as they were given, to name the wrong one where jsonargparse does not.
+        """Check values as they were given.
+
+        jsonargparse tells of mistakes in its own words, and reads 1:30 as 90 and 010 as 10.
 
         Raises:
             UserError: One is wrong.
         """
-        for option, text in _options(args):
-            key = option.lstrip("-")
+        for option, text in self._given(args):
             try:
-                value = yaml.load(text)
-                if option in ("--config", "-c"):
-                    config = value if isinstance(value, dict) else yaml.read_mapping(Path(text))
-                    values.check_group("", config, self.types)
-                elif (kind := values.find_type(self.types, key)) is not None:
-                    values.check(key, value, kind)
+                self._check_given(option, text)
             except yaml.NotAllowed as error:
                 raise UserError(f"{option}: {error}") from error
             except pyyaml.YAMLError:  # no value of YAML, but any text
                 continue
+
+    def _check_given(self, option: str, text: str) -> None:
+        value, key = yaml.load(text), option.lstrip("-")
+        if option in ("--config", "-c"):
+            config = value if isinstance(value, dict) else yaml.read_mapping(Path(text))
+            values.check_group("", config, self.types)
+            return
+        kind = values.find_type(self.types, key)
+        if key in self._lists:
+            (kind,) = get_args(kind)
+        # A group's options may be in a file, and `refuse_linked` tells of what is linked.
+        if kind is None or key in LINKED or os.path.isfile(text):
+            return
+        try:
+            values.check(key, value, kind)
+        except UserError as mistake:
+            if isinstance(value, str) or not values.takes_text(kind):
+                raise
+            try:
+                values.check(key, text, kind)
+            except UserError:
+                raise mistake from None
+
+    def _given(self, args: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Yield each option with its value, of `--option=value` and `--option value` alike."""
+        option = ""
+        for argument in args:
+            name, equals, value = argument.partition("=")
+            if argument.startswith("-") and equals:
+                yield name, value
+            elif argument.startswith("--") or argument == "-c":
+                option = argument
+            else:
+                yield option, argument
+                if option.lstrip("-") not in self._lists:
+                    option = ""
 
     def check(self, found: Namespace) -> None:
         """Check parsed values against their options' types.
@@ -249,26 +285,28 @@ def _expected(message: str) -> Iterator[str]:
             yield re.sub(r"<class '(?:.*\.)?(\w+)'>", r"\1", kind)
 
 
-def _options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield each option with its value, of `--option=value` and `--option value` alike."""
-    option = ""
-    for argument in args:
-        name, equals, value = argument.partition("=")
-        if argument.startswith("-") and equals:
-            yield name, value
-        elif argument.startswith("--") or argument == "-c":
-            option = argument
-        else:
-            yield option, argument
+def _with_null(args: Sequence[str]) -> list[str]:
+    """Return arguments with null where jsonargparse has made it the text None.
+
+    It does so (4.53) when it hands the null of `--data.split.folds=null` on to a parser of its own.
+    """
+    halves = (argument.partition("=") for argument in args)
+    return [
+        f"{name}=null" if value == "None" else name + equals + value
+        for name, equals, value in halves
+    ]
 
 
-def _refuse_pipes(args: Sequence[str]) -> None:
+def _refuse_pipes(given: Iterator[tuple[str, str]]) -> None:
     """Refuse values that name a pipe: jsonargparse would wait for a configuration from it.
+
+    Args:
+        given: Options with their values.
 
     Raises:
         UserError: There is one.
     """
-    for option, text in _options(args):
+    for option, text in given:
         _refuse_pipe(option, text, Path())
         is_file = option in ("--config", "-c")
         try:
@@ -408,7 +446,8 @@ def check_yaml(args: Sequence[str], *, from_sweep: bool = False) -> None:
         for key in {"data", "model", "trainer", "checkpoint", "wandb"} & config.keys():
             named = key == "data" and isinstance(config[key], str)  # a class name alone
             if not named and not isinstance(config[key], dict):
-                raise UserError(f"--config: {path}: {key} must hold keys; got '{config[key]}'")
+                shown = values.shown(config[key])
+                raise UserError(f"--config: {path}: {key} must hold keys; got '{shown}'")
 
 
 def check_folder_name(name: str) -> None:

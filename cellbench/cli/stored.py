@@ -1,4 +1,7 @@
-"""A run's stored configuration, which may have been downloaded: nothing in it may name code."""
+"""A run's stored configuration, which may have been downloaded.
+
+Nothing in it may name code, nor a place to write to.
+"""
 
 from typing import Any
 
@@ -16,6 +19,8 @@ def read_config(folder: RunFolder, *, whole: bool) -> dict[str, Any]:
     jsonargparse imports what a dotted name names before it refuses it, and follows the names of
     further configurations. So every key and value is checked here, before it comes there: the only
     class that may be named is one of the data modules.
+
+    The folder of the cache is left out: files are written there, and what lies there is trusted.
 
     Args:
         folder: The run.
@@ -41,6 +46,7 @@ def read_config(folder: RunFolder, *, whole: bool) -> dict[str, Any]:
         if whole and "callbacks" in str(error):
             hint = "; to go on with a run of your own, give its command again with --resume auto"
         raise UserError(f"{folder.config}: {error}{hint}") from error
+    config["data"].get("init_args", {}).get("cache", {}).pop("folder", None)
     return config
 
 

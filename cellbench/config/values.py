@@ -58,8 +58,7 @@ def check(key: str, value: Any, kind: Any, *, closed: bool = False) -> None:
     elif isinstance(kind, OneOf):
         _check_one_of(key, value, kind, closed)
     elif kind is Any:
-        if closed:
-            _check_plain(key, value)
+        _check_plain(key, value, closed)
     elif origin in (Union, UnionType):
         _check_union(key, value, kind, closed)
     elif origin is Literal:
@@ -92,6 +91,7 @@ def check(key: str, value: Any, kind: Any, *, closed: bool = False) -> None:
         if not closed and isinstance(value, Mapping) and "init_args" in value:
             value = value["init_args"]  # jsonargparse keeps an element of a list so
         if isinstance(value, Mapping):  # jsonargparse fills in null for what is missing
+            _refuse_unknown(key, value, parameters(kind))
             missing = [name for name in _required(kind) if value.get(name) is None]
             if missing:
                 raise UserError(f"{key}: missing {', '.join(missing)}")
@@ -113,14 +113,12 @@ def check_group(key: str, value: Any, kinds: Mapping[str, Any], *, closed: bool 
         UserError: As in `check`; or the value is not a mapping, or has an unknown key.
     """
     if not isinstance(value, Mapping):
-        example = f"{{{next(iter(kinds))}: ...}}"
-        raise UserError(f"{key}: expected options, as {example}; got '{shown(value)}'")
+        raise UserError(f"{key}: expected {_options_like(kinds)}; got '{shown(value)}'")
+    if closed:
+        _refuse_unknown(key, value, kinds)
     for name, each in value.items():
-        path = f"{key}.{name}" if key else str(name)
         if name in kinds:
-            check(path, each, kinds[name], closed=closed)
-        elif closed:
-            raise UserError(f"unknown option '{path}'{suggest(str(name), kinds)}")
+            check(f"{key}.{name}" if key else name, each, kinds[name], closed=closed)
 
 
 def find_type(kinds: Mapping[str, Any], key: str) -> Any:
@@ -160,13 +158,30 @@ def expected(kind: Any) -> str:
         return _SCALARS[kind]
     if isinstance(kind, type) and issubclass(kind, os.PathLike):
         return "a path"
-    return "options"
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return _options_like(parameters(kind))
+    return "options" if isinstance(kind, Mapping | OneOf) else "a class, as {class_path: ...}"
+
+
+def takes_text(kind: Any) -> bool:
+    """Return True for a type with values that are text, which a command line does not quote."""
+    if get_origin(kind) in (Union, UnionType):
+        return any(map(takes_text, get_args(kind)))
+    return (
+        kind is str
+        or get_origin(kind) is Literal
+        or (isinstance(kind, type) and issubclass(kind, os.PathLike | Enum))
+    )
 
 
 def shown(value: Any) -> str:
     """Return a value as YAML would write a short one."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(shown, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{shown(name)}: {shown(each)}' for name, each in value.items())}}}"
     if isinstance(value, int) and abs(value) > MAX_INTEGER:
         return "a whole number beyond 64 bits"
     return str(value)
@@ -182,17 +197,41 @@ def parameters(kind: type) -> dict[str, Any]:
     return {k: v for k, v in get_type_hints(constructor).items() if k != "return"}
 
 
+def _refuse_unknown(key: str, value: Mapping[Any, Any], kinds: Mapping[str, Any]) -> None:
+    for name in value:
+        if name not in kinds:
+            path = f"{key}.{name}" if key else str(name)
+            raise UserError(f"unknown option '{path}'{suggest(str(name), kinds)}")
+
+
 def _required(kind: type) -> list[str]:
     """Return the options of a dataclass that have no default."""
     signature = inspect.signature(kind).parameters.values()
     return [each.name for each in signature if each.default is inspect.Parameter.empty]
 
 
+def _options_like(kinds: Mapping[str, Any]) -> str:
+    return f"options, as {{{next(iter(kinds))}: ...}}"
+
+
 def _refuse(key: str, value: Any, kind: Any) -> NoReturn:
     wanted = f"expected {expected(kind)}"
     if value is None:
         raise UserError(f"{key}: null is not allowed; {wanted}")
-    raise UserError(f"{key}: {wanted}; got '{shown(value)}'")
+    close = suggest(value, _words(kind)) if isinstance(value, str) else ""
+    close = close if close.startswith("; closest") else ""  # the others are in `wanted`
+    raise UserError(f"{key}: {wanted}; got '{shown(value)}'{close}")
+
+
+def _words(kind: Any) -> list[str]:
+    """Return the words among a type's values."""
+    if get_origin(kind) in (Union, UnionType):
+        return [word for each in get_args(kind) for word in _words(each)]
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return list(kind.__members__)
+    if get_origin(kind) is Literal:
+        return [word for word in get_args(kind) if isinstance(word, str)]
+    return []
 
 
 def _check_scalar(key: str, value: Any, kind: Any) -> None:
@@ -226,10 +265,10 @@ def _check_union(key: str, value: Any, kind: Any, closed: bool) -> None:
     is_name = isinstance(value, str) and (not _WORD.fullmatch(value) or os.path.isfile(value))
     if closed and of_code and is_name:
         _refuse_class(key, kind)
-    if not closed and of_code and value is not None:
+    if not closed and of_code and _could_name_classes(value):
         return  # what the classes take is theirs to say
     errors = []
-    for each in members:
+    for each in members if closed else filter(_is_plain, members):
         try:
             check(key, value, each, closed=closed)
             return
@@ -241,6 +280,12 @@ def _check_union(key: str, value: Any, kind: Any, closed: bool) -> None:
     if len(fitting) == 1:  # of the right form, with something wrong in it
         raise fitting[0]
     _refuse(key, value, kind)
+
+
+def _could_name_classes(value: Any) -> bool:
+    """Return True for a class by its name or by `class_path`, and for a list of such."""
+    each = value if isinstance(value, list | tuple) else [value]
+    return all(isinstance(one, str | Mapping) for one in each)
 
 
 def _refuse_class(key: str, kind: Any) -> NoReturn:
@@ -276,26 +321,29 @@ def _has_form(value: Any, kind: Any) -> bool:
     return number and kind is (int if isinstance(value, int) else float)
 
 
-def _check_plain(key: str, value: Any) -> None:
-    """Refuse what jsonargparse would take for a class, in the argument of another library's."""
+def _check_plain(key: str, value: Any, closed: bool) -> None:
+    """Check the numbers in an argument of another library's, and refuse classes if `closed`."""
     if isinstance(value, Mapping):
         for name, each in value.items():
-            if name in ("class_path", "init_args", "dict_kwargs"):
+            if closed and name in ("class_path", "init_args", "dict_kwargs"):
                 raise UserError(f"{key}.{name}: no class may be named here")
-            _check_plain(f"{key}.{name}", each)
+            _check_plain(f"{key}.{name}", each, closed)
     elif isinstance(value, list | tuple):
         for i, each in enumerate(value):
-            _check_plain(f"{key}[{i}]", each)
+            _check_plain(f"{key}[{i}]", each, closed)
     elif isinstance(value, str):
-        if not _WORD.fullmatch(value):  # jsonargparse reads text as YAML once more
+        if closed and not _WORD.fullmatch(value):  # jsonargparse reads text as YAML once more
             raise UserError(f"{key}: expected a word or a number; got '{value}'")
-    elif value is not None:
+    elif type(value) in _SCALARS:
         _check_scalar(key, value, type(value))
 
 
 def _check_one_of(key: str, value: Any, kind: OneOf, closed: bool) -> None:
+    if not closed and isinstance(value, str):  # the name alone
+        return
     if not isinstance(value, Mapping):
-        raise UserError(f"{key}: expected {{class_path: ..., init_args: ...}}; got '{value}'")
+        wanted = "{class_path: ..., init_args: ...}"
+        raise UserError(f"{key}: expected {wanted}; got '{shown(value)}'")
     classes, name = kind.classes(), value.get("class_path")
     if not closed and isinstance(name, str):
         name = name.rpartition(".")[2]

@@ -35,16 +35,20 @@ class NotAllowed(UserError):
 
 
 class _Loader(_Base):  # type: ignore[misc]  # one of two classes
-    """Reads 1e-3 as a number, as YAML 1.2 does, and a date as text."""
+    """Reads numbers as YAML 1.2 does: 1e-3 is one, and 1:30, 010 and 0b1 are text, like a date."""
 
 
 def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
-    """Return PyYAML's rules for plain scalars, without those for floats, dates and ``=``."""
-    left_out = [f"tag:yaml.org,2002:{kind}" for kind in ("float", "timestamp", "value")]
+    """Return PyYAML's rules for plain scalars, without those for numbers, dates and ``=``."""
+    left_out = [f"tag:yaml.org,2002:{kind}" for kind in ("int", "float", "timestamp", "value")]
     return {
         first: [rule for rule in rules if rule[0] not in left_out]
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+
+def _integer(loader: Any, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node).replace("_", ""), base=0)
 
 
 _Loader.yaml_implicit_resolvers = _resolvers()
@@ -60,6 +64,12 @@ _Loader.add_implicit_resolver(
     ),
     list("-+0123456789."),
 )
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"^(?:[-+]?(?:0|[1-9][0-9_]*)|0o[0-7_]+|0x[0-9a-fA-F_]+)$"),
+    list("-+0123456789"),
+)
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 
 
 def load(text: str) -> Any:

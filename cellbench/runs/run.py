@@ -325,7 +325,8 @@ class Run:
             if begun is not None:
                 self._check_begun(begun)
             self.folder.tidy()
-            write_text(self.folder.config, as_yaml(self.config))
+            if begun is None:  # else it stays as it was, with what is not taken from it
+                write_text(self.folder.config, as_yaml(self.config))
             write_text(self.folder.split, self.data.drawn.csv)
             loggers.log_config(self.loggers, self.config)
             if self.draws:

@@ -504,3 +504,13 @@ def test_a_dataset_that_cannot_be_imported_stops_no_other(tmp_path, monkeypatch,
         assert reason in fails("fetch", "broken")
     finally:
         parsing.unusable_modules.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "text", ["1e3", "0o17", "010", "1:30", "2026-11-25", "=", "on", "null", "~"]
+)
+def test_text_that_looks_like_a_number_is_written_and_read_as_text(text):
+    assert yaml.load(yaml.dump({"name": text, text: [text, 1e-7, 3, None]})) == {
+        "name": text,
+        text: [text, 1e-7, 3, None],
+    }

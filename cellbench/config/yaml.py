@@ -72,6 +72,26 @@ _Loader.add_implicit_resolver(
 _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that PyYAML's rules or the rules above would read as something else."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: [
+        *yaml.SafeLoader.yaml_implicit_resolvers.get(first, []),
+        *_Loader.yaml_implicit_resolvers.get(first, []),
+    ]
+    for first in yaml.SafeLoader.yaml_implicit_resolvers.keys()
+    | _Loader.yaml_implicit_resolvers.keys()
+}
+
+
+def dump(value: Any) -> str:
+    """Return plain values as YAML that `load` reads back as they were."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
 def load(text: str) -> Any:
     """Read one YAML document.
 

@@ -9,9 +9,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cellbench import atomic
+from cellbench.config import yaml
 from cellbench.errors import CannotWrite, UserError
 from cellbench.foreign import inside, read_bytes
 
@@ -41,8 +40,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def as_yaml(config: Mapping[str, Any]) -> str:
-    """The text of a config.yaml."""
-    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    """Return the text of a config.yaml."""
+    return yaml.dump(dict(config))
 
 
 _NAMES = (

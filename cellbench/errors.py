@@ -45,9 +45,6 @@ class UserError(Exception):
     The message says what is wrong, where (file or key), and what to do.
     """
 
-    def __str__(self) -> str:
-        return one_line(super().__str__())
-
 
 class CannotWrite(UserError):
     """A file that cannot be written: whatever comes next could not be, either."""

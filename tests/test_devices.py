@@ -280,7 +280,7 @@ def test_balancing_shows_every_sample_of_a_class_before_any_again():
         ("--data.batch_size=3", "data.batch_size: 3 for 2 devices; it counts the images"),
         ("--trainer.num_nodes=2", "trainer.num_nodes: 2, but one process was started"),
         ("--trainer.strategy=fsdp", "trainer.strategy: fsdp is not offered"),
-        ("--trainer.use_distributed_sampler=true", "trainer.use_distributed_sampler: True is not"),
+        ("--trainer.use_distributed_sampler=true", "trainer.use_distributed_sampler: true is not"),
     ],
 )
 def test_misuse_gets_one_line(root, tmp_path, capfd, option, says):

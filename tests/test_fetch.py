@@ -234,7 +234,7 @@ def test_a_changed_file_is_refused(upstream, to, fails):
     line = fails("fetch", "hpv", f"--to={to}")
     expected = hashlib.sha256(upstream.files[IMAGE]).hexdigest()
     assert "001.bmp is not the published file: its SHA-256 is " in line
-    assert f"expected {expected}; it was changed or cut short on the way" in line
+    assert f"expected {expected[:12]}…; it was changed or cut short on the way" in line
     assert IMAGE not in files_of(to)
 
 
@@ -243,8 +243,8 @@ def test_a_file_of_another_content_is_not_overwritten(upstream, to, fails):
     (to / IMAGE).write_bytes(b"mine")
     line = fails("fetch", "hpv", f"--to={to}")
     assert f"{to / IMAGE} is not the published file" in line
-    assert hashlib.sha256(b"mine").hexdigest() in line
-    assert hashlib.sha256(upstream.files[IMAGE]).hexdigest() in line
+    assert hashlib.sha256(b"mine").hexdigest()[:12] in line
+    assert hashlib.sha256(upstream.files[IMAGE]).hexdigest()[:12] in line
     assert files_of(to) == {IMAGE: b"mine"}
     assert not upstream.asked
 
@@ -360,7 +360,8 @@ def test_another_archive_writes_nothing(upstream, tmp_path, to, fails):
     del upstream.files[IMAGE]
     archive = pack(tmp_path / "set.zip", upstream.files, "x/")
     line = fails("fetch", "hpv", f"--to={to}", f"--archive={archive}")
-    assert f"labels image 001, but {archive}/x/{IMAGE} is missing" in line
+    assert "set.zip/x" in line
+    assert line.endswith("001.bmp is missing")
     changed = upstream.files | {IMAGE: b"changed"}
     archive = pack(tmp_path / "set.zip", changed, "x/")
     line = fails("fetch", "hpv", f"--to={to}", f"--archive={archive}")

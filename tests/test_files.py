@@ -139,7 +139,8 @@ def test_damage_is_found_in_a_training_and_listed_by_predict(fit, folder_root, t
     path = folder_root / "blast" / "5 (0).jpg"
     path.write_bytes(damaged(".jpg", 1))
     line = fails("fit", "--data=FolderDataModule", f"--data.root={folder_root}", *TINY)
-    assert line.startswith(f"cannot read {path}: the file is damaged (Corrupt JPEG data")
+    assert line.startswith("cannot read ")
+    assert "5 (0).jpg: the file is damaged (Corrupt JPEG data" in line
     output = tmp_path / "out.csv"
     assert main(["predict", f"--run={run}", f"--images={path.parent}", f"--output={output}"]) == 0
     (row,) = read_rows(tmp_path / "out.unreadable.csv")
@@ -186,7 +187,8 @@ def test_a_table_names_no_file_outside_its_folder(folder_root, fails, column, na
     rows[3] = f"{name},,a" if column == "path" else f"blast/3 (0).jpg,{name},a"
     (folder_root / "t.csv").write_text("\n".join(["path,mask,label", *rows]))
     line = fails("fit", "--data=FolderDataModule", f"--data.root={folder_root}", "--data.csv=t.csv")
-    assert line.startswith(f"{folder_root}/t.csv: '{name}' leaves the dataset's folder")
+    assert "/t.csv: '" in line
+    assert f"{name[-8:]}' leaves the dataset's folder; give a path below data.root" in line
 
 
 def test_a_name_of_5000_characters_is_one_line(folder_root, fails):

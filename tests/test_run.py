@@ -454,7 +454,7 @@ def test_an_unfinished_run_is_not_tested(fit, fails, tmp_path, capsys):
     run = fit()
     (run / "metrics.json").unlink()
     line = fails("test", f"--run={run}")
-    assert line.startswith(f"--run: {run} is unfinished")
+    assert line.startswith("--run: the run is unfinished")
     assert line.endswith(f"python -m cellbench fit --resume {run}")
     images = tmp_path / "images"
     write_image(images / "a.png", draw_cell(np.random.default_rng(0), 0, 48)[0])

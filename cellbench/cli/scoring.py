@@ -28,7 +28,7 @@ def score(command: Literal["validate", "test"], args: Sequence[str]) -> int:
     folder = RunFolder.open(run)
     if folder.unfinished and command == "test":
         raise UserError(
-            f"--run: {run} is unfinished, and its test set is for the best of all its epochs; go "
+            "--run: the run is unfinished, and its test set is for the best of all its epochs; go "
             f"on with: python -m cellbench fit --resume {run}"
         )
     config = read_config(folder, whole=False)

@@ -2,10 +2,11 @@
 
 import os
 
-os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what cannot be read is said once, by us
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else albumentations asks the network
 
 import cv2
 
+# `files` learns from errors which TIFF is damaged; of what cannot be read it tells itself.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
 # Loader processes and decoding threads already use the cores; OpenCV's own threads fight them.
 cv2.setNumThreads(0)

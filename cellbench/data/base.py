@@ -699,7 +699,7 @@ class FileDataModule(CellDataModule):
             inside = os.path.commonpath([root, real]) == root
         if not inside:
             raise UserError(
-                f"{where}: '{name}' leaves the dataset's folder; give a path below {self.root}"
+                f"{where}: '{name}' leaves the dataset's folder; give a path below data.root"
             )
         return self.root / path
 

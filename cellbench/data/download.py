@@ -80,8 +80,8 @@ class GitHub:
             found = _sha256((root / name).read_bytes())
             if found != self.digests[name]:
                 raise UserError(
-                    f"{root / name} is not the published file: its SHA-256 is {found}, expected "
-                    f"{self.digests[name]}; restore or remove it"
+                    f"{root / name} is not the published file: its SHA-256 is {found[:12]}…, "
+                    f"expected {self.digests[name][:12]}…; restore or remove it"
                 )
         return [name for name in self.digests if name not in there]
 
@@ -113,8 +113,8 @@ class GitHub:
         found = _sha256(content)
         if found != self.digests[name]:
             raise UserError(
-                f"{url} is not the published file: its SHA-256 is {found}, expected "
-                f"{self.digests[name]}; it was changed or cut short on the way"
+                f"{url} is not the published file: its SHA-256 is {found[:12]}…, expected "
+                f"{self.digests[name][:12]}…; it was changed or cut short on the way"
             )
         with replacing(path) as beside:
             beside.write_bytes(content)

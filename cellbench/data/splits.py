@@ -472,18 +472,21 @@ def first_seen(
     rows: Sequence[Mapping[str, str]],
     others: Sequence[Mapping[str, str]],
     seen: Sequence[str],
+    *,
+    one_dataset: bool = False,
 ) -> tuple[str, str] | None:
     """Find a sample of a part that is in given parts of another split as well.
 
     Samples are compared by their contents, as two folders may use the same names for different
-    images. Names of samples and groups count only where the two splits are of one dataset: where
-    a sample has the same name and the same content in both.
+    images. Names of samples and groups count only where the two splits are of one dataset, as
+    where a sample has the same name and the same content in both.
 
     Args:
         part: The part to look through.
         rows: The split that it is a part of, as `read_split` gives it.
         others: The other split.
         seen: The other split's parts that no sample may be in.
+        one_dataset: True if the two splits are known to be of one dataset.
 
     Returns:
         The first such sample's id, and what the splits share: "content", "id" or "group"; None
@@ -494,7 +497,7 @@ def first_seen(
     # A group goes by another name in a copied folder; its images' contents say which one it is.
     linked = {row["group"] for row in rows if group_of.get(row["content"]) in groups}
     names = {(row["id"], row["content"]) for row in others}
-    one_dataset = any((row["id"], row["content"]) in names for row in rows)
+    one_dataset = one_dataset or any((row["id"], row["content"]) in names for row in rows)
     known = {key: {row[key] for row in others if row["split"] in seen} for key in ("content", "id")}
     for row in rows:
         if row["split"] != part:

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -297,7 +297,10 @@ class Run:
         rows = list(csv.DictReader(io.StringIO(self.data.drawn.csv)))
         others = read_split(RunFolder(run).split)
         # A split by images divides groups itself, and is stamped for it.
-        found = None if rows == others else first_seen(part, rows, others, seen)
+        found = None
+        if rows != others:
+            one_dataset = _source(self.config) == _source(yaml.read_mapping(RunFolder(run).config))
+            found = first_seen(part, rows, others, seen, one_dataset=one_dataset)
         if found is not None:
             name, what = found
             raise UserError(
@@ -431,6 +434,15 @@ class Run:
         path = self.folder.figure(name)
         figures.save(figure, path)
         loggers.log_figure(self.loggers, path)
+
+
+def _source(config: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the name of a configuration's data module and the folder of its files."""
+    data = config.get("data")
+    if not isinstance(data, Mapping):
+        return None, None
+    options = data.get("init_args")
+    return data.get("class_path"), options.get("root") if isinstance(options, Mapping) else None
 
 
 def _lineage(run: Path) -> Iterator[Path]:

@@ -31,7 +31,7 @@ SEEDS = (1, 2, 3, 5)
 RUN_SD = 0.025
 """Standard deviation of a run's true accuracy, at most half of its distance from 1."""
 
-TRIALS = 1000
+TRIALS = 500
 """Simulated comparisons for each figure."""
 
 RATES = ((0.0, 0.02), (0.0, 0.005), (0.002, 0.002), (0.01, 0.01), (0.01, 0.04), (0.05, 0.1))

@@ -76,15 +76,15 @@ def find_user_error(error: BaseException | None) -> UserError | None:
     return error
 
 
-def suggest(name: str, allowed: Iterable[str]) -> str:
-    """Says which of the allowed names is closest to `name`, or lists them all when there are few.
+def suggest(name: object, allowed: Iterable[object]) -> str:
+    """Say which of the allowed names is closest to `name`, or list them all if they are few.
 
     Returns:
         Text to put behind a message, such as ``"; closest: resnet18, resnet50"``; empty if
         nothing is close and the list is long.
     """
-    allowed = list(allowed)
-    close = get_close_matches(name, allowed, n=3, cutoff=0.6)
+    known = [str(each) for each in allowed]  # a key in a file may be a number
+    close = get_close_matches(str(name), known, n=3, cutoff=0.6)
     if close:
         return f"; closest: {', '.join(close)}"
-    return f"; allowed: {', '.join(allowed)}" if len(allowed) <= 12 else ""
+    return f"; allowed: {', '.join(known)}" if len(known) <= 12 else ""

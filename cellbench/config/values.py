@@ -201,7 +201,7 @@ def _refuse_unknown(key: str, value: Mapping[Any, Any], kinds: Mapping[str, Any]
     for name in value:
         if name not in kinds:
             path = f"{key}.{name}" if key else str(name)
-            raise UserError(f"unknown option '{path}'{suggest(str(name), kinds)}")
+            raise UserError(f"unknown option '{path}'{suggest(name, kinds)}")
 
 
 def _required(kind: type) -> list[str]:
@@ -351,7 +351,7 @@ def _check_one_of(key: str, value: Any, kind: OneOf, closed: bool) -> None:
         if closed:
             raise UserError(
                 f"{key}.class_path: '{shown(name)}' is not a data module here"
-                f"{suggest(str(name), classes)}"
+                f"{suggest(name, classes)}"
             )
         return
     if closed and value.keys() - {"class_path", "init_args"}:

@@ -25,7 +25,10 @@ RANGE = {"low": 1e-4, "high": 1e-2}
         ({"space": {"model.lr": []}}, "space: model.lr: expected a list of values"),
         ({"space": {"model.l1": [0.1, 0.1]}}, "space: model.l1: 0.1 stands there twice"),
         ({"space": {"model.lr": {"lo": 1}}}, "space: model.lr: unknown key 'lo'; closest: low"),
-        ({"space": {"model.lr": {1: 2}}}, "space: model.lr: unknown key '1'; allowed: choices, low"),
+        (
+            {"space": {"model.lr": {1: 2}}},
+            "space: model.lr: unknown key '1'; allowed: choices, low",
+        ),
         (
             {"space": {"model.lr": {"low": 2.0, "high": 1.0}}},
             "space: model.lr: low must be less than high; got 2.0 and 1.0",

@@ -114,6 +114,9 @@ def kill_and_go_on(tmp_path, reference, seed, workers, kills=1):
             time.sleep(chance.uniform(0, 1.2))
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+        if (only_run(tmp_path) / "metrics.json").exists():  # it ended before the kill
+            assert_same(only_run(tmp_path), reference)
+            return
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     run = only_run(tmp_path)
     if not (run / "metrics.json").exists():

@@ -1,4 +1,4 @@
-"""What is printed: names of files and classes can be anybody's, and a terminal obeys some text."""
+"""Printing to a terminal, which must not obey the names of files and classes."""
 
 from typing import Any
 

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +26,7 @@ from cellbench.cli.parsing import (
     refuse_linked,
     take_option,
 )
-from cellbench.config import values
+from cellbench.config import keys, values
 from cellbench.data.base import CellDataModule
 from cellbench.errors import OtherRun, UserError, find_user_error
 from cellbench.models.classifier import CellClassifier
@@ -334,7 +333,7 @@ class CellbenchCLI(LightningCLI):
             hint = f"go on with: python -m cellbench fit --resume {path}"
             if self._get(self.config_init, "wandb").mode == "online":
                 hint += " --wandb.mode=online"
-            if asked.get("callbacks") or asked.get("logger"):  # their code is not taken from a run
+            if keys.named_code(config):  # it is not taken from a run
                 hint = "go on with the same command and --resume auto"
         ours = RunCallbacks.make(
             folder,
@@ -484,17 +483,9 @@ class CellbenchCLI(LightningCLI):
         text = parser.dump(
             self.config[self._command], skip_unset=False, skip_validation=True, format="json"
         )
-        config: dict[str, Any] = json.loads(text)
-        for key in ("config", "ckpt_path", "weights_only", "resume", "folder", "run"):
-            config.pop(key, None)
+        config = keys.settings_of_run(json.loads(text))
         data = config["data"]
         data["class_path"] = data["class_path"].rsplit(".", 1)[-1]
-        # A run's folder must not depend on where it was begun.
-        for key in ("root", "train_labels"):
-            if data["init_args"].get(key) is not None:
-                data["init_args"][key] = os.path.abspath(data["init_args"][key])
-        if config["model"]["weights"] not in ("none", "imagenet"):
-            config["model"]["weights"] = os.path.abspath(config["model"]["weights"])
         config["trainer"] = {k: v for k, v in config["trainer"].items() if v is not None}
         return config
 

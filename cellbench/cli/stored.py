@@ -7,7 +7,7 @@ from typing import Any
 
 from cellbench.cli.experiment import ExperimentParser
 from cellbench.cli.options import stored_types
-from cellbench.config import values, yaml
+from cellbench.config import keys, values, yaml
 from cellbench.data.base import CellDataModule
 from cellbench.errors import UserError
 from cellbench.runs.folder import RunFolder
@@ -31,22 +31,19 @@ def read_config(folder: RunFolder, *, whole: bool) -> dict[str, Any]:
         UserError: It is not a run's configuration, or what is given could name code.
     """
     config = yaml.read_mapping(folder.config)
-    if not whole:
-        wanted = ("seed_everything", "name", "data", "model", "trainer")
-        config = {key: config[key] for key in wanted if key in config}
-        if isinstance(config.get("trainer"), dict):
-            config["trainer"] = {"precision": config["trainer"].get("precision")}
     for key in ("seed_everything", "data", "model", "trainer"):
         if key not in config:
             raise UserError(f"{folder.config} is not a run's configuration: it has no {key}")
+    if not whole:
+        config = keys.settings_for_scoring(config)
     try:
         values.check_group("", config, stored_types(), closed=True)
     except UserError as error:
         hint = ""
-        if whole and "callbacks" in str(error):
+        if whole and any(key.code and key.name in str(error) for key in keys.KEYS):
             hint = "; to go on with a run of your own, give its command again with --resume auto"
         raise UserError(f"{folder.config}: {error}{hint}") from error
-    config["data"].get("init_args", {}).get("cache", {}).pop("folder", None)
+    keys.drop_places(config)
     return config
 
 

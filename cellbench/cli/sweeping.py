@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from cellbench import __main__ as program
 from cellbench.cli import report
 from cellbench.cli.engine import CellbenchCLI
 from cellbench.cli.parsing import Parser, check_folder_name, check_yaml, plain, take_option
-from cellbench.config import yaml
+from cellbench.config import keys, yaml
 from cellbench.errors import CannotWrite, OtherRun, UserError, find_user_error
 from cellbench.runs.finished import read_metrics
 from cellbench.runs.folder import RunFolder, as_yaml, write_text
@@ -33,26 +33,11 @@ from cellbench.sweeps.study import Study, check_storage
 from cellbench.sweeps.sweep import OTHER_RUN, UNWRITABLE, OpenTrial, Sweep
 from cellbench.terminal import say
 
-EXPERIMENTS = (
-    "--data",
-    "--model",
-    "--trainer",
-    "--checkpoint",
-    "--wandb",
-    "--tensorboard",
-    "--label_history",
-    "--seed_everything",
-)
-"""The options that are the experiment's, and change it for all trials."""
-
 SPECIAL = {CannotWrite: UNWRITABLE, OtherRun: OTHER_RUN}
 """The mistakes that a sweep does not take for the trial's."""
 
 WRITE = 10.0
 """Seconds between two writings of trials.csv and best.yaml while a sweep runs."""
-
-FREE = ("runs", "name", "wandb", "tensorboard", "test", "figures")
-"""What of an experiment's configuration may differ between two commands of one sweep."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -102,7 +87,7 @@ def main(args: Sequence[str]) -> int:
         study = Study(
             name,
             config,
-            config.identity(_fixed(resolved)),
+            config.identity(keys.settings_of_sweep(resolved)),
             folder.path,
             asked.storage,
             steps,
@@ -238,8 +223,7 @@ def _refuse_experiment(file: str | None) -> None:
         return
     content = yaml.read_mapping(Path(file), "--config")
     _refuse_classes(Path(file), content)
-    keys = content.keys()
-    if "experiment" not in keys and {"data", "model", "trainer"} & keys:
+    if "experiment" not in content and {"data", "model", "trainer"} & content.keys():
         raise UserError(
             f"--config: {file} is an experiment; a sweep's file names one as `experiment`, and "
             "what varies as `space`"
@@ -251,23 +235,11 @@ def _refuse_classes(file: Path, content: Mapping[str, Any]) -> None:
     for where in ("space", "repeat"):
         varied = content.get(where)
         for path, value in varied.items() if isinstance(varied, dict) else ():
-            if path != "data" and "class_path" in (path, *_keys(value)):
+            if path != "data" and (path == "class_path" or keys.names_class(value)):
                 raise UserError(
                     f"{file}: {where}: {path}: a class cannot be varied; give class_path in the "
                     "experiment, or vary data"
                 )
-
-
-def _keys(value: Any) -> Iterator[str]:
-    """Yield every key inside a value."""
-    inner: Iterable[Any] = ()
-    if isinstance(value, dict):
-        yield from value
-        inner = value.values()
-    elif isinstance(value, list):
-        inner = value
-    for each in inner:
-        yield from _keys(each)
 
 
 def _divide(args: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -278,7 +250,7 @@ def _divide(args: Sequence[str]) -> tuple[list[str], list[str]]:
     while rest:
         option = rest.pop(0)
         key = option.partition("=")[0]
-        if key.split(".")[0] not in EXPERIMENTS:
+        if key.removeprefix("--").split(".")[0] not in keys.OF_EXPERIMENT:
             own.append(option)
         elif "=" in option:
             given.append(option)
@@ -407,16 +379,6 @@ def _check(
             except UserError as error:
                 raise UserError(f"{file}: {where}: {error}") from error
     return resolved
-
-
-def _fixed(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an experiment must be the same on every machine and in every command."""
-    fixed = {key: value for key, value in resolved.items() if key not in FREE}
-    inner = resolved["data"]["init_args"].items()
-    kept = {k: v for k, v in inner if k not in ("root", "cache", "num_workers", "augment_on")}
-    free = ("precision", "devices", "accelerator", "enable_progress_bar")
-    trainer = {k: v for k, v in resolved["trainer"].items() if k not in free}
-    return fixed | {"data": dict(resolved["data"]) | {"init_args": kept}, "trainer": trainer}
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cellbench.config import keys
 from cellbench.errors import UserError
 from cellbench.runs.loggers import FINISH_TIMEOUT, refusals, run_id
 
@@ -146,17 +147,10 @@ def workspace(entity: str, project: str, group_by: Sequence[str], name: str) -> 
         settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=50),
         runset_settings=ws.RunsetSettings(
             filters="Metric('JobType') != 'report'",
-            groupby=[ws.Config(_config_path(key)) for key in group_by or ["name"]],
+            groupby=[ws.Config(".".join(keys.path_in_yaml(key))) for key in group_by or ["name"]],
             pinned_columns=[f"summary:{metric}" for metric in METRICS],
         ),
     )
-
-
-def _config_path(option: str) -> str:
-    """Where W&B has an option of the command line in a run's configuration."""
-    section, _, rest = option.partition(".")
-    below = section == "data" and rest != "class_path"
-    return f"data.init_args.{rest}" if below else option
 
 
 def _save(made: "Workspace", identity: str) -> str:

@@ -8,34 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from cellbench.config import keys
 from cellbench.runs.finished import Finished
-
-REPEATED = ("seed_everything", "data.split.fold", "data.split.seed")
-"""What the runs of one condition differ in."""
 
 FEW_GROUPS = 5
 """Fewer independent groups in a test set say next to nothing, however many images they have."""
-
-# Where and how it ran, not what was run.
-_FREE = (
-    "runs",
-    "name",
-    "wandb",
-    "tensorboard",
-    "label_history",
-    "test",
-    "figures",
-    "trainer.enable_progress_bar",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "checkpoint.every",
-    "data.root",
-    "data.cache",
-    "data.num_workers",
-    "data.max_pixels",
-    "data.augment_on",
-)
 
 # Facts about the data that are no options; they are shown where they alone differ.
 _DIGESTS = ("data.images", "data.masks_digest")
@@ -175,8 +152,8 @@ def conditions(runs: Sequence[Finished]) -> list[Condition]:
             unknown = run.masks is None  # a run of an earlier version
             masks = "unknown" if unknown else str(run.masks)[:12] or "none"
             settings |= {"data.root": run.config.get("data.root"), "data.masks_digest": masks}
-    keys = sorted({key for settings in plain for key in settings})
-    differ = [key for key in keys if len({_text(s.get(key)) for s in plain}) > 1]
+    named = sorted({key for settings in plain for key in settings})
+    differ = [key for key in named if len({_text(s.get(key)) for s in plain}) > 1]
     of: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for i, settings in enumerate(plain):
         of[(runs[i].experiment, *(_text(settings.get(key)) for key in differ))].append(i)
@@ -227,9 +204,7 @@ def pool(runs: Sequence[Finished]) -> Pooled:
 
 
 def _settings(run: Finished) -> dict[str, Any]:
-    skipped = (*_FREE, *REPEATED)
-    below = tuple(f"{key}." for key in _FREE)
-    settings = {k: v for k, v in run.config.items() if k not in skipped and not k.startswith(below)}
+    settings = keys.settings_of_condition(run.config)
     if settings.get("data.train_labels") is not None:  # each fold and seed has its own
         settings["data.train_labels"] = "relabelled"
     return settings

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from cellbench.config import strict_json, yaml
+from cellbench.config import keys, strict_json, yaml
 from cellbench.data.splits import read_split
 from cellbench.data.table import Part
 from cellbench.errors import UserError
@@ -209,7 +209,7 @@ def _read(folder: RunFolder, splits: dict[str, Drawn]) -> Finished:
 
 def _plain(path: Path) -> dict[str, Any]:
     try:
-        return dict(flat(yaml.read_mapping(path)))
+        return dict(keys.flatten(yaml.read_mapping(path)))
     except UserError as error:
         raise UserError(f"cannot read config.yaml: {error}") from error
 
@@ -302,13 +302,3 @@ def _check(part: Part, given: Predictions, classes: tuple[str, ...], split: Draw
         raise UserError(f"predictions.csv: probabilities of the {part} split do not add up to 1")
     if [classes[label] for label in given.labels] != [split.label[name] for name in ids]:
         raise UserError(f"predictions.csv has other labels in the {part} split than split.csv")
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """A configuration's dotted keys, as on the command line, with their values."""
-    for key, value in config.items():
-        name = f"{prefix}{key}".replace("data.init_args.", "data.")
-        if isinstance(value, dict) and value:
-            yield from flat(value, f"{name}.")
-        else:
-            yield name, value

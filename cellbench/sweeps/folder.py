@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cellbench.config import strict_json, values, yaml
+from cellbench.config import keys, strict_json, values, yaml
 from cellbench.errors import UserError
 from cellbench.foreign import inside, open_text
 from cellbench.runs.checkpoint import CheckpointConfig
@@ -126,15 +126,11 @@ def merged(experiment: Mapping[str, Any], point: Point) -> dict[str, Any]:
     if isinstance(result.get("data"), str):
         result["data"] = {"class_path": result["data"]}
     for path, value in point.items():
-        keys = path.split(".")
-        if keys[0] == "data" and keys[1:] and keys[1] not in ("class_path", "init_args"):
-            keys.insert(1, "init_args")
-        if keys == ["data"]:
-            keys = ["data", "class_path"]
+        *groups, name = ["data", "class_path"] if path == "data" else keys.path_in_yaml(path)
         inner = result
-        for key in keys[:-1]:
-            if not isinstance(inner.get(key), dict):
-                inner[key] = {}
-            inner = inner[key]
-        inner[keys[-1]] = value
+        for group in groups:
+            if not isinstance(inner.get(group), dict):
+                inner[group] = {}
+            inner = inner[group]
+        inner[name] = value
     return result

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from cellbench.config import keys
 from cellbench.errors import UserError
 from cellbench.foreign import inside
 from cellbench.runs.folder import write_text
@@ -109,6 +110,9 @@ class Study:
     def _check(self, identity: dict[str, Any], *, extend: bool) -> None:
         plain = json.loads(json.dumps(identity))
         stored = self._patiently(lambda: self._study.user_attrs).get("sweep")
+        if isinstance(stored, dict) and isinstance(stored.get("experiment"), dict):
+            # An earlier version counted more keys as the sweep's.
+            stored = stored | {"experiment": keys.settings_of_sweep(stored["experiment"])}
         if stored is not None and stored != plain:
             changed = sorted(_differing(stored, plain))
             grid = self._config.grid is not None

@@ -1,0 +1,237 @@
+"""Meaning of each configuration key, in one table.
+
+Whatever compares, pairs, resumes, strips or trusts configurations asks this table.
+
+A key is written as on the command line, flat and with dots: `data.root` is what YAML holds as
+`data: {init_args: {root: ...}}`. An entry also holds for all keys below it that have none of their
+own. A key without an entry is part of the condition, and nothing else.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+
+class Role(Enum):
+    """Part that a key plays when runs are compared."""
+
+    CONDITION = auto()
+    """Decides the result: runs that differ in it belong to different conditions."""
+    REPETITION = auto()
+    """Fold or seed, in which the runs of one condition differ."""
+    ENVIRONMENT = auto()
+    """Where and under which name a run takes place; the result does not depend on it."""
+    COMMAND = auto()
+    """Belongs to one command; config.yaml does not have it."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """Meaning of one configuration key."""
+
+    name: str
+    """The key, with dots."""
+    role: Role = Role.CONDITION
+    """Its part when runs are compared."""
+    is_path: bool = False
+    """True for a path, which is stored as an absolute one."""
+    words: tuple[str, ...] = ()
+    """Values of a path that are words and not paths."""
+    code: bool = False
+    """True where the value may name a class outside cellbench, whose code then runs."""
+    written_to: bool = False
+    """True for a place that files are written to: never taken from a stored configuration."""
+    scores: bool = False
+    """True where scoring a trained model needs it."""
+    of_run: bool = False
+    """True where a sweep chooses the value for each of its runs."""
+    changeable: bool = False
+    """True where two commands of one sweep may differ in it."""
+
+
+KEYS = (
+    Key("config", Role.COMMAND),
+    Key("ckpt_path", Role.COMMAND),
+    Key("weights_only", Role.COMMAND),
+    Key("resume", Role.COMMAND),
+    Key("folder", Role.COMMAND),
+    Key("run", Role.COMMAND),
+    Key("name", Role.ENVIRONMENT, scores=True, of_run=True),
+    Key("runs", Role.ENVIRONMENT, of_run=True),
+    Key("test", Role.ENVIRONMENT, of_run=True),
+    Key("figures", Role.ENVIRONMENT, of_run=True),
+    Key("seed_everything", Role.REPETITION, scores=True),
+    Key("data", scores=True),
+    Key("data.root", Role.ENVIRONMENT, is_path=True),
+    Key("data.train_labels", is_path=True),
+    Key("data.split.fold", Role.REPETITION),
+    Key("data.split.seed", Role.REPETITION),
+    Key("data.cache", Role.ENVIRONMENT),
+    Key("data.cache.folder", Role.ENVIRONMENT, written_to=True),
+    Key("data.num_workers", Role.ENVIRONMENT),
+    Key("data.max_pixels", Role.ENVIRONMENT),
+    Key("data.augment_on", Role.ENVIRONMENT),
+    Key("model", scores=True),
+    Key("model.weights", is_path=True, words=("none", "imagenet")),
+    Key("trainer"),
+    Key("trainer.accelerator", Role.ENVIRONMENT),
+    Key("trainer.devices", Role.ENVIRONMENT),
+    Key("trainer.num_nodes", Role.ENVIRONMENT),
+    Key("trainer.enable_progress_bar", Role.ENVIRONMENT),
+    Key("trainer.precision", scores=True, changeable=True),
+    Key("trainer.callbacks", code=True),
+    Key("trainer.logger", code=True),
+    Key("trainer.plugins", code=True),
+    Key("trainer.profiler", code=True),
+    Key("trainer.strategy", code=True),
+    Key("checkpoint"),
+    Key("checkpoint.every", Role.ENVIRONMENT),
+    Key("wandb", Role.ENVIRONMENT),
+    Key("tensorboard", Role.ENVIRONMENT),
+    Key("label_history", Role.ENVIRONMENT),
+)
+"""Every key that means more than its value, and the groups that an experiment has."""
+
+_BY_NAME = {key.name: key for key in KEYS}
+
+OF_EXPERIMENT = tuple(
+    key.name
+    for key in KEYS
+    if "." not in key.name and key.role is not Role.COMMAND and not key.of_run
+)
+"""The groups and options that an experiment's file may have, and that hold for a whole sweep."""
+
+
+def find(name: str) -> Key:
+    """Return the entry that holds for a key: its own, or that of the nearest group above it."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        entry = _BY_NAME.get(".".join(parts[:length]))
+        if entry is not None:
+            return entry
+    return Key(name)
+
+
+def path_in_yaml(name: str) -> list[str]:
+    """Return the keys of YAML, outermost first, under which a dotted key's value stands."""
+    parts = name.split(".")
+    if parts[0] == "data" and parts[1:] and parts[1] not in ("class_path", "init_args"):
+        parts.insert(1, "init_args")
+    return parts
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted keys of a configuration, as on the command line, with their values."""
+    for key, value in config.items():
+        name = _flat_name(f"{prefix}{key}")
+        if isinstance(value, dict) and value:
+            yield from flatten(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def settings_of_condition(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a flat configuration says of its condition: neither environment nor repetition.
+
+    Args:
+        flat: As `flatten` gives it.
+    """
+    return {name: value for name, value in flat.items() if find(name).role is Role.CONDITION}
+
+
+def settings_of_sweep(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a configuration that all commands of one sweep have in common.
+
+    Args:
+        config: A configuration as YAML has it.
+    """
+    return _select(config, lambda key: key.role is not Role.ENVIRONMENT and not key.changeable)
+
+
+def settings_of_run(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration as config.yaml is to hold it: no command's options, absolute paths.
+
+    A run's folder must not depend on the folder that its command was given in.
+
+    Args:
+        config: A configuration as YAML has it; what is inside is changed.
+    """
+    kept = {k: value for k, value in config.items() if find(k).role is not Role.COMMAND}
+    for entry in KEYS:
+        if entry.is_path:
+            group, name = _group_of(kept, entry.name)
+            if group.get(name) not in (None, *entry.words):
+                group[name] = os.path.abspath(group[name])
+    return kept
+
+
+def settings_for_scoring(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a stored configuration that scoring its model needs.
+
+    Args:
+        config: A configuration as YAML has it, which nobody has checked yet.
+    """
+    return _select(config, lambda key: key.scores)
+
+
+def drop_places(config: Mapping[str, Any]) -> None:
+    """Remove the places to write to from a stored configuration, as YAML has it."""
+    for entry in KEYS:
+        if entry.written_to:
+            group, name = _group_of(config, entry.name)
+            group.pop(name, None)
+
+
+def named_code(config: Mapping[str, Any]) -> list[str]:
+    """Return the keys of a configuration that name a class outside cellbench.
+
+    Args:
+        config: A configuration as YAML has it.
+    """
+    found = []
+    for entry in KEYS:
+        group, name = _group_of(config, entry.name)
+        if entry.code and names_class(group.get(name)):
+            found.append(entry.name)
+    return found
+
+
+def names_class(value: Any) -> bool:
+    """Return True where a value has a `class_path` in it, at any depth."""
+    if isinstance(value, dict):
+        return "class_path" in value or any(map(names_class, value.values()))
+    return isinstance(value, list) and any(map(names_class, value))
+
+
+def _select(
+    config: Mapping[str, Any], wanted: Callable[[Key], bool], prefix: str = ""
+) -> dict[str, Any]:
+    """Return the wanted keys of a configuration.
+
+    A value that stands where a group with wanted keys should be is kept, so that it can be refused.
+    """
+    kept: dict[str, Any] = {}
+    for key, value in config.items():
+        name = _flat_name(f"{prefix}{key}")
+        if isinstance(value, dict) and value:
+            if inner := _select(value, wanted, f"{name}."):
+                kept[key] = inner
+        elif wanted(find(name)) or any(wanted(k) for k in KEYS if k.name.startswith(f"{name}.")):
+            kept[key] = value
+    return kept
+
+
+def _flat_name(name: str) -> str:
+    """Return a key of YAML, with dots, as the command line has it."""
+    return "data" if name == "data.init_args" else name.replace("data.init_args.", "data.")
+
+
+def _group_of(config: Mapping[str, Any], name: str) -> tuple[dict[str, Any], str]:
+    """Return the group that a dotted key stands in, empty where there is none, and its own name."""
+    *above, last = path_in_yaml(name)
+    group: Any = config
+    for key in above:
+        group = group.get(key) if isinstance(group, dict) else None
+    return (group if isinstance(group, dict) else {}), last

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binom, norm
+from scipy.stats import binom, norm, sem
 from sklearn.metrics import (
     accuracy_score,
     balanced_accuracy_score,
@@ -24,6 +24,7 @@ from cellbench.runs.metrics import evaluate, values
 from cellbench.runs.probabilities import Area, Bins, calibration, fit_temperature, temper
 from cellbench.runs.probabilities import score as score_probabilities
 from tests.benchmarks.coverage import Setting, intervals
+from tests.benchmarks.coverage import draw as draw_test_set
 
 CLASSES = ("a", "b", "c", "d")
 
@@ -269,6 +270,23 @@ def test_the_calibrated_stay_below_their_bound(n, seeds, own):
     assert np.mean([error["low"] == 0 for error in errors]) > 0.9
 
 
+def test_the_calibration_error_may_be_as_large_as_the_overall_one():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        labels, probabilities, groups, _ = draw_test_set(Setting(3000, 50, 0.60, 1, 1), rng)
+        excess = probabilities.max(axis=1) - (probabilities.argmax(axis=1) == labels)
+        of_groups = np.bincount(groups, excess - excess.mean()) * (groups.max() + 1) / len(labels)
+        _, high = Bins(labels, probabilities, groups).interval()
+        assert high > abs(excess.mean()) + 1.96 * sem(of_groups)
+
+
+def test_simulated_test_sets_are_stratified():
+    setting = Setting(300, 10, 0.93, 1, 1)  # 18, 5, 5 and 2 groups
+    labels, _, groups, _ = draw_test_set(setting, np.random.default_rng(0))
+    assert list(np.bincount(labels)) == [180, 50, 50, 20]
+    assert len(np.unique(np.bincount(groups))) > 1
+
+
 def test_bars_of_the_reliability_diagram_do_not_narrow_with_copies():
     labels, probabilities = draw_probabilities(np.random.default_rng(0), 300)
     groups = np.arange(300)
@@ -333,6 +351,8 @@ def test_of_a_class_that_is_never_predicted_the_precision_may_be_anything():
             1.5,
         ),
         (Setting(3000, 1, 0.99, 1, 1), ("auroc", "log_loss", "brier"), 2),  # next to the bound
+        (Setting(300, 10, 0.99, 3, 1), ("kappa", "mcc"), 1.5),  # few misses
+        (Setting(300, 50, 0.99, 1, 1), ("log_loss", "brier"), 4),  # often no miss at all
     ],
 )
 def test_intervals_are_not_much_wider_than_they_must_be(setting, names, most):

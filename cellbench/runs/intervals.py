@@ -17,6 +17,9 @@ from scipy.special import betaincinv, ndtri, stdtrit
 LEVEL = 0.95
 Z = float(ndtri((1 + LEVEL) / 2))
 
+EXPECTED_DF = 1.0
+"""Degrees of freedom that the expected variance of an estimate is worth (see `moderated`)."""
+
 NOTHING = 1e-20
 """A variance below this one is 0 but for rounding."""
 
@@ -183,16 +186,20 @@ def variance_of(contributions: Array) -> tuple[float, float]:
     return (float((contributions**2).sum()) * groups / (groups - 1) if df else 0.0), df
 
 
-def moderated(variance: float, df: float, other: float, weight: float) -> float:
-    """Return a variance that was estimated, drawn towards another one (Smyth 2004).
+def moderated(variance: float, df: float, expected: float) -> tuple[float, float]:
+    """Return a variance shrunk towards its expected value, and its degrees of freedom.
+
+    After Smyth (2004). A variance of 0 stays 0.
 
     Args:
-        variance: The estimate.
-        df: Its degrees of freedom.
-        other: What is expected of it.
-        weight: The degrees of freedom that this expectation is worth.
+        variance: The estimated variance.
+        df: Its degrees of freedom, 0 where nothing varies.
+        expected: The variance to shrink it to.
     """
-    return (df * variance + weight * other) / (df + weight)
+    if not df or not variance:
+        return 0.0, 0.0
+    total = df + EXPECTED_DF
+    return (df * variance + EXPECTED_DF * expected) / total, total
 
 
 def bounded(

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from cellbench.runs.intervals import Shares, bounded, of_mean, variance_of, wider
+from cellbench.runs.intervals import Shares, bounded, of_mean, wider
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -172,7 +172,7 @@ def evaluate(
         shown = bounded(float(found[name]), *spread, 0, 1, len(by_group))
         ends[name] = wider(shown, together).clip(0, 1)
     for name in ("mcc", "kappa"):
-        spread = variance_of((by_group * by_count[name]).sum(axis=(1, 2)))
+        spread = rows.variance(by_count[name])
         ends[name] = bounded(float(found[name]), *spread, -1, 1, len(by_group))
     return {
         "n": len(labels),

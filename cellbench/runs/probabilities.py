@@ -28,9 +28,6 @@ BINS = 15
 REPLICATES = 1000
 """Of the calibration error by chance."""
 
-LOSS_WEIGHT, AREA_WEIGHT = 2.0, 1.0
-"""The degrees of freedom that the expected variance of a loss and of an area are worth."""
-
 TINY = 1e-7
 """The least probability that a logarithm is taken of."""
 
@@ -85,21 +82,24 @@ def calibration(
 ) -> tuple[dict[str, dict[str, float]], list[dict[str, float]]]:
     """Return how much the probabilities can be believed; the arguments are those of `score`.
 
+    The variance of a loss is shrunk towards the one that the probabilities imply, for an effective
+    number of samples halfway (in logarithms) between the number of groups and that of samples.
+
     Returns:
         log_loss, brier and ece, and the bins of the diagram.
     """
     _, group = np.unique(groups, return_inverse=True)
     own, base = _losses(labels, probabilities), _losses(labels, prior)
     bins = Bins(labels, probabilities, group)
-    implied = _implied(probabilities) * bins.design_effect
     counts = np.bincount(group)
+    alike = len(labels) ** 2 / (counts**2).sum()  # effective number if all of a group are alike
+    implied = _implied(probabilities) * math.sqrt(len(labels) / alike)
     judged = {}
     for k, (name, worst) in enumerate((("log_loss", WORST), ("brier", 2.0))):
         value = float(own[k].mean())
         shifts = mean_contributions(np.bincount(group, own[k]), counts)
-        variance, df = variance_of(shifts)
-        variance = moderated(variance, df, implied[k], LOSS_WEIGHT) if df else 0.0
-        ends = bounded(value, variance, df, 0.0, worst, len(counts))
+        spread = moderated(*variance_of(shifts), implied[k])
+        ends = bounded(value, *spread, 0.0, worst, len(counts))
         judged[name] = entry(value, ends, base[k].mean())
     base_error = Bins(labels, prior, group).error
     judged["ece"] = entry(bins.error, bins.interval(), base_error) | {"calibrated": bins.by_chance}
@@ -153,29 +153,26 @@ class Area:
     def interval(self, df: float | None = None) -> np.ndarray:
         """Return its interval, (2,).
 
-        Few pairs in the wrong order tell little of the variance, which is therefore drawn towards
-        that by Hanley and McNeil (1982), for an effective number of samples half way (in
-        logarithms) between that of groups and that of samples. Where nothing varies, a group counts
-        as one sample.
+        A few misordered pairs say little about the variance. So it is shrunk towards that of
+        Hanley and McNeil (1982), for an effective number of samples halfway (in logarithms) between
+        the number of groups and that of samples. Where nothing varies, a group counts as one
+        sample.
 
         Args:
             df: The degrees of freedom of its variance; None for its own.
         """
         a = self.value
         least, most = (_effective_pairs(a, *sizes) for sizes in (self._groups, self._samples))
-        variance = float((self.contributions**2).sum())
+        variance = float((self.contributions**2).sum()) if min(self._groups) > 1 else 0.0
         df = self._degrees_of_freedom() if df is None else df
-        if min(self._groups) < 2 or not df or not variance:
-            return bounded(a, 0.0, 0.0, 0.0, 1.0, least)
-        expected = a * (1 - a) / math.sqrt(least * most)
-        variance = moderated(variance, df, expected, AREA_WEIGHT)
-        return bounded(a, variance, df + AREA_WEIGHT, 0.0, 1.0, least)
+        spread = moderated(variance, df, a * (1 - a) / math.sqrt(least * most))
+        return bounded(a, *spread, 0.0, 1.0, least)
 
 
 def _effective_pairs(area: float, m: float, n: float) -> float:
-    """Return how many independent samples m positive and n other ones are worth for an area.
+    """Return the effective number of samples of an area from m positive and n other samples.
 
-    After Hanley and McNeil (1982), as Newcombe (2006) symmetrises it.
+    After Hanley and McNeil (1982), symmetrised by Newcombe (2006).
     """
     return m * n / (1 + ((m + n) / 2 - 1) * ((1 - area) / (2 - area) + area / (1 + area)))
 
@@ -263,12 +260,6 @@ class Bins:
         bars: np.ndarray = self._shares.pooled()[self._n.sum(axis=0) > 0]
         return bars
 
-    @property
-    def design_effect(self) -> float:
-        """Ratio of the variance of all hits to that of independent hits."""
-        n = self._n.sum(axis=0)
-        return float(n @ self._shares.design_effect / n.sum())
-
     @cached_property
     def by_chance(self) -> float:
         """The 95th percentile of the error where every confidence is true.
@@ -295,7 +286,8 @@ class Bins:
         the smallest true error that could have given one as large as this. The candidates are the
         bins' differences, all shrunk by one factor, with noise of the groups' covariance added.
         The upper end is the error, less its bias, plus a margin from the intervals of the bins'
-        accuracies.
+        accuracies. It is at least that of the distance between mean confidence and accuracy, which
+        no error is below: groups that are right or wrong together move all bins at once.
         """
         groups, error, differences = len(self._excess), self.error, self._excess.sum(axis=0)
         if groups < 2:
@@ -310,9 +302,10 @@ class Bins:
         possible = (drawn >= error).mean(axis=1) >= (1 - LEVEL) / 2
         low = 0.0 if error <= self.by_chance else factors[possible].min(initial=1.0) * error
         unbiased = 2 * error - float(drawn[-1].mean())
-        variance, df = variance_of(centred @ np.sign(differences))
-        above = max(self._above(), float(critical(df)) * math.sqrt(variance) if df else 0.0)
-        return np.array([low, min(max(unbiased + above, error), 1.0)])
+        variance, df = variance_of(centred.sum(axis=1))
+        margin = float(critical(df)) * math.sqrt(variance) if df else 0.0
+        overall = abs(float(differences.sum())) + margin
+        return np.array([low, min(max(unbiased + self._above(), overall, error), 1.0)])
 
     def _above(self) -> float:
         """Return how far the error may lie above another by the bins' intervals (MOVER)."""

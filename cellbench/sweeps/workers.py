@@ -14,7 +14,9 @@ from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from cellbench import cores, streams
+from joblib import cpu_count
+
+from cellbench import streams
 from cellbench.errors import UserError
 
 Command = Callable[[list[str]], int]
@@ -62,7 +64,7 @@ def divide(workers: int, gpus: Sequence[str], per_run: float) -> list[Slot]:
     """
     if workers < 1:
         raise UserError(f"--workers: {workers} is less than 1")
-    threads = max(cores.available() // workers, 1)
+    threads = max(cpu_count() // workers, 1)
     asked = os.environ.get("OMP_NUM_THREADS", "")
     threads = min(threads, int(asked)) if asked.isdigit() and int(asked) else threads
     if not gpus:
@@ -206,7 +208,7 @@ def _work(
     for number in (1, 2):
         os.dup2(output, number)
     sys.stdout, sys.stderr = streams.lasting(1), streams.lasting(2)
-    cores.limit(slot.threads)
+    os.environ["LOKY_MAX_CPU_COUNT"] = str(slot.threads)  # what joblib.cpu_count returns
     import torch
 
     torch.set_num_threads(slot.threads)

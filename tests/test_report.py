@@ -638,7 +638,7 @@ def test_names_are_not_obeyed_by_the_terminal(report, tmp_path):
     out, _, _ = report()
     assert all(character.isprintable() or character == "\n" for character in out)
     assert r"\x1b[31m[bold]red[/bold]" in out
-    assert r"NOT TO BE BELIEVED: \x9b2J" in out
+    assert r"UNRELIABLE: \x9b2J" in out
 
 
 def test_the_page_says_the_command_that_made_it(report, tmp_path):

@@ -137,7 +137,7 @@ def _show(report: Report) -> None:
     for reason, n in Counter(left.reason for left in report.left if not left.damaged).items():
         console.print(f"NOTE {n} run(s) left out: {reason}")
     for stamp in report.stamps:
-        console.print(f"NOT TO BE BELIEVED: {stamp}", style="bold red")
+        console.print(f"UNRELIABLE: {stamp}", style="bold red")
 
 
 def _near(path: Path) -> Path:

@@ -25,7 +25,7 @@ RANGE = {"low": 1e-4, "high": 1e-2}
         ({"space": {"model.lr": RANGE}}, "space: model.lr: a grid has no end over a range"),
         ({"space": {"model.lr": 0.1}}, "space: model.lr: expected a list of values"),
         ({"space": {"model.lr": []}}, "space: model.lr: expected a list of values"),
-        ({"space": {"model.l1": [0.1, 0.1]}}, "space: model.l1: 0.1 stands there twice"),
+        ({"space": {"model.l1": [0.1, 0.1]}}, "space: model.l1: 0.1 is listed twice"),
         ({"space": {"model.lr": {"lo": 1}}}, "space: model.lr: unknown key 'lo'; closest: low"),
         (
             {"space": {"model.lr": {1: 2}}},

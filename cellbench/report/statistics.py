@@ -179,6 +179,7 @@ def _draws(groups: int) -> Iterator[np.ndarray]:
 
 
 def _new_draws(groups: int) -> Iterator[np.ndarray]:
+    """Yield the counts of `_draws`."""
     rng, shares = np.random.default_rng(0), np.full(groups, 1 / groups)
     for _ in range(REPLICATES // 100):
         yield rng.multinomial(groups, shares, 100).astype(np.float32)
@@ -186,6 +187,7 @@ def _new_draws(groups: int) -> Iterator[np.ndarray]:
 
 @lru_cache(maxsize=2)
 def _kept_draws(groups: int) -> list[np.ndarray]:
+    """Return the counts of `_draws`, which are kept."""
     return list(_new_draws(groups))
 
 
@@ -241,6 +243,15 @@ def unvaried(mean: float, groups: int, level: float = LEVEL) -> Difference:
 
 
 def _student(mean: float, scale: float, freedom: float, n: int, level: float) -> Difference:
+    """Run a t-test.
+
+    Args:
+        mean: The difference.
+        scale: Its standard error.
+        freedom: Degrees of freedom.
+        n: Number of test sets or groups.
+        level: Confidence level of the interval.
+    """
     if scale < NONE:
         return Difference(mean, None, None, None, n, level)
     # Student's distribution as functions: scipy.stats takes a hundred times as long.

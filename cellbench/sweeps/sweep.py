@@ -110,7 +110,7 @@ class Sweep:
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
-        """Whatever happens, end the runs in progress and give their trials back."""
+        """End the runs in progress and give their trials back, whatever happens in the block."""
         try:
             yield
         except UserError:

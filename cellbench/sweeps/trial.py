@@ -29,7 +29,7 @@ class OpenTrial:
     values: dict[int, list[float]] = field(default_factory=dict)
     """Value of each metric for each finished run."""
     killed: Counter[int] = field(default_factory=Counter)
-    """How often each run was killed from outside the sweep."""
+    """Number of times that each run was killed from outside the sweep."""
     checkpoint: CheckpointConfig | None = None
     """Choice of the best epoch, as the config.yaml of the only run has it; None if not yet read."""
     seen: int = 0

@@ -98,10 +98,10 @@ def calibration(one: Scored) -> Figure:
     figure = Figure(figsize=(2.9, 2.7), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#000000", lw=0.7, ls=":")
-    drawn = [("as it is", one.scores["calibration"], COLOURS[0])]
+    curves = [("as it is", one.scores["calibration"], COLOURS[0])]
     if one.tempered is not None:
-        drawn.append(("tempered", one.bins, COLOURS[1]))
-    for label, bins, colour in drawn:
+        curves.append(("tempered", one.bins, COLOURS[1]))
+    for label, bins, colour in curves:
         x, y = [each["confidence"] for each in bins], [each["accuracy"] for each in bins]
         axes.plot(x, y, "o-", color=colour, ms=3, lw=1.2, label=label)
         if label == "as it is":
@@ -125,10 +125,10 @@ def curve(scored: Sequence[Scored], key: str, metric: str) -> Figure:
         key: The option.
         metric: The metric.
     """
-    drawn = lines(scored, key)
+    by_label = lines(scored, key)
     figure = Figure(figsize=(4.6, 2.9), layout="constrained")
     axes = figure.subplots()
-    for k, (label, some) in enumerate(drawn.items()):
+    for k, (label, some) in enumerate(by_label.items()):
         points = [(value, one.scores["metrics"][metric]) for value, one in some]
         x, colour = [value for value, _ in points], COLOURS[k % len(COLOURS)]
         axes.plot(x, [e["value"] for _, e in points], "o-", color=colour, label=plain(label), ms=4)
@@ -140,13 +140,13 @@ def curve(scored: Sequence[Scored], key: str, metric: str) -> Figure:
             alpha=0.12,
             lw=0,
         )
-    positive = [value for some in drawn.values() for value, _ in some]
+    positive = [value for some in by_label.values() for value, _ in some]
     if min(positive) > 0 and max(positive) / min(positive) > 20:
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(key, fontsize=9)
     axes.set_ylabel(metric, fontsize=9)
-    if len(drawn) > 1:
+    if len(by_label) > 1:
         axes.legend(fontsize=8, frameon=False)
     _tidy(axes)
     return figure

@@ -292,7 +292,7 @@ def _ran(found: Sequence[Condition]) -> dict[str, Any]:
     seconds = [_seconds(run) for run in runs]
     environments = [run.environment for run in runs]
 
-    def told(*keys: str) -> list[str]:
+    def different(*keys: str) -> list[str]:
         """Return the different values of some keys of environment.json."""
         shown = (", ".join(str(own[k]) for k in keys if own.get(k)) for own in environments)
         return sorted({each for each in shown if each})
@@ -316,9 +316,9 @@ def _ran(found: Sequence[Condition]) -> dict[str, Any]:
         "differ": [key for key in keys if key in found[0].settings],
         "hours": sum(seconds) / 3600,
         "median": float(np.median(seconds)),
-        "machines": told("gpu", "cpu", "cores", "platform"),
-        "devices": told("device", "devices"),
-        "precisions": told("precision"),
+        "machines": different("gpu", "cpu", "cores", "platform"),
+        "devices": different("device", "devices"),
+        "precisions": different("precision"),
         "versions": {package: sorted(own) for package, own in sorted(versions.items())},
         "commands": commands.most_common(5),
         "more": max(len(commands) - 5, 0),
@@ -345,11 +345,11 @@ def _sweeps(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
         found = sorted(inside(path, "figures").glob("*.png"))
         pictures = [inside(path, "figures", each.name) for each in found]
         try:
-            told = yaml.read_mapping(source)
+            stored = yaml.read_mapping(source)
         except UserError:  # damaged; its runs are reported all the same
             continue
         yield {
             "name": path.name,
-            "command": f"python -m cellbench {told.get('command', '')}",
+            "command": f"python -m cellbench {stored.get('command', '')}",
             "figures": [{"name": each.stem, "image": png(each)} for each in pictures],
         }

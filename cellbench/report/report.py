@@ -97,9 +97,9 @@ class Report:
         found = self._by_reason({each.name: each.notes for each in self.conditions})
         chosen = chosen_precisions(self.conditions)
         if len(chosen) > 1:
-            told = ", ".join(f"{name} ({n} of the runs)" for name, n in sorted(chosen.items()))
+            counts = ", ".join(f"{name} ({n} of the runs)" for name, n in sorted(chosen.items()))
             found.append(
-                f"the machines chose different precisions: {told}; trainer.precision sets one"
+                f"the machines chose different precisions: {counts}; trainer.precision sets one"
             )
         return found
 
@@ -128,8 +128,8 @@ class Report:
         if len(sentences) <= SENTENCES:
             return sentences
         kinds = Counter(shown_judgement(one) for one in self.comparisons)
-        told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-        whole = f"Of {len(sentences)} conditions against {self.comparisons[0].reference}: {told}."
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        whole = f"Of {len(sentences)} conditions against {self.comparisons[0].reference}: {counts}."
         sizes = {
             k: abs(one.contrast.difference.mean)
             for k, one in enumerate(self.comparisons)
@@ -179,13 +179,13 @@ class Report:
             why = "all test images are of one group" if alone else "nothing varies"
             return f"{against}: not to be judged, as {why}"
         if one.contrast.about == "trained model":
-            told = {
+            judgement = {
                 "better": "this trained model is better on these cells",
                 "worse": "this trained model is worse on these cells",
                 "the same": "these trained models are practically the same on these cells",
                 "too few data": "too few data to tell which of these trained models is better",
             }[one.judgement]
-            return f"{against}: {told}; other seeds were not tried"
+            return f"{against}: {judgement}; other seeds were not tried"
         basis = f"({_basis(one)})"
         if one.judgement == "too few data":
             return f"{against}: too few data to tell which is better"
@@ -215,9 +215,9 @@ def _unpaired(left_out: Sequence[Unpaired]) -> str:
     of: dict[str, list[str]] = {}
     for run in left_out:
         fold, split_seed, seed = run.repeat
-        told = [] if fold is None else [f"fold {fold}"]
-        told += [f"split seed {split_seed}"] if split_seed else []
-        of.setdefault(run.condition, []).append(" ".join([*told, f"seed {seed}"]))
+        parts = [] if fold is None else [f"fold {fold}"]
+        parts += [f"split seed {split_seed}"] if split_seed else []
+        of.setdefault(run.condition, []).append(" ".join([*parts, f"seed {seed}"]))
     return ", ".join(
         f"{' and '.join(own) if len(own) <= NAMED else f'{len(own)} runs'} of {name}"
         for name, own in of.items()
@@ -226,10 +226,10 @@ def _unpaired(left_out: Sequence[Unpaired]) -> str:
 
 def shown_judgement(one: Comparison) -> str:
     """Return a judgement in a word or two, and whether it is of a trained model alone."""
-    told = SHOWN.get(one.judgement, one.judgement)
+    words = SHOWN.get(one.judgement, one.judgement)
     judged = one.judgement not in ("not judged", "not compared")
     alone = judged and one.contrast.about == "trained model"
-    return f"{told} (this trained model)" if alone else told
+    return f"{words} (this trained model)" if alone else words
 
 
 @dataclass(frozen=True)

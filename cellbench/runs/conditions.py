@@ -156,8 +156,8 @@ def conditions(runs: Sequence[Finished]) -> list[Condition]:
         settings = {key: plain[members[0]].get(key) for key in differ}
         within = [plain[i] for i, run in enumerate(runs) if run.experiment == experiment]
         own = [key for key in differ if len({_text(each.get(key)) for each in within}) > 1]
-        told = ", ".join(_told(key, settings[key], alone=len(own) == 1) for key in own)
-        name = experiment + (f" ({told})" if told else "") if several or not told else told
+        shown = ", ".join(_shown(key, settings[key], alone=len(own) == 1) for key in own)
+        name = experiment + (f" ({shown})" if shown else "") if several or not shown else shown
         members = sorted(members, key=lambda i: (runs[i].started, i))
         last = {runs[i].repeat: runs[i] for i in members}
         ordered = tuple(run for _, run in sorted(last.items(), key=lambda item: str(item[0])))
@@ -210,7 +210,7 @@ def _text(value: Any) -> str:
     return json.dumps(int(value) if number else value, sort_keys=True, default=str)
 
 
-def _told(key: str, value: Any, *, alone: bool) -> str:
+def _shown(key: str, value: Any, *, alone: bool) -> str:
     """Return an option with its value, or the value alone if it is a telling word."""
     if alone and isinstance(value, str) and value != "none" and key not in _DIGESTS:
         return value

@@ -21,7 +21,7 @@ from cellbench.runs.predictions import Predictions, read_predictions
 
 
 @dataclass(frozen=True)
-class Drawn:
+class StoredSplit:
     """A split, as read from split.csv."""
 
     digest: str
@@ -55,7 +55,7 @@ class Finished:
     """The configuration, flat, with dotted keys as on the command line."""
     metrics: Mapping[str, Any]
     """Content of metrics.json."""
-    split: Drawn
+    split: StoredSplit
     """The split."""
     classes: tuple[str, ...]
     """The class names."""
@@ -124,7 +124,7 @@ def read_finished(paths: Sequence[Path]) -> tuple[list[Finished], list[LeftOut]]
     Returns:
         The runs that have been tested, in the order of the paths and names, and those left out.
     """
-    splits: dict[str, Drawn] = {}
+    splits: dict[str, StoredSplit] = {}
     finished, left = [], []
     for folder in _runs_below(paths):
         try:
@@ -165,7 +165,7 @@ def _configs(path: Path) -> Iterator[Path]:
             yield Path(folder, "config.yaml")
 
 
-def _read(folder: RunFolder, splits: dict[str, Drawn]) -> Finished:
+def _read(folder: RunFolder, splits: dict[str, StoredSplit]) -> Finished:
     """Read a run.
 
     Args:
@@ -252,7 +252,7 @@ def _environment(folder: RunFolder) -> dict[str, Any]:
     return {}
 
 
-def _split(folder: RunFolder, splits: dict[str, Drawn]) -> Drawn:
+def _split(folder: RunFolder, splits: dict[str, StoredSplit]) -> StoredSplit:
     """Return the split of a run, which is parsed only if it is not in `splits` yet."""
     try:
         digest = hashlib.sha256(folder.split.read_bytes()).hexdigest()
@@ -263,7 +263,7 @@ def _split(folder: RunFolder, splits: dict[str, Drawn]) -> Drawn:
         parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
         for row in rows:
             parts.setdefault(row["split"], []).append(row["id"])
-        splits[digest] = Drawn(
+        splits[digest] = StoredSplit(
             digest,
             parts,
             {row["id"]: row["class"] for row in rows},
@@ -291,7 +291,7 @@ def _shared(rows: Sequence[Mapping[str, str]]) -> frozenset[str]:
     return frozenset(name for (_, name), parts in where.items() if len(parts) > 1)
 
 
-def _check(part: Part, given: Predictions, classes: tuple[str, ...], split: Drawn) -> None:
+def _check(part: Part, given: Predictions, classes: tuple[str, ...], split: StoredSplit) -> None:
     """Check the predictions of a part against the split.
 
     Raises:

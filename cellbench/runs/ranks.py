@@ -58,16 +58,16 @@ class Ranks:
         Args:
             device: Kind of device that the model will run on: cpu, cuda or mps.
         """
-        told = environment()
-        if told is None:
+        cluster = environment()
+        if cluster is None:
             return cls()
-        ranks = cls(told.global_rank(), told.world_size())
+        ranks = cls(cluster.global_rank(), cluster.world_size())
         if LAUNCHED in os.environ:
             threading.Thread(target=_end_with_the_launcher, daemon=True).start()
         if not dist.is_initialized():
             dist.init_process_group(
                 "nccl" if device == "cuda" else "gloo",
-                init_method=f"tcp://{told.main_address}:{told.main_port}",
+                init_method=f"tcp://{cluster.main_address}:{cluster.main_port}",
                 rank=ranks.rank,
                 world_size=ranks.size,
             )

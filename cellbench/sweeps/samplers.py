@@ -146,14 +146,14 @@ class CmaEsSampler(BaseSampler):
             )
             self._storage.set_trial_system_attr(number, self.GENERATION, optimizer.generation)
         optimizer.reseed_rng(self._seed)
-        drawn = optimizer.ask()
+        point = optimizer.ask()
         return {
             name: _from_unit(float(value), kind)
-            for value, (name, kind) in zip(drawn, search_space.items(), strict=True)
+            for value, (name, kind) in zip(point, search_space.items(), strict=True)
         }
 
     def _replay(self, study: Study, space: Mapping[str, BaseDistribution]) -> cmaes.CMA:
-        """Return a new optimizer that has been told all generations, in units of `_to_unit`."""
+        """Return a new optimizer with all finished generations, in units of `_to_unit`."""
         n = len(space)
         optimizer = cmaes.CMA(
             mean=np.full(n, 0.5),
@@ -168,14 +168,14 @@ class CmaEsSampler(BaseSampler):
         done.sort(
             key=lambda one: (one.datetime_complete is None, one.datetime_complete, one.number)
         )
-        told: dict[int, list[tuple[np.ndarray, float]]] = {}
+        solved: dict[int, list[tuple[np.ndarray, float]]] = {}
         for one in done:
             generation = one.system_attrs.get(self.GENERATION)
             if isinstance(generation, int) and space.keys() <= one.params.keys():
                 point = np.array([_to_unit(one.params[name], kind) for name, kind in space.items()])
-                told.setdefault(generation, []).append((point, sign * float(one.values[0])))
+                solved.setdefault(generation, []).append((point, sign * float(one.values[0])))
         size = optimizer.population_size
-        while len(solutions := told.get(optimizer.generation, [])) >= size:
+        while len(solutions := solved.get(optimizer.generation, [])) >= size:
             optimizer.tell(solutions[:size])
         return optimizer
 

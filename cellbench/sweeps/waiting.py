@@ -52,15 +52,15 @@ class Waiting:
         Raises:
             UserError: The storage is damaged, refuses the operation, or does not answer in time.
         """
-        begun, told = time.monotonic(), False
+        begun, waiting = time.monotonic(), False
         while True:
             try:
                 result = operation()
             except (StorageInternalError, SQLAlchemyError) as error:
                 reason = self._reason_to_wait(error, time.monotonic() - begun)
-                if not told:
+                if not waiting:
                     say(f"the storage does not answer; waiting ({reason[:160]})", flush=True)
-                told = True
+                waiting = True
                 time.sleep(RETRY_S)
             except OSError as error:
                 raise UserError(
@@ -68,7 +68,7 @@ class Waiting:
                     "is lost: give the command again when it can be written"
                 ) from error
             else:
-                if told:
+                if waiting:
                     say("the storage answers again", flush=True)
                 return result
 

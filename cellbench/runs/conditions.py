@@ -130,21 +130,7 @@ def conditions(runs: Sequence[Finished]) -> list[Condition]:
         The conditions, in the order of their first runs. A condition's name has the experiment, if
         there are several, and the values of the options that differ.
     """
-    plain = [_settings(run) for run in runs]
-    of_settings: dict[str, set[str]] = defaultdict(set)
-    for settings, run in zip(plain, runs, strict=True):
-        of_settings[run.experiment + _text(settings)].add(run.split.images)
-    if any(len(images) > 1 for images in of_settings.values()):  # of two folders, or changed
-        for settings, run in zip(plain, runs, strict=True):
-            settings |= {"data.root": run.config.get("data.root"), "data.images": run.split.images}
-    of_masks: dict[str, set[str]] = defaultdict(set)
-    for settings, run in zip(plain, runs, strict=True):
-        of_masks[run.experiment + _text(settings)] |= {run.masks} if run.masks else set()
-    if any(len(masks) > 1 for masks in of_masks.values()):  # replaced between two runs
-        for settings, run in zip(plain, runs, strict=True):
-            unknown = run.masks is None  # a run of an earlier version
-            masks = "unknown" if unknown else str(run.masks)[:12] or "none"
-            settings |= {"data.root": run.config.get("data.root"), "data.masks_digest": masks}
+    plain = _settings_and_data(runs)
     named = sorted({key for settings in plain for key in settings})
     differ = [key for key in named if len({_text(s.get(key)) for s in plain}) > 1]
     of: dict[tuple[str, ...], list[int]] = defaultdict(list)
@@ -163,6 +149,30 @@ def conditions(runs: Sequence[Finished]) -> list[Condition]:
         ordered = tuple(run for _, run in sorted(last.items(), key=lambda item: str(item[0])))
         found.append(Condition(name, settings, ordered, len(members) - len(ordered)))
     return found
+
+
+def _settings_and_data(runs: Sequence[Finished]) -> list[dict[str, Any]]:
+    """Return each run's options, with facts about its data if the options do not tell them apart.
+
+    Two runs of the same options may have been trained on two folders, on images that have changed,
+    or with masks that were replaced in between.
+    """
+    plain = [_settings(run) for run in runs]
+    of_settings: dict[str, set[str]] = defaultdict(set)
+    for settings, run in zip(plain, runs, strict=True):
+        of_settings[run.experiment + _text(settings)].add(run.split.images)
+    if any(len(images) > 1 for images in of_settings.values()):
+        for settings, run in zip(plain, runs, strict=True):
+            settings |= {"data.root": run.config.get("data.root"), "data.images": run.split.images}
+    of_masks: dict[str, set[str]] = defaultdict(set)
+    for settings, run in zip(plain, runs, strict=True):
+        of_masks[run.experiment + _text(settings)] |= {run.masks} if run.masks else set()
+    if any(len(masks) > 1 for masks in of_masks.values()):
+        for settings, run in zip(plain, runs, strict=True):
+            unknown = run.masks is None  # a run of an earlier version
+            masks = "unknown" if unknown else str(run.masks)[:12] or "none"
+            settings |= {"data.root": run.config.get("data.root"), "data.masks_digest": masks}
+    return plain
 
 
 def chosen_precisions(found: Sequence[Condition]) -> Counter[str]:

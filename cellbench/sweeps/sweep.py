@@ -227,6 +227,7 @@ class Sweep:
             return
         if job.exit_code == OTHER_RUN:  # begun on another kind of machine, or by another version
             shutil.rmtree(run.path)
+            one.checkpoint = None  # of that other run
             one.waiting.appendleft(number)
             return
         if job.exit_code == 0 and run.metrics.is_file():

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from cellbench.foreign import inside
 from cellbench.runs.folder import write_text
-from cellbench.sweeps.store import TrialStore
+from cellbench.sweeps.trial_store import TrialStore
 
 BEAT_S = 15.0
 """Seconds between two heartbeats."""

@@ -19,7 +19,7 @@ from cellbench.sweeps.ownership import Ownership
 from cellbench.sweeps.samplers import build_pruner, build_sampler
 from cellbench.sweeps.space import Point
 from cellbench.sweeps.storage import LOCAL, open_storage
-from cellbench.sweeps.store import TrialStore
+from cellbench.sweeps.trial_store import TrialStore
 from cellbench.sweeps.waiting import Waiting
 
 

@@ -55,27 +55,34 @@ def publish(
         raise UserError(
             "--wandb: wandb-workspaces is not installed; pip install 'cellbench[wandb-workspaces]'"
         )
-    import wandb
 
     os.environ.setdefault("WANDB_SILENT", "true")
-    identity = run_id(folder)
     with refusals("--wandb"):
-        run = wandb.init(  # without `resume` it replaces the run of the same id
-            id=identity,
-            name=name,
-            job_type="report",
-            entity=entity,
-            project=project,
-            mode=mode,
-            dir=folder,
-            settings=wandb.Settings(finish_timeout=FINISH_TIMEOUT, finish_timeout_raises=True),
-        )
+        run = _begin(folder, entity, project, mode, name)
         with run:
             logged = _log(run, page, figures, table)
             if mode == "offline":
                 return str(run.settings.sync_dir)
             logged.wait()
-            return _save(workspace(run.entity, project, conditions, name), identity)
+            return _save(workspace(run.entity, project, conditions, name), run.id)
+
+
+def _begin(
+    folder: Path, entity: str | None, project: str, mode: Literal["online", "offline"], name: str
+) -> "Run":
+    """Begin the report's run; see `publish` for the arguments."""
+    import wandb
+
+    return wandb.init(  # without `resume` it replaces the run of the same id
+        id=run_id(folder),
+        name=name,
+        job_type="report",
+        entity=entity,
+        project=project,
+        mode=mode,
+        dir=folder,
+        settings=wandb.Settings(finish_timeout=FINISH_TIMEOUT, finish_timeout_raises=True),
+    )
 
 
 def _log(

@@ -86,9 +86,9 @@ def _counts(sweep: Sweep) -> str:
     parts = [f"{done} of {total} done" if total is not None else f"{done} done"]
     names = {"running": TrialState.RUNNING, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
     parts += [f"{states[state]} {name}" for name, state in names.items() if states[state]]
-    if total is not None and sweep.seconds and done < total:
+    if total is not None and sweep.launcher.seconds and done < total:
         left = (total - done) * len(sweep.config.runs) - sum(len(one.values) for one in sweep.open)
-        parts.append(f"about {_time(left * fmean(sweep.seconds) / sweep.workers)} left")
+        parts.append(f"about {_time(left * fmean(sweep.launcher.seconds) / sweep.workers)} left")
     best = None if sweep.config.compares else sweep.study.best()
     if best is not None:
         parts.append(f"best {best.values[0]:.4g} (trial {best.number})")

@@ -1,6 +1,5 @@
 """The loop of a sweep: asks for trials, gives their runs to workers, and stores the outcomes."""
 
-import os
 import shutil
 import time
 from collections import deque
@@ -17,8 +16,7 @@ from cellbench.sweeps.failures import PendingFailures
 from cellbench.sweeps.final_test import FinalTest
 from cellbench.sweeps.folder import SweepFolder
 from cellbench.sweeps.judge import Judge
-from cellbench.sweeps.signals import hold_signals
-from cellbench.sweeps.space import options
+from cellbench.sweeps.launcher import Launcher
 from cellbench.sweeps.study import Study
 from cellbench.sweeps.trial import OpenTrial
 from cellbench.sweeps.workers import TRIES, Command, Job, Slot, wait_for
@@ -72,11 +70,8 @@ class Sweep:
         self.folder = folder
         self.open: list[OpenTrial] = []
         self.workers = len(slots)
-        self.seconds: list[float] = []  # that each run took
+        self.launcher = Launcher(config, folder, command, experiment, slots)
         self._begun = time.monotonic()
-        self._command = command
-        self._experiment = list(experiment)
-        self._free = list(slots)
         self._runs = config.runs
         self._judge = Judge(config, study, folder)
         self._failures = PendingFailures(study)
@@ -105,8 +100,8 @@ class Sweep:
 
     def test_best(self) -> list[RunFolder]:
         """Score the trial that a search has chosen on the test split, once; see `FinalTest`."""
-        slot = self._free[0]
-        return FinalTest(self.config, self.study, self.folder, self._command, slot).run()
+        command, slot = self.launcher.command, self.launcher.free[0]
+        return FinalTest(self.config, self.study, self.folder, command, slot).run()
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
@@ -149,7 +144,7 @@ class Sweep:
 
     def _start_runs(self) -> None:
         """Give every free worker a run; one that an earlier command has finished needs none."""
-        while self._free:
+        while self.launcher.free:
             one = next((one for one in self.open if one.waiting), None)
             if one is None and any(not other.jobs for other in self.open):
                 return  # these trials have ended, and the study is to know before it is asked
@@ -157,25 +152,10 @@ class Sweep:
             if one is None:
                 return
             number = one.waiting.popleft()
-            if self._run_folder(one, number).metrics.is_file():
+            if self.launcher.run_folder(one, number).metrics.is_file():
                 self._judge.judge_run(one, number)
             else:
-                self._start(one, number)
-
-    def _start(self, one: OpenTrial, number: int) -> None:
-        """Start a run in a free worker."""
-        run = self._run_folder(one, number)
-        job = Job(
-            self._command_line(one, number),
-            self.folder.log(run),
-            self._free.pop(0),
-            dict(os.environ),
-            self.config.timeout,
-        )
-        run.path.parent.mkdir(parents=True, exist_ok=True)
-        with hold_signals():
-            job.start(self._command)
-            one.jobs[number] = job
+                self.launcher.start(one, number)
 
     def _next_trial(self) -> OpenTrial | None:
         """Ask the study for a trial; None if there is none now."""
@@ -189,21 +169,6 @@ class Sweep:
         self.open.append(one)
         return one
 
-    def _run_folder(self, one: OpenTrial, number: int) -> RunFolder:
-        """Return the folder of a trial's run."""
-        return self.folder.run(one.trial.number, self._runs[number])
-
-    def _command_line(self, one: OpenTrial, number: int) -> list[str]:
-        """Return the command line of a trial's run."""
-        return [
-            "fit",
-            *self._experiment,
-            *options(one.point),
-            *options(self._runs[number]),
-            f"--folder={self._run_folder(one, number).path}",
-            f"--test={str(self.config.compares).lower()}",
-        ]
-
     def _check_runs(self, show: Show) -> None:
         """Take the results of the runs that have ended, and judge the others by their epochs."""
         for one in list(self.open):
@@ -212,17 +177,13 @@ class Sweep:
                 ended = job.exit_code is not None  # asked first, to read what it wrote last
                 self._judge.judge_epochs(one, number)
                 if ended:
-                    self._free.append(job.slot)
-                    self.seconds.append(time.monotonic() - job.begun)
-                    one.duration += self.seconds[-1]
-                    del one.jobs[number]
-                    self._take(one, number, job)
+                    self._take(one, number, self.launcher.collect(one, number))
             if not one.jobs and not one.waiting:
                 self._conclude(one, show)
 
     def _take(self, one: OpenTrial, number: int, job: Job) -> None:
         """Take the result of a run that has ended: values, a failure, or another try."""
-        run = self._run_folder(one, number)
+        run = self.launcher.run_folder(one, number)
         if one.pruned or one.lost or one.failed is not None:
             return
         if job.exit_code == OTHER_RUN:  # begun on another kind of machine, or by another version

@@ -21,7 +21,7 @@ from cellbench.data.folder import FolderDataModule
 from cellbench.data.synthetic import SyntheticDataModule
 from cellbench.errors import UserError
 from cellbench.runs.conditions import Condition
-from cellbench.runs.finished import Drawn, Finished
+from cellbench.runs.finished import Finished, StoredSplit
 from cellbench.runs.folder import RunFolder
 from cellbench.runs.intervals import wilson
 from cellbench.runs.predictions import Predictions
@@ -234,7 +234,7 @@ def cross_validation(data, labels, probabilities):
     parts = {"train": ids[:1], "val": [], "test": ids}
     names = [data.classes[label] for label in labels]
     own = dict(zip(ids, ids, strict=True))
-    split = Drawn("", parts, dict(zip(ids, names, strict=True)), own, own, "", frozenset())
+    split = StoredSplit("", parts, dict(zip(ids, names, strict=True)), own, own, "", frozenset())
     metrics = {"experiment": "runs", "seed": 0, "stamps": [], "split": {"fold": 0, "folds": None}}
     test = Predictions(ids, labels, probabilities.astype(np.float32))
     run = Finished(RunFolder(Path()), {}, metrics, split, data.classes, {"test": test}, {})

@@ -87,6 +87,7 @@ def test_a_run_stores_absolute_paths_and_no_option_of_a_command(config, tmp_path
 def test_scoring_needs_data_model_and_precision(config):
     found = keys.settings_for_scoring(config)
     assert found.keys() == {"seed_everything", "name", "data", "model", "trainer"}
+    assert found["data"] == config["data"]  # with its root, fold and seed
     assert found["trainer"] == {"precision": "32-true"}
     assert keys.settings_for_scoring({"trainer": 0}) == {"trainer": 0}  # to be refused
 

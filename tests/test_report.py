@@ -638,7 +638,7 @@ def test_names_are_not_obeyed_by_the_terminal(report, tmp_path):
     out, _, _ = report()
     assert all(character.isprintable() or character == "\n" for character in out)
     assert r"\x1b[31m[bold]red[/bold]" in out
-    assert r"NOT TO BE BELIEVED: \x9b2J" in out
+    assert r"UNRELIABLE: \x9b2J" in out
 
 
 def test_the_page_says_the_command_that_made_it(report, tmp_path):
@@ -675,24 +675,12 @@ def test_an_audit_stands_on_the_page(report, tmp_path):
     assert "the splits leak by two" in report(f"--audit={audit}")[2]
 
 
-def test_a_report_goes_to_tensorboard_once(report, tmp_path):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    cross_validation(tmp_path / "runs", view="raw")
-    cross_validation(tmp_path / "runs", view="masked", recall=0.6)
-    for _ in range(2):  # the second takes the first one's place
-        out, plain, _ = report("--tensorboard=true")
-    assert "tensorboard --logdir" in out
-    folder = tmp_path / "out" / "report" / "tensorboard"
-    assert len(list(folder.rglob("events.*"))) == 3
-    found = EventAccumulator(str(folder)).Reload()
-    assert set(found.Tags()["images"]) == {"report/differences", "report/learning"}
-    (text,) = found.Tensors("report/verdict/text_summary")
-    assert plain["verdict"][0] in text.tensor_proto.string_val[0].decode()
-    for condition in plain["conditions"]:
-        (own,) = folder.glob(f"?? {condition['name']}")
-        (scalar,) = EventAccumulator(str(own)).Reload().Scalars("report/accuracy")
-        assert scalar.value == pytest.approx(condition["metrics"]["accuracy"]["value"])
+@pytest.mark.parametrize("option", [["--tensorboard=true"], ["--tensorboard", "true"]])
+def test_the_option_that_wrote_event_files_is_named_as_removed(fails, tmp_path, option):
+    draw(tmp_path / "runs" / "a")
+    line = fails("report", str(tmp_path / "runs"), *option)
+    assert line.startswith("--tensorboard was removed from report: ")
+    assert not list(tmp_path.rglob("report.html"))
 
 
 def test_a_report_goes_to_wandb_offline(report, tmp_path):

@@ -10,7 +10,7 @@ from contextlib import closing
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
-from optuna.storages import JournalStorage
+from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
@@ -96,7 +96,8 @@ def test_cmaes_finds_what_random_does_not(tmp_path):
 
 def test_a_garbled_generation_is_no_generation(tmp_path):
     config = sweep()
-    study = optuna.create_study(sampler=build_sampler(config))
+    storage = InMemoryStorage()
+    study = optuna.create_study(storage=storage, sampler=build_sampler(config, storage))
     kinds = {"a": FloatDistribution(0, 1), "b": FloatDistribution(1e-3, 1, log=True)}
     for generation in ("0", None, [], 10**400, -1, 0.0, True):
         attributes = {"cellbench:generation": generation}

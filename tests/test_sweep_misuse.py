@@ -1,5 +1,7 @@
 """A sweep's mistakes: one line each, before the first trial."""
 
+import os
+
 import optuna
 import pytest
 
@@ -23,7 +25,7 @@ RANGE = {"low": 1e-4, "high": 1e-2}
         ({"space": {"model.lr": RANGE}}, "space: model.lr: a grid has no end over a range"),
         ({"space": {"model.lr": 0.1}}, "space: model.lr: expected a list of values"),
         ({"space": {"model.lr": []}}, "space: model.lr: expected a list of values"),
-        ({"space": {"model.l1": [0.1, 0.1]}}, "space: model.l1: 0.1 stands there twice"),
+        ({"space": {"model.l1": [0.1, 0.1]}}, "space: model.l1: 0.1 is listed twice"),
         ({"space": {"model.lr": {"lo": 1}}}, "space: model.lr: unknown key 'lo'; closest: low"),
         (
             {"space": {"model.lr": {1: 2}}},
@@ -125,6 +127,18 @@ def test_more_workers_than_gpus(workers, per_run, said):
 
     with pytest.raises(UserError, match=said.replace(".", r"\.")):
         divide(workers, ["0", "1"], per_run)
+
+
+def test_cores_are_those_that_a_scheduler_leaves(monkeypatch):
+    """Of four cores, the three that are allowed, divided among the workers."""
+    from cellbench.sweeps.workers import divide
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(4), raising=False)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "3")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [slot.threads for slot in divide(1, [], 1.0)] == [3]
+    assert [slot.threads for slot in divide(2, [], 1.0)] == [1, 1]
 
 
 def test_two_sweeps_in_one_folder(sweep_file, fails, tmp_path):

@@ -6,10 +6,10 @@ from typing import Any
 
 import cv2
 import numpy as np
+from joblib import cpu_count
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 
-from cellbench import cores
 from cellbench.audit.images import FORMAT, Images, histogram
 from cellbench.data import kept, segmentation
 from cellbench.data.base import CellDataModule
@@ -155,7 +155,7 @@ def _predict(
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     for train, test in folds.split(features, labels, groups):
         forest = RandomForestClassifier(
-            TREES, min_samples_leaf=2, random_state=0, n_jobs=cores.available()
+            TREES, min_samples_leaf=2, random_state=0, n_jobs=cpu_count()
         )
         predicted[test] = forest.fit(features[train], labels[train]).predict(features[test])
         majority[test] = np.bincount(labels[train]).argmax()

@@ -46,7 +46,7 @@ def show(folder: RunFolder, result: Mapping[str, Any]) -> None:
         table.add_row(name, f"{value['value']:.3f}", interval, f"{value['baseline']:.3f}")
     console.print(table)
     for stamp in result["stamps"]:
-        console.print(f"NOT TO BE BELIEVED: {stamp}", style="bold red")
+        console.print(f"UNRELIABLE: {stamp}", style="bold red")
     say(f"metrics.json, predictions.csv and figures are in {folder.path}")
 
 

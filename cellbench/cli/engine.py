@@ -511,7 +511,7 @@ class CellbenchCLI(LightningCLI):
             f"run        {trainer.default_root_dir}",
         ]
         lines += [f"NOTE       {note}" for note in self._notes()]
-        lines += [f"STAMP      {stamp}" for stamp in self.run.stamps]
+        lines += [f"UNRELIABLE {flag}" for flag in self.run.stamps]
         return "\n".join(lines)
 
     def _notes(self) -> Iterator[str]:

@@ -88,7 +88,7 @@ def main(args: Sequence[str]) -> int:
         say(f"NOTE {len(shown.unreadable)} images could not be read, and were left out")
     warn_of(folder, described)
     if check.same_class < check.n:
-        say(f"NOT TO BE BELIEVED: {check.n - check.same_class} images have another class")
+        say(f"UNRELIABLE: {check.n - check.same_class} images have another class")
         return 1
     return 0
 

@@ -11,9 +11,9 @@ from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import IO
 
+from joblib import cpu_count
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
-from cellbench import cores
 from cellbench.runs.progress import SIGNALS
 from cellbench.runs.ranks import LAUNCHED
 
@@ -38,7 +38,7 @@ def launch(args: Sequence[str], processes: int) -> int:
         LAUNCHED: "1",
     }
     # Processes of many threads each would fight for the cores.
-    shared.setdefault("OMP_NUM_THREADS", str(max(cores.available() // processes, 1)))
+    shared.setdefault("OMP_NUM_THREADS", str(max(cpu_count() // processes, 1)))
     ranks: list[subprocess.Popen[bytes]] = []
     said: list[IO[bytes] | None] = []
     with ExitStack() as files, _passed_on(ranks):

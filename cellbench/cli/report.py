@@ -22,6 +22,11 @@ from cellbench.terminal import Console, say
 
 def main(args: Sequence[str]) -> int:
     """Runs the command."""
+    if any(argument.partition("=")[0] == "--tensorboard" for argument in args):
+        raise UserError(
+            "--tensorboard was removed from report: the figures and numbers are in report.html and "
+            "report.json; for TensorBoard's curves of the runs use fit --tensorboard true"
+        )
     given = _parser().parse_args(list(args))
     paths = list(dict.fromkeys(given.runs))
     for path in paths:
@@ -37,15 +42,8 @@ def main(args: Sequence[str]) -> int:
     write_text(output / "report.html", page)
     _show(report)
     say(f"report.html and report.json are in {_near(output)}")
-    if given.tensorboard or given.wandb is not None:
-        drawn = save_figures(report, inside(output, "report"))
-    if given.tensorboard:  # imported here, as below: torch takes seconds that few reports need
-        from cellbench.report import tensorboard
-
-        folder = inside(output, "report", "tensorboard")
-        tensorboard.publish(folder, report.verdict, drawn, rows(report))
-        say(f"TensorBoard: tensorboard --logdir {_near(folder)}")
     if given.wandb is not None:
+        # Imported here: torch takes seconds that few reports need.
         from cellbench.report import wandb
 
         entity, _, project = given.wandb.rpartition("/")
@@ -57,7 +55,7 @@ def main(args: Sequence[str]) -> int:
             output.resolve().name,
             list(report.conditions[0].settings),
             output / "report.html",
-            drawn,
+            save_figures(report, inside(output, "report")),
             rows(report),
         )
         say(f"W&B: {'' if given.wandb_mode == 'online' else 'wandb sync '}{where}")
@@ -87,7 +85,6 @@ def _parser() -> Parser:
         type=str | None,
         help="ENTITY/PROJECT on W&B, which gets the report as a run, and a workspace",
     )
-    parser.add_argument("--tensorboard", type=bool, default=False, help="write event files")
     parser.add_argument("--wandb_mode", type=Literal["online", "offline"], default="online")
     parser.add_argument("--audit", type=Path | None, help="the dataset's audit.json")
     parser.add_argument(
@@ -140,7 +137,7 @@ def _show(report: Report) -> None:
     for reason, n in Counter(left.reason for left in report.left if not left.damaged).items():
         console.print(f"NOTE {n} run(s) left out: {reason}")
     for stamp in report.stamps:
-        console.print(f"NOT TO BE BELIEVED: {stamp}", style="bold red")
+        console.print(f"UNRELIABLE: {stamp}", style="bold red")
 
 
 def _near(path: Path) -> Path:

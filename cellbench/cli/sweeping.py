@@ -19,7 +19,7 @@ from cellbench.cli import report
 from cellbench.cli.engine import CellbenchCLI
 from cellbench.cli.parsing import Parser, check_folder_name, check_yaml, plain, take_option
 from cellbench.config import keys, yaml
-from cellbench.errors import CannotWrite, OtherRun, UserError, find_user_error
+from cellbench.errors import CannotWrite, OtherRun, UserError, find_user_error, one_line
 from cellbench.runs.finished import read_metrics
 from cellbench.runs.folder import RunFolder, as_yaml, write_text
 from cellbench.runs.loggers import check_tensorboard
@@ -29,8 +29,10 @@ from cellbench.sweeps.config import SweepConfig
 from cellbench.sweeps.folder import SweepFolder, merged
 from cellbench.sweeps.screen import Screen, shown
 from cellbench.sweeps.space import options
-from cellbench.sweeps.study import Study, check_storage
-from cellbench.sweeps.sweep import OTHER_RUN, UNWRITABLE, OpenTrial, Sweep
+from cellbench.sweeps.storage import check_storage
+from cellbench.sweeps.study import Study
+from cellbench.sweeps.sweep import OTHER_RUN, UNWRITABLE, Sweep
+from cellbench.sweeps.trial import OpenTrial
 from cellbench.terminal import say
 
 SPECIAL = {CannotWrite: UNWRITABLE, OtherRun: OTHER_RUN}
@@ -97,18 +99,19 @@ def main(args: Sequence[str]) -> int:
         return _run(Sweep(config, name, study, folder, work, experiment, slots), given)
 
 
-def work(args: list[str]) -> int:
-    """What a worker calls: a command, as a user would.
+def work(args: list[str]) -> workers.Ending:
+    """Run a command in a worker, as a user would.
 
     Returns:
-        Its exit code, or one of SPECIAL.
+        Its exit code, or one of SPECIAL, and the reason of a failure.
     """
     try:
-        return program.run(args)
+        return workers.Ending(program.run(args))
     except BaseException as error:
         code = program.end(error, debug=False)
         mistake = find_user_error(error)
-        return next((own for kind, own in SPECIAL.items() if isinstance(mistake, kind)), code)
+        code = next((own for kind, own in SPECIAL.items() if isinstance(mistake, kind)), code)
+        return workers.Ending(code, one_line(mistake) if mistake else "")
 
 
 def _run(sweep: Sweep, given: Sequence[str]) -> int:
@@ -157,6 +160,8 @@ def _run(sweep: Sweep, given: Sequence[str]) -> int:
         _show_front(sweep)
     elif not config.compares:
         _show_best(sweep)
+        if study.best() is not None and study.is_over:
+            _show_tests(sweep.test_best())
     return 1 if states["FAIL"] else 0
 
 
@@ -172,12 +177,12 @@ def _show_front(sweep: Sweep) -> None:
         say("a grid chooses none of them; report compares all conditions on the test split")
     else:
         say("choose one, and test it: python -m cellbench test --run RUN")
-    if warning := results.stamp(config):
-        say(f"NOT TO BE BELIEVED: {warning}")
+    if flag := results.warning_flag(config):
+        say(f"UNRELIABLE: {flag}")
 
 
 def _show_best(sweep: Sweep) -> None:
-    """Show the trial that a search has chosen, and its score on the test split."""
+    """Show the best trial of a search, so far."""
     config, study = sweep.config, sweep.study
     best = study.best()
     if best is None:
@@ -188,11 +193,13 @@ def _show_best(sweep: Sweep) -> None:
         f"{shown(results.point_of(config, best))}\n"
         f"again      python -m cellbench fit --config {sweep.folder.best}"
     )
-    if not sweep.is_over:
+    if not study.is_over:
         say("test       once all trials are done: give the same command again")
-        return
-    tested = sweep.test_best()
-    for run in tested:
+
+
+def _show_tests(tests: Sequence[RunFolder]) -> None:
+    """Show the scores of a search's choice on the test split; there are none on other machines."""
+    for run in tests:
         found = read_metrics(run)
         try:
             say(f"test       {_scores(found['test'])} ({run.path})")
@@ -200,9 +207,9 @@ def _show_best(sweep: Sweep) -> None:
             raise UserError(
                 f"cannot read {run.metrics}: {error!r}; delete {run.path}, and go on"
             ) from error
-        for one in found["stamps"]:
-            say(f"NOT TO BE BELIEVED: {one}")
-    if not tested:
+        for flag in found["stamps"]:
+            say(f"UNRELIABLE: {flag}")
+    if not tests:
         say("test       on the machine that has the best trial's checkpoint")
 
 

@@ -44,7 +44,7 @@ class Key:
     written_to: bool = False
     """True for a place that files are written to: never taken from a stored configuration."""
     scores: bool = False
-    """True where scoring a trained model needs it."""
+    """True where scoring a trained model needs it, and all keys below it."""
     of_run: bool = False
     """True where a sweep chooses the value for each of its runs."""
     changeable: bool = False
@@ -106,12 +106,16 @@ OF_EXPERIMENT = tuple(
 
 def find(name: str) -> Key:
     """Return the entry that holds for a key: its own, or that of the nearest group above it."""
+    return next(_with_groups(name), Key(name))
+
+
+def _with_groups(name: str) -> Iterator[Key]:
+    """Yield the entries of a key and of the groups above it."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         entry = _BY_NAME.get(".".join(parts[:length]))
         if entry is not None:
-            return entry
-    return Key(name)
+            yield entry
 
 
 def path_in_yaml(name: str) -> list[str]:
@@ -173,7 +177,7 @@ def settings_for_scoring(config: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         config: A configuration as YAML has it, which nobody has checked yet.
     """
-    return _select(config, lambda key: key.scores)
+    return _select(config, lambda key: any(entry.scores for entry in _with_groups(key.name)))
 
 
 def drop_places(config: Mapping[str, Any]) -> None:

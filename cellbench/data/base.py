@@ -16,10 +16,10 @@ from typing import Any, ClassVar, Literal, get_args
 import cv2
 import numpy as np
 import torch
+from joblib import cpu_count
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from cellbench import cores
 from cellbench.data import files, segmentation
 from cellbench.data.augment import Augmentation, Policy, Transforms
 from cellbench.data.augment_batch import BatchAugmentation, unsupported
@@ -514,7 +514,7 @@ class CellDataModule(LightningDataModule, ABC):
             _ = self._dataset(self._batched or self._augmentation)[batch]
             seconds = (time.perf_counter() - begun) * epochs * len(positions) / len(batch)
             pays = seconds > _WORKERS_PAY_AFTER
-            self._workers = min(cores.available() // processes, 8) if pays else 0
+            self._workers = min(cpu_count() // processes, 8) if pays else 0
             why = f"the training's images take {seconds:,.0f} s of one core"
         where = "" if not self._augmentation else f"augmented on the {self.augment_on}, "
         return f"{where}{self._workers or 'no'} loader processes ({why})"

@@ -12,8 +12,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+from joblib import cpu_count
 
-from cellbench import cores
 from cellbench.atomic import shared_file, write_at
 from cellbench.bar import bar
 from cellbench.data.views import Image, Mask
@@ -171,7 +171,7 @@ def _read_all(
     store: Callable[[int, Image, Mask | None], None],
 ) -> None:
     """Reads in threads: OpenCV decodes without the interpreter's lock."""
-    with ThreadPoolExecutor(min(8, cores.available())) as pool:
+    with ThreadPoolExecutor(min(8, cpu_count())) as pool:
         done = pool.map(lambda position: store(position, *read(position)), range(n))
         for _ in bar(done, "decoding", n):
             pass

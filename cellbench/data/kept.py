@@ -11,8 +11,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+from joblib import cpu_count
 
-from cellbench import cores
 from cellbench.atomic import replacing
 from cellbench.bar import bar
 from cellbench.data.cache import CacheConfig
@@ -48,7 +48,7 @@ def for_each(
     ]
     found: list[Found] = []
     find: Callable[[int], Found] | None = None
-    with ThreadPoolExecutor(cores.available()) as pool, _one_thread_each():
+    with ThreadPoolExecutor(cpu_count()) as pool, _one_thread_each():
         for batch in bar(batches, what):
             key = json.dumps([what, cv2.__version__, [identities[i] for i in batch]])
             digest = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 
 import numpy as np
+from joblib import cpu_count
 
-from cellbench import cores
 from cellbench.data import kept, registration
 from cellbench.data.cache import CacheConfig
 from cellbench.data.registration import Index, find_keypoints, fit, mirror, to_compare
@@ -86,7 +86,7 @@ def find_sources(
     of_originals = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def begin() -> Callable[[int], kept.Found]:
-        with ThreadPoolExecutor(cores.available()) as pool:
+        with ThreadPoolExecutor(cpu_count()) as pool:
             grey = pool.map(lambda i: to_compare(read_original(i)), range(len(originals)))
             known = Originals(list(grey))
 

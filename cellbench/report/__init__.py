@@ -1,1 +1,1 @@
-"""What runs say together; reads run folders only."""
+"""Reports: comparisons of conditions, from the folders of finished runs alone."""

@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,14 +13,13 @@ from cellbench.report.statistics import (
     corrected_t,
     holm_factors,
     mcnemar,
-    resample,
     resampled,
     unvaried,
 )
+from cellbench.report.values import MetricValues, groups_of
 from cellbench.runs.conditions import Condition
 from cellbench.runs.finished import Finished
 from cellbench.runs.intervals import LEVEL
-from cellbench.runs.metrics import confusion_by_group, confusion_matrix, values
 
 Metric = Literal["accuracy", "balanced_accuracy", "precision_macro", "f1_macro", "mcc", "kappa"]
 """Metrics by which conditions can be compared."""
@@ -59,7 +57,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A weighted sum of conditions, as the difference of two."""
+    """A weighted sum of conditions, such as the difference of two."""
 
     difference: Difference | None
     """Its size; None if there is no pair."""
@@ -143,8 +141,7 @@ class Comparer:
     def __init__(self, metric: Metric, rope: float) -> None:
         self._metric = metric
         self._rope = rope
-        self._by_group: dict[Path, np.ndarray] = {}
-        self._resampled: dict[tuple[Path, ...], np.ndarray] = {}
+        self._values = MetricValues(metric)
 
     def against(self, reference: Condition, others: Sequence[Condition]) -> list[Comparison]:
         """Compare each condition with the reference.
@@ -166,6 +163,14 @@ class Comparer:
     def _comparison(
         self, reference: Condition, other: Condition, contrast: Contrast, factor: float
     ) -> Comparison:
+        """Put a comparison together.
+
+        Args:
+            reference: The reference.
+            other: The condition that is compared with it.
+            contrast: The condition less the reference, with the adjusted interval.
+            factor: Factor of the p-value by Holm's method.
+        """
         runs = _by_repeat(reference), _by_repeat(other)
         matched = [key for key in runs[0] if key in runs[1] and _same(runs[0][key], runs[1][key])]
         difference = contrast.difference
@@ -177,7 +182,7 @@ class Comparer:
             contrast.values[1] if contrast.values else None,
             contrast.values[0] if contrast.values else None,
             tuple(
-                Pair(key, self._value([runs[0][key]]), self._value([runs[1][key]]))
+                Pair(key, self._values.pooled([runs[0][key]]), self._values.pooled([runs[1][key]]))
                 for key in matched
             ),
             tuple(
@@ -204,32 +209,14 @@ class Comparer:
             weighted: Conditions with their weights, which sum to 0.
             level: Confidence level of the interval.
         """
-        runs = [_by_repeat(condition) for condition, _ in weighted]
-        common = sorted(set.intersection(*(set(own) for own in runs)), key=str)
-        refused = []
-        of_split: dict[tuple[str, ...], list[list[Finished]]] = defaultdict(list)
-        for key in common:
-            several = [own[key] for own in runs]
-            reasons = [
-                f"{other.folder.path} and {one.folder.path}: {reason}"
-                for one, other in combinations(several, 2)
-                if (reason := _unlike(other, one)) is not None
-            ]
-            refused += reasons[:1]
-            if not reasons:
-                # An official split's seed draws another validation split, and the same test set.
-                of_split[tuple(several[0].test.ids)].append(several)
+        splits, refused, unpaired = _matched([condition for condition, _ in weighted])
         weights = np.array([weight for _, weight in weighted])
-        unpaired = len({key for own in runs for key in own}) - len(common)
-        if not of_split:
-            return Contrast(
-                None, (), "condition", 0, (0, 0), True, "no pair", tuple(refused), unpaired
-            )
-        splits = list(of_split.values())
+        if not splits:
+            return Contrast(None, (), "condition", 0, (0, 0), True, "no pair", refused, unpaired)
         counts = [len(same) for same in splits]
         seeds = [len({several[0].seed for several in same}) for same in splits]
         of_condition = list(zip(*(several for same in splits for several in same), strict=True))
-        pooled = tuple(self._value(own) for own in of_condition)
+        pooled = tuple(self._values.pooled(own) for own in of_condition)
         difference = float(weights @ pooled)
         if len(splits) > 1:
             found, test = self._on_several_splits(splits, weights, difference, level), CORRECTED_T
@@ -243,7 +230,7 @@ class Comparer:
             (min(counts), max(counts)),
             seeds == counts,
             test,
-            tuple(refused),
+            refused,
             unpaired,
         )
 
@@ -257,13 +244,16 @@ class Comparer:
         """Judge by the splits' differences; for each its runs, one per condition."""
         by_split = [list(zip(*same, strict=True)) for same in splits]
         differences = [
-            float(weights @ [self._value(own) for own in of_condition]) for of_condition in by_split
+            float(weights @ [self._values.pooled(own) for own in of_condition])
+            for of_condition in by_split
         ]
         tested = np.array([sum(len(several[0].test.ids) for several in same) for same in splits])
         ratio = float(np.mean([_ratio(same[0][0]) for same in splits]))
         within = 0.0
         if np.ptp(differences) < 1e-12:  # by chance; how sure each of them is says more
-            within = float(np.mean([self._sampling_variance(own, weights) for own in by_split]))
+            within = float(
+                np.mean([self._values.sampling_variance(own, weights) for own in by_split])
+            )
         found = corrected_t(
             differences,
             ratio,
@@ -274,7 +264,7 @@ class Comparer:
             level=level,
         )
         if found.p is None:
-            groups = len({g for same in splits for g in _groups(same[0][0])})
+            groups = len({g for same in splits for g in groups_of(same[0][0])})
             return self._unvaried(difference, weights, groups, level)
         return found
 
@@ -287,7 +277,7 @@ class Comparer:
     ) -> tuple[Difference, str]:
         """Judge by the groups of the test set, and by the runs if there are several."""
         run, several = of_condition[0][0], len(of_condition[0]) > 1
-        n, groups = len(run.test.ids), len(_groups(run))
+        n, groups = len(run.test.ids), len(groups_of(run))
         if len(weights) == 2 and not several and groups == n and self._metric == "accuracy":
             right = [own[0].test.predicted == own[0].test.labels for own in of_condition]
             worse, better = (right[0] & ~right[1]).sum(), (~right[0] & right[1]).sum()
@@ -295,10 +285,10 @@ class Comparer:
         between = []
         if several:
             for weight, own in zip(weights, of_condition, strict=True):
-                variance = np.var([self._value([run]) for run in own], ddof=1)
+                variance = np.var([self._values.pooled([run]) for run in own], ddof=1)
                 between.append((float(weight**2 * variance / len(own)), len(own) - 1))
         found = resampled(
-            difference, self._replicates(of_condition, weights), groups, between, level
+            difference, self._values.replicates(of_condition, weights), groups, between, level
         )
         if found.p is None:
             found = self._unvaried(difference, weights, groups, level)
@@ -319,44 +309,6 @@ class Comparer:
         if self._metric == "accuracy" and len(weights) == 2:
             return unvaried(difference, groups, level)
         return Difference(difference, None, None, None, groups, level)
-
-    def _replicates(
-        self, of_condition: Sequence[Sequence[Finished]], weights: np.ndarray
-    ) -> np.ndarray:
-        """Resample the contrast on one test set, with the same groups for every run."""
-        found = np.zeros(1)
-        for weight, own in zip(weights, of_condition, strict=True):
-            key = tuple(run.folder.path for run in own)
-            if key not in self._resampled:
-                counts = np.sum([self._counts(run) for run in own], axis=0)
-                self._resampled[key] = values(resample(counts))[self._metric]
-            found = found + weight * self._resampled[key]
-        return found
-
-    def _sampling_variance(
-        self, of_condition: Sequence[Sequence[Finished]], weights: np.ndarray
-    ) -> float:
-        """Estimate the variance of a contrast on one test set from its groups."""
-        groups = len(_groups(of_condition[0][0]))
-        return float(self._replicates(of_condition, weights).var()) * groups / max(groups - 1, 1)
-
-    def _counts(self, run: Finished) -> np.ndarray:
-        """Count a run's test predictions by group, (groups, classes, classes)."""
-        path = run.folder.path
-        if path not in self._by_group:
-            test = run.test
-            names = np.array([run.split.group[name] for name in test.ids])
-            self._by_group[path] = confusion_by_group(
-                test.labels, test.predicted, names, len(run.classes)
-            )
-        return self._by_group[path]
-
-    def _value(self, runs: Sequence[Finished]) -> float:
-        """Compute the metric over the pooled predictions of runs."""
-        matrices = [
-            confusion_matrix(run.test.labels, run.test.predicted, len(run.classes)) for run in runs
-        ]
-        return float(values(np.sum(matrices, axis=0))[self._metric])
 
 
 def _judgement(found: Difference | None, p: float | None, rope: float) -> Judgement:
@@ -393,7 +345,7 @@ def effects(compare: Comparer, found: Sequence[Condition]) -> list[Effect]:
     rows = []
 
     def contrast(chosen: Mapping[str, str]) -> Contrast:
-        """The product of (level - first level) over the chosen factors, the mean over others."""
+        """Multiply (level - first level) over some factors, and average over the others."""
         weighted = []
         for point, condition in of.items():
             weight = 1.0
@@ -419,19 +371,20 @@ def effects(compare: Comparer, found: Sequence[Condition]) -> list[Effect]:
 
 
 def curves(found: Sequence[Condition]) -> list[str]:
-    """The options that take three numbers or more: what a curve is drawn over."""
+    """Return the options with three numbers or more, over which a curve can be drawn."""
     keys = found[0].settings
     return [key for key in keys if len(_numbers(found, key)) >= 3]
 
 
 def _numbers(found: Sequence[Condition], key: str) -> set[float]:
+    """Return the values of an option; empty if one of them is not a number."""
     own = [condition.settings[key] for condition in found]
     plain = [v for v in own if isinstance(v, int | float) and not isinstance(v, bool)]
     return set(plain) if len(plain) == len(own) else set()
 
 
 def _grid(found: Sequence[Condition]) -> dict[str, list[str]] | None:
-    """Each factor's levels in their order, if every combination of them is there once."""
+    """Return each factor's levels, in their order, if the conditions are a full grid of them."""
     keys = found[0].settings
     levels = {key: list(dict.fromkeys(str(each.settings[key]) for each in found)) for key in keys}
     size = int(np.prod([len(own) for own in levels.values()]))
@@ -441,15 +394,45 @@ def _grid(found: Sequence[Condition]) -> dict[str, list[str]] | None:
 
 
 def _by_repeat(condition: Condition) -> dict[Repeat, Finished]:
+    """Return the runs of a condition by fold and seeds."""
     return {run.repeat: run for run in condition.runs}
 
 
+def _matched(
+    conditions: Sequence[Condition],
+) -> tuple[list[list[list[Finished]]], tuple[str, ...], int]:
+    """Match the runs of conditions by fold and seeds.
+
+    Returns:
+        For each test set its matched runs, one per condition; the matches that cannot be compared,
+        each with the reason; and the number of folds and seeds that not all conditions have.
+    """
+    runs = [_by_repeat(condition) for condition in conditions]
+    common = sorted(set.intersection(*(set(own) for own in runs)), key=str)
+    refused = []
+    of_split: dict[tuple[str, ...], list[list[Finished]]] = defaultdict(list)
+    for key in common:
+        several = [own[key] for own in runs]
+        reasons = [
+            f"{other.folder.path} and {one.folder.path}: {reason}"
+            for one, other in combinations(several, 2)
+            if (reason := _unlike(other, one)) is not None
+        ]
+        refused += reasons[:1]
+        if not reasons:
+            # An official split's seed draws another validation split, and the same test set.
+            of_split[tuple(several[0].test.ids)].append(several)
+    unpaired = len({key for own in runs for key in own}) - len(common)
+    return list(of_split.values()), tuple(refused), unpaired
+
+
 def _same(one: Finished, other: Finished) -> bool:
+    """Return True if two runs are a pair."""
     return _unlike(one, other) is None
 
 
 def _unlike(one: Finished, other: Finished) -> str | None:
-    """Return why two runs are no pair; None if they are one.
+    """Return the reason why two runs are not a pair; None if they are one.
 
     Views with masks and without may be compared, and so may masks by an expert and by cellbench.
     """
@@ -461,11 +444,6 @@ def _unlike(one: Finished, other: Finished) -> str | None:
         if ours != theirs:
             return f"their {what} differ (digests {ours[:12]} and {theirs[:12]})"
     return None
-
-
-def _groups(run: Finished) -> set[str]:
-    """Collect the groups of the test set."""
-    return {run.split.group[name] for name in run.test.ids}
 
 
 def _ratio(run: Finished) -> float:

@@ -1,4 +1,4 @@
-"""The report's figures."""
+"""Figures of a report."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,14 +13,14 @@ from cellbench.report.report import Scored
 from cellbench.runs.probabilities import Bins
 
 COLOURS = ("#4477aa", "#cc6677", "#228833", "#aa7711", "#8855aa", "#117799", "#bb3388")
-"""Told apart by the colour-blind (after Tol 2021), and readable on white and on black."""
+"""Colours that the colour-blind can tell apart (after Tol 2021), for white and black paper."""
 
 WIDTH = 7.4
-"""Inches of a figure that takes the page's whole width."""
+"""Width of a figure as wide as the page, inches."""
 
 
 def forest(comparisons: Sequence[Comparison], rope: float, metric: str) -> Figure:
-    """Each condition's paired difference with its interval, and each pair as a dot.
+    """Draw each condition's difference from the reference with its interval, and pairs as dots.
 
     Args:
         comparisons: At least one, each with an interval.
@@ -51,11 +51,11 @@ def forest(comparisons: Sequence[Comparison], rope: float, metric: str) -> Figur
 def learning_curves(
     histories: Sequence[Sequence[Mapping[str, np.ndarray]]], names: Sequence[str]
 ) -> Figure:
-    """Validation loss and accuracy by epoch: each condition's mean, and the range of its runs.
+    """Draw validation loss and accuracy by epoch: mean and range over each condition's runs.
 
     Args:
-        histories: For each condition its runs' `loss` and `accuracy` by epoch.
-        names: The conditions.
+        histories: `loss` and `accuracy` by epoch of each run of each condition.
+        names: Names of the conditions.
     """
     figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
     for axes, column in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
@@ -81,7 +81,7 @@ def learning_curves(
         axes.set_ylabel(f"validation {column}", fontsize=9)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _tidy(axes)
-    figure.axes[0].set_yscale("log")  # one run's bad epoch would flatten all the rest
+    figure.axes[0].set_yscale("log")  # a single bad epoch would flatten everything else
     figure.axes[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     figure.axes[0].yaxis.set_major_formatter("{x:g}")
     figure.axes[0].yaxis.set_minor_formatter(NullFormatter())
@@ -90,7 +90,7 @@ def learning_curves(
 
 
 def calibration(one: Scored) -> Figure:
-    """Accuracy by confidence, as the network says it and after the temperature.
+    """Draw accuracy by confidence, before and after temperature scaling.
 
     Args:
         one: A condition.
@@ -98,10 +98,10 @@ def calibration(one: Scored) -> Figure:
     figure = Figure(figsize=(2.9, 2.7), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#000000", lw=0.7, ls=":")
-    drawn = [("as it is", one.scores["calibration"], COLOURS[0])]
+    curves = [("as it is", one.scores["calibration"], COLOURS[0])]
     if one.tempered is not None:
-        drawn.append(("tempered", one.bins, COLOURS[1]))
-    for label, bins, colour in drawn:
+        curves.append(("tempered", one.bins, COLOURS[1]))
+    for label, bins, colour in curves:
         x, y = [each["confidence"] for each in bins], [each["accuracy"] for each in bins]
         axes.plot(x, y, "o-", color=colour, ms=3, lw=1.2, label=label)
         if label == "as it is":
@@ -118,17 +118,17 @@ def calibration(one: Scored) -> Figure:
 
 
 def curve(scored: Sequence[Scored], key: str, metric: str) -> Figure:
-    """The metric over an option's numbers, a line for the other options' values.
+    """Draw the metric over the numbers of an option, one line per combination of the other options.
 
     Args:
         scored: The conditions.
         key: The option.
         metric: The metric.
     """
-    drawn = lines(scored, key)
+    by_label = lines(scored, key)
     figure = Figure(figsize=(4.6, 2.9), layout="constrained")
     axes = figure.subplots()
-    for k, (label, some) in enumerate(drawn.items()):
+    for k, (label, some) in enumerate(by_label.items()):
         points = [(value, one.scores["metrics"][metric]) for value, one in some]
         x, colour = [value for value, _ in points], COLOURS[k % len(COLOURS)]
         axes.plot(x, [e["value"] for _, e in points], "o-", color=colour, label=plain(label), ms=4)
@@ -140,27 +140,27 @@ def curve(scored: Sequence[Scored], key: str, metric: str) -> Figure:
             alpha=0.12,
             lw=0,
         )
-    positive = [value for some in drawn.values() for value, _ in some]
+    positive = [value for some in by_label.values() for value, _ in some]
     if min(positive) > 0 and max(positive) / min(positive) > 20:
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(key, fontsize=9)
     axes.set_ylabel(metric, fontsize=9)
-    if len(drawn) > 1:
+    if len(by_label) > 1:
         axes.legend(fontsize=8, frameon=False)
     _tidy(axes)
     return figure
 
 
 def lines(scored: Sequence[Scored], key: str) -> dict[str, list[tuple[float, Scored]]]:
-    """A curve's lines: conditions that differ in one option alone, three of them or more.
+    """Return the lines of a curve: three or more conditions that differ in one option alone.
 
     Args:
         scored: The conditions.
-        key: The option, with a number in each of them.
+        key: The option, which is a number in each of them.
 
     Returns:
-        By the other options' values: the numbers in their order, each with its condition.
+        By the values of the other options: the numbers, ascending, each with its condition.
     """
     others = [k for k in scored[0].condition.settings if k != key]
     found: dict[tuple[str, ...], list[tuple[float, Scored]]] = {}
@@ -179,5 +179,6 @@ def lines(scored: Sequence[Scored], key: str) -> dict[str, list[tuple[float, Sco
 
 
 def _tidy(axes: Axes) -> None:
+    """Make the labels small, and hide the frame at the top and the right."""
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)

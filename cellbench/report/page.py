@@ -1,4 +1,4 @@
-"""The report as one page, with everything in it."""
+"""The report as a single HTML page."""
 
 import csv
 import shlex
@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from matplotlib.figure import Figure
 
 import cellbench
 from cellbench.config import strict_json, yaml
@@ -38,40 +39,38 @@ from cellbench.runs.finished import Finished
 from cellbench.runs.folder import whole_file
 
 SHOWN = 8
-"""Conditions whose classes, confusion, calibration and errors are shown; report.json has all."""
+"""Greatest number of conditions that are shown in detail; report.json has all."""
 
 ERRORS = 12
-"""Wrongly classified images of a condition that are shown, the most certain first."""
+"""Greatest number of a condition's wrong images on the page, the most confident errors first."""
 
 LINES = 7
-"""A curve has so many lines at most."""
+"""Greatest number of lines in a figure of curves."""
 
 LOOK = 1000
-"""Pixels of the width of a picture of where a network looks."""
+"""Width of a picture of attributions, pixels."""
 
 HEIGHT = 96
-"""Pixels of an image on the page."""
+"""Height of an image on the page, pixels."""
 
 
 def render_page(
     report: Report, paths: Sequence[Path], name: str, audit: Path | None, command: Sequence[str]
 ) -> str:
-    """The page's HTML: it needs no other file and no network, and runs no script.
+    """Return the page's HTML, which needs no other file and no network, and runs no script.
 
     Args:
-        report: What it says.
-        paths: The folders that were read, among which may be sweeps, or below which.
-        name: What it is the report of.
-        audit: The audit.json of the dataset, if there is one.
-        command: The command line behind `report`.
+        report: The report.
+        paths: Folders that were read; sweeps may be among them, or below.
+        name: Title of the report.
+        audit: The dataset's audit.json; None if there is none.
+        command: Arguments of the command `report`.
 
     Raises:
         UserError: The audit cannot be read.
     """
     shown = report.scored[:SHOWN]
     compared = _drawable(report)
-    histories = [_histories(one.condition) for one in shown]
-    learned = [k for k, runs in enumerate(histories) if runs]
     return render(
         Path(__file__).with_name("page.html"),
         name=name,
@@ -90,11 +89,7 @@ def render_page(
         audit=None if audit is None else _audit(audit),
         forest=figures.forest(compared, report.rope, report.metric) if compared else None,
         curves=[figures.curve(report.scored, key, report.metric) for key in _curves(report)],
-        learning=figures.learning_curves(
-            [histories[k] for k in learned], [shown[k].condition.name for k in learned]
-        )
-        if learned
-        else None,
+        learning=_learning_curves(shown),
         calibrations=[figures.calibration(one) for one in shown],
         errors=[_errors(one) for one in shown],
         looks=[look for one in shown if (look := _looks(one.condition)) is not None],
@@ -107,23 +102,21 @@ def render_page(
 
 
 def save_figures(report: Report, folder: Path) -> list[Path]:
-    """Writes the figures of the comparison as PNG files.
+    """Write the figures of the comparison as PNG files.
 
     Returns:
-        The files.
+        Paths of the files.
 
     Raises:
         CannotWrite: One cannot be written.
     """
-    drawn = {}
+    by_name = {}
     if compared := _drawable(report):
-        drawn["differences"] = figures.forest(compared, report.rope, report.metric)
-    histories = {one.condition.name: _histories(one.condition) for one in report.scored[:SHOWN]}
-    learned = {name: runs for name, runs in histories.items() if runs}
-    if learned:
-        drawn["learning"] = figures.learning_curves(list(learned.values()), list(learned))
+        by_name["differences"] = figures.forest(compared, report.rope, report.metric)
+    if (learning := _learning_curves(report.scored[:SHOWN])) is not None:
+        by_name["learning"] = learning
     paths = []
-    for name, figure in drawn.items():
+    for name, figure in by_name.items():
         paths.append(folder / f"{name}.png")
         with whole_file(paths[-1]) as beside:
             figure.savefig(beside, format="png", dpi=150)
@@ -131,20 +124,30 @@ def save_figures(report: Report, folder: Path) -> list[Path]:
 
 
 def _drawable(report: Report) -> list[Comparison]:
-    """The comparisons that have an interval to draw."""
+    """Return the comparisons with an interval that can be drawn."""
     found = [(one, one.contrast.difference) for one in report.comparisons]
     return [one for one, size in found if size is not None and size.low is not None]
 
 
+def _learning_curves(scored: Sequence[Scored]) -> Figure | None:
+    """Draw the learning curves of conditions; None if no run has any."""
+    histories = [(one.condition.name, _histories(one.condition)) for one in scored]
+    learned = [(name, runs) for name, runs in histories if runs]
+    if not learned:
+        return None
+    names, runs = zip(*learned, strict=True)
+    return figures.learning_curves(runs, names)
+
+
 def _curves(report: Report) -> list[str]:
-    """The options to draw curves over, where that gives a few lines."""
+    """Return the options over which curves of a few lines can be drawn."""
     found = report.conditions
     keys = curves(found) if report.comparisons else []
     return [key for key in keys if len(figures.lines(report.scored, key)) in range(1, LINES + 1)]
 
 
 def _splits(found: Sequence[Condition]) -> Iterator[dict[str, Any]]:
-    """Each kind of split that was used."""
+    """Yield a summary of each kind of split that was used."""
     kinds: dict[tuple[Any, ...], list[Finished]] = {}
     for condition in found:
         for run in condition.runs:
@@ -152,22 +155,23 @@ def _splits(found: Sequence[Condition]) -> Iterator[dict[str, Any]]:
             key = (split["protocol"], split["folds"], len(run.split.label))
             kinds.setdefault(key, []).append(run)
     for (protocol, folds, n), runs in kinds.items():
-        drawn = {run.split.digest: run.split for run in runs}
+        of_digest = {run.split.digest: run.split for run in runs}
         yield {
             "protocol": protocol,
             "folds": folds,
             "n": n,
             "groups": len(set(runs[0].split.group.values())),
             "sizes": {
-                part: sorted({len(split.parts[part]) for split in drawn.values()})
+                part: sorted({len(split.parts[part]) for split in of_digest.values()})
                 for part in ("train", "val", "test")
             },
-            "digests": sorted(digest[:12] for digest in drawn),
-            "shared": max(len(split.shared) for split in drawn.values()),
+            "digests": sorted(digest[:12] for digest in of_digest),
+            "shared": max(len(split.shared) for split in of_digest.values()),
         }
 
 
 def _audit(path: Path) -> dict[str, Any]:
+    """Return the verdict of an audit.json."""
     try:
         found = strict_json.read_mapping(path)
         return {"verdict": str(found["verdict"]), "holds": bool(found["holds"])}
@@ -176,10 +180,10 @@ def _audit(path: Path) -> dict[str, Any]:
 
 
 def _histories(condition: Condition) -> list[dict[str, np.ndarray]]:
-    """The validation curves of each run that has them."""
+    """Return the validation curves of each run that has them."""
     found = []
     for run in condition.runs:
-        with suppress(KeyError, ValueError, TypeError):  # a damaged one is only not drawn
+        with suppress(KeyError, ValueError, TypeError):  # a damaged file is left out
             rows = _history(run)
             found.append(
                 {
@@ -191,7 +195,7 @@ def _histories(condition: Condition) -> list[dict[str, np.ndarray]]:
 
 
 def _history(run: Finished) -> list[dict[str, str]]:
-    """The rows of history.csv; none where it cannot be read."""
+    """Return the rows of a run's history.csv; empty if it cannot be read."""
     try:
         with open_text(run.folder.history) as file:
             return list(csv.DictReader(file))
@@ -200,7 +204,7 @@ def _history(run: Finished) -> list[dict[str, str]]:
 
 
 def _errors(one: Scored) -> dict[str, Any]:
-    """The condition's wrongly classified samples: how often, and the most certain as pictures."""
+    """Return a condition's errors: their numbers, and images of the most confident ones."""
     pooled, condition = one.pooled, one.condition
     predicted = pooled.probabilities.argmax(axis=1)
     confidence = pooled.probabilities.max(axis=1)
@@ -230,7 +234,7 @@ def _errors(one: Scored) -> dict[str, Any]:
 
 
 def _looks(condition: Condition) -> dict[str, Any] | None:
-    """Where the networks look, if `explain` has been run; a damaged file does not count."""
+    """Return a condition's attributions; None if there are none, or their files are damaged."""
     found: list[Attribution] = []
     groups: dict[str, str] = {}
     pictures: list[Path] = []
@@ -252,20 +256,22 @@ def _looks(condition: Condition) -> dict[str, Any] | None:
 
 
 def _sized(image: np.ndarray, width: int) -> np.ndarray:
+    """Return an image scaled to a width in pixels."""
     height = max(1, round(image.shape[0] * width / image.shape[1]))
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
 
 
 def _root(run: Finished) -> Path | None:
-    """The folder that the samples' ids are paths below, where it is here."""
+    """Return the folder that the samples' ids are relative to; None if it is not here."""
     root = run.config.get("data.root")
     return Path(root) if isinstance(root, str) and Path(root).is_dir() else None
 
 
 def _picture(run: Finished, sample: str) -> str:
-    """A sample's image as a data URL; empty where it is not the very one that was tested.
+    """Return a sample's image as a data URL; empty if it is not exactly the one that was tested.
 
-    Root and names may be anybody's: no other file may come to stand on a page that is sent on.
+    The folder and the names come from files that anybody may have written. No other file of this
+    machine may get onto a page that is passed on.
     """
     root = _root(run)
     try:
@@ -279,15 +285,15 @@ def _picture(run: Finished, sample: str) -> str:
 
 
 def _ran(found: Sequence[Condition]) -> dict[str, Any]:
-    """What was run, on what, and for how long."""
+    """Return the settings, machines, versions, commands and times of the runs."""
     runs = [run for condition in found for run in condition.runs]
     keys = sorted({key for run in runs for key in run.config})
     values = {key: {str(run.config.get(key)) for run in runs} for key in keys}
     seconds = [_seconds(run) for run in runs]
     environments = [run.environment for run in runs]
 
-    def told(*keys: str) -> list[str]:
-        """What the runs were on, each once."""
+    def different(*keys: str) -> list[str]:
+        """Return the different values of some keys of environment.json."""
         shown = (", ".join(str(own[k]) for k in keys if own.get(k)) for own in environments)
         return sorted({each for each in shown if each})
 
@@ -310,9 +316,9 @@ def _ran(found: Sequence[Condition]) -> dict[str, Any]:
         "differ": [key for key in keys if key in found[0].settings],
         "hours": sum(seconds) / 3600,
         "median": float(np.median(seconds)),
-        "machines": told("gpu", "cpu", "cores", "platform"),
-        "devices": told("device", "devices"),
-        "precisions": told("precision"),
+        "machines": different("gpu", "cpu", "cores", "platform"),
+        "devices": different("device", "devices"),
+        "precisions": different("precision"),
         "versions": {package: sorted(own) for package, own in sorted(versions.items())},
         "commands": commands.most_common(5),
         "more": max(len(commands) - 5, 0),
@@ -320,7 +326,7 @@ def _ran(found: Sequence[Condition]) -> dict[str, Any]:
 
 
 def _seconds(run: Finished) -> float:
-    """Seconds of training, times the devices."""
+    """Return the seconds of a training times its devices; 0 if they are not known."""
     with suppress(KeyError, ValueError, TypeError):
         trained = sum(float(row["seconds"]) for row in _history(run))
         return trained * int(run.environment.get("devices") or 1)
@@ -328,7 +334,7 @@ def _seconds(run: Finished) -> float:
 
 
 def _sweeps(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Yield what the sweeps among the folders have drawn, and how they were begun.
+    """Yield the figures and the command of each sweep below the folders.
 
     Raises:
         UserError: A figure is a link to somewhere else.
@@ -337,13 +343,13 @@ def _sweeps(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
         path = file.parent
         source = inside(path, "sweep.yaml")
         found = sorted(inside(path, "figures").glob("*.png"))
-        drawn = [inside(path, "figures", each.name) for each in found]
+        pictures = [inside(path, "figures", each.name) for each in found]
         try:
-            told = yaml.read_mapping(source)
+            stored = yaml.read_mapping(source)
         except UserError:  # damaged; its runs are reported all the same
             continue
         yield {
             "name": path.name,
-            "command": f"python -m cellbench {told.get('command', '')}",
-            "figures": [{"name": each.stem, "image": png(each)} for each in drawn],
+            "command": f"python -m cellbench {stored.get('command', '')}",
+            "figures": [{"name": each.stem, "image": png(each)} for each in pictures],
         }

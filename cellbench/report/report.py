@@ -1,4 +1,4 @@
-"""The values and sentences of a report, which the page and the tables show."""
+"""Values and sentences of a report, for its page and its tables."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -32,59 +32,54 @@ from cellbench.runs.finished import Finished, LeftOut, read_finished
 from cellbench.runs.probabilities import calibration, fit_temperature, score, temper
 
 SENTENCES = 6
-"""With more comparisons than that the verdict counts them, and tells only the largest."""
+"""Greatest number of comparisons with a sentence each; of more only the largest has one."""
 
 NAMED = 3
-"""Runs that were left out are named up to this number, and counted beyond it."""
+"""Greatest number of runs left out that are named; more are counted."""
 
 DECIMALS = range(3, 10)
-"""Numbers of decimals that differences are shown with; the first that will do is taken."""
+"""Numbers of decimals that differences may be shown with; the first that suffices is used."""
 
 SHOWN: dict[Judgement, str] = {"too few data": "too few data to tell"}
-"""Judgements that need more words than they have."""
+"""Longer words for some judgements."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A condition and what its predictions are worth.
-
-    Attributes:
-        condition: The condition.
-        pooled: All of its test predictions.
-        scores: What `probabilities.score` says of them: each sample counts once a seed, and its
-            predictions stay together in the intervals.
-        temperatures: Fitted to each run's validation split; empty where it has none.
-        tempered: log_loss, brier and ece after it, with intervals; None without temperatures.
-        bins: The calibration diagram's after it.
-    """
+    """A condition with its scores."""
 
     condition: Condition
+    """The condition."""
     pooled: Pooled
+    """All of its test predictions."""
     scores: dict[str, Any]
+    """Scores of the pooled predictions, as `probabilities.score` gives them. A sample counts once
+    per seed, and its predictions stay together in the intervals."""
     temperatures: list[float]
+    """Temperature of each run, fitted to its validation split; empty if a run has none."""
     tempered: dict[str, dict[str, float]] | None
+    """log_loss, brier and ece after temperature scaling, with intervals; None without
+    temperatures."""
     bins: list[dict[str, float]]
+    """Bins of the calibration diagram after temperature scaling."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Several conditions, compared with one of them.
-
-    Attributes:
-        metric: What is compared.
-        rope: Half the width of the region of practical equivalence.
-        scored: The conditions, the reference first.
-        comparisons: Each of the others against the reference.
-        effects: The factors' effects, where the conditions are a grid of several.
-        left: Runs that are not counted, with the reasons.
-    """
+    """Several conditions, compared with one of them."""
 
     metric: Metric
+    """Metric of the comparisons."""
     rope: float
+    """Half the width of the region of practical equivalence."""
     scored: list[Scored]
+    """The conditions, the reference first."""
     comparisons: list[Comparison]
+    """Comparison of each other condition with the reference."""
     effects: list[Effect]
+    """Effects of the factors; empty unless the conditions are a full grid of several factors."""
     left: list[LeftOut]
+    """Runs that are not counted, with the reasons."""
 
     @property
     def conditions(self) -> list[Condition]:
@@ -93,23 +88,23 @@ class Report:
 
     @property
     def stamps(self) -> list[str]:
-        """Why the numbers are not what they may seem."""
+        """Warning flags: reasons why the scores are unreliable."""
         return self._by_reason({each.name: each.stamps for each in self.conditions})
 
     @property
     def notes(self) -> list[str]:
-        """Reasons to take the numbers with care."""
+        """Warnings about the data that the scores rest on."""
         found = self._by_reason({each.name: each.notes for each in self.conditions})
         chosen = chosen_precisions(self.conditions)
         if len(chosen) > 1:
-            told = ", ".join(f"{name} ({n} of the runs)" for name, n in sorted(chosen.items()))
+            counts = ", ".join(f"{name} ({n} of the runs)" for name, n in sorted(chosen.items()))
             found.append(
-                f"the machines chose different precisions: {told}; trainer.precision sets one"
+                f"the machines chose different precisions: {counts}; trainer.precision sets one"
             )
         return found
 
     def _by_reason(self, reasons: Mapping[str, Sequence[str]]) -> list[str]:
-        """Each reason once, with the conditions that it holds for, if not for all."""
+        """Return each reason once, with the conditions that it holds for if not for all."""
         of: dict[str, list[str]] = {}
         for name, own in reasons.items():
             for reason in own:
@@ -119,7 +114,7 @@ class Report:
 
     @property
     def verdict(self) -> list[str]:
-        """The answer: a sentence for each comparison, or for all of them where there are many."""
+        """The answer: a sentence per comparison, or a summary if there are many."""
         named = self.metric.replace("_", " ")
         if not self.comparisons:
             (only,) = self.scored
@@ -133,8 +128,8 @@ class Report:
         if len(sentences) <= SENTENCES:
             return sentences
         kinds = Counter(shown_judgement(one) for one in self.comparisons)
-        told = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-        whole = f"Of {len(sentences)} conditions against {self.comparisons[0].reference}: {told}."
+        counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        whole = f"Of {len(sentences)} conditions against {self.comparisons[0].reference}: {counts}."
         sizes = {
             k: abs(one.contrast.difference.mean)
             for k, one in enumerate(self.comparisons)
@@ -146,7 +141,7 @@ class Report:
         return [whole, f"The largest difference of {len(sentences)}, and picked by it: {largest}"]
 
     def _sentence(self, one: Comparison) -> str:
-        """Tell one comparison: n, the judgement, both values, the difference, p."""
+        """Return a sentence on one comparison: n, judgement, both values, difference, p."""
         found, named = one.contrast.difference, self.metric.replace("_", " ")
         shown = shown_numbers(one)
         if found is None or shown is None:
@@ -171,12 +166,12 @@ class Report:
 
     @property
     def _adjusted(self) -> str:
-        """Say that p and interval are adjusted, if they are."""
+        """A remark that p and interval are adjusted; empty if they are not."""
         judged = sum(one.p is not None for one in self.comparisons)
         return f" (p and interval by Holm for {judged} comparisons)" if judged > 1 else ""
 
     def _statement(self, one: Comparison) -> str:
-        """Say who was compared on what, and with which result."""
+        """Return the conditions that were compared, the data, and the judgement."""
         against = f"{one.name} against {one.reference} ({_basis(one)})"
         if one.judgement == "not judged":
             found = one.contrast.difference
@@ -184,13 +179,13 @@ class Report:
             why = "all test images are of one group" if alone else "nothing varies"
             return f"{against}: not to be judged, as {why}"
         if one.contrast.about == "trained model":
-            told = {
+            judgement = {
                 "better": "this trained model is better on these cells",
                 "worse": "this trained model is worse on these cells",
                 "the same": "these trained models are practically the same on these cells",
                 "too few data": "too few data to tell which of these trained models is better",
             }[one.judgement]
-            return f"{against}: {told}; other seeds were not tried"
+            return f"{against}: {judgement}; other seeds were not tried"
         basis = f"({_basis(one)})"
         if one.judgement == "too few data":
             return f"{against}: too few data to tell which is better"
@@ -200,7 +195,7 @@ class Report:
 
 
 def _basis(one: Comparison) -> str:
-    """Say on how much a comparison rests."""
+    """Return the amounts of data that a comparison rests on."""
     contrast = one.contrast
     parts = [f"n = {one.n}"]
     if contrast.splits > 1:
@@ -216,13 +211,13 @@ def _basis(one: Comparison) -> str:
 
 
 def _unpaired(left_out: Sequence[Unpaired]) -> str:
-    """Name the runs that were left out, or count them where they are many."""
+    """Return the names of the runs that were left out, or their number if there are many."""
     of: dict[str, list[str]] = {}
     for run in left_out:
         fold, split_seed, seed = run.repeat
-        told = [] if fold is None else [f"fold {fold}"]
-        told += [f"split seed {split_seed}"] if split_seed else []
-        of.setdefault(run.condition, []).append(" ".join([*told, f"seed {seed}"]))
+        parts = [] if fold is None else [f"fold {fold}"]
+        parts += [f"split seed {split_seed}"] if split_seed else []
+        of.setdefault(run.condition, []).append(" ".join([*parts, f"seed {seed}"]))
     return ", ".join(
         f"{' and '.join(own) if len(own) <= NAMED else f'{len(own)} runs'} of {name}"
         for name, own in of.items()
@@ -230,11 +225,11 @@ def _unpaired(left_out: Sequence[Unpaired]) -> str:
 
 
 def shown_judgement(one: Comparison) -> str:
-    """Show a judgement in a word or two, and whether it is of a trained model alone."""
-    told = SHOWN.get(one.judgement, one.judgement)
+    """Return a judgement in a word or two, and whether it is of a trained model alone."""
+    words = SHOWN.get(one.judgement, one.judgement)
     judged = one.judgement not in ("not judged", "not compared")
     alone = judged and one.contrast.about == "trained model"
-    return f"{told} (this trained model)" if alone else told
+    return f"{words} (this trained model)" if alone else words
 
 
 @dataclass(frozen=True)
@@ -259,7 +254,7 @@ class Shown:
 
 
 def shown_numbers(one: Comparison) -> Shown | None:
-    """Show a comparison's numbers with as few decimals as agree; None if there is no pair.
+    """Return a comparison's numbers with as few decimals as agree; None if there is no pair.
 
     They agree if the difference is that of both values as they are shown, if it lies in its
     interval, and if nothing but 0 is shown as 0.
@@ -285,7 +280,7 @@ def shown_numbers(one: Comparison) -> Shown | None:
 
 
 def shown_size(found: Difference) -> str:
-    """Show a difference with its interval, if it has one."""
+    """Return a difference as text, with its interval if it has one."""
     known = found.low is not None and found.high is not None
     numbers = [v for v in (found.mean, found.low, found.high) if v is not None]
     for decimals in DECIMALS:
@@ -296,18 +291,18 @@ def shown_size(found: Difference) -> str:
 
 
 def _vanishes(shown: float, value: float) -> bool:
-    """Return whether a number that is not 0 is shown as 0."""
+    """Return True if a number that is not 0 is shown as 0."""
     return shown == 0 and abs(value) > 1e-9  # less is rounding
 
 
 def _signed(value: float, decimals: int) -> str:
-    """Show a number with its sign; 0 has none."""
+    """Return a number as text with its sign; 0 has none."""
     shown = round(value, decimals)
     return f"{shown:+.{decimals}f}" if shown else f"{0:.{decimals}f}"
 
 
 def shown_p(p: float) -> str:
-    """Show a p-value as it stands after "p"; one below .05 is not shown as .05."""
+    """Return a p-value as text to follow "p"; a value below .05 is not shown as .05."""
     if p < 0.001:
         return "< .001"
     shown = f"{p:.3f}"
@@ -321,10 +316,10 @@ def build(
 
     Args:
         paths: Folders that hold runs.
-        metric: What is compared.
+        metric: Metric of the comparisons.
         rope: Half the width of the region of practical equivalence.
-        reference: The name of the condition that the others are compared with; None for that of
-            the first run.
+        reference: Name of the condition that the others are compared with; None for that of the
+            first run.
 
     Raises:
         UserError: There is no finished run, or no such condition.
@@ -362,7 +357,7 @@ def build(
 
 
 def as_plain(report: Report) -> dict[str, Any]:
-    """All values of a report, ready for JSON."""
+    """Return all values of a report as JSON can hold them."""
     return {
         "cellbench": cellbench.__version__,
         "verdict": report.verdict,
@@ -395,7 +390,7 @@ def as_plain(report: Report) -> dict[str, Any]:
 
 
 def rows(report: Report) -> list[dict[str, Any]]:
-    """A row a condition: its scores, and its difference from the reference."""
+    """Return one row per condition: its scores, and its difference from the reference."""
     found = []
     for one, comparison in zip(report.scored, [None, *report.comparisons], strict=True):
         condition, metrics = one.condition, one.scores["metrics"]
@@ -415,7 +410,7 @@ def rows(report: Report) -> list[dict[str, Any]]:
 
 
 def _of_one_kind(runs: Sequence[Finished]) -> tuple[list[Finished], list[LeftOut]]:
-    """Those runs that have the classes that most have, and the others with the reason."""
+    """Return the runs with the most common classes, and the others with the reason."""
     ((classes, _),) = Counter(run.classes for run in runs).most_common(1)
     strange = [
         LeftOut(
@@ -430,6 +425,7 @@ def _of_one_kind(runs: Sequence[Finished]) -> tuple[list[Finished], list[LeftOut
 
 
 def _scored(condition: Condition) -> Scored:
+    """Score a condition's pooled predictions, before and after temperature scaling."""
     pooled = pool(condition.runs)
     scores = score(
         pooled.labels,

@@ -164,29 +164,31 @@ def resample(by_group: np.ndarray) -> np.ndarray:
         The sums, (REPLICATES, ...); the same for the same input.
     """
     flat = by_group.reshape(len(by_group), -1)
-    replicates = [drawn @ flat for drawn in _draws(len(by_group))]
+    replicates = [counts @ flat for counts in _group_counts(len(by_group))]
     return np.concatenate(replicates).reshape(REPLICATES, *by_group.shape[1:])
 
 
-def _draws(groups: int) -> Iterator[np.ndarray]:
+def _group_counts(groups: int) -> Iterator[np.ndarray]:
     """Yield how often each group is drawn in each replicate, (100, groups) at a time, float32.
 
     All replicates of 100,000 groups would take 800 MB; those of a few thousand are kept, as every
     metric of every condition needs the same.
     """
     small = groups * REPLICATES <= 10_000_000
-    yield from _kept_draws(groups) if small else _new_draws(groups)
+    yield from _kept_group_counts(groups) if small else _new_group_counts(groups)
 
 
-def _new_draws(groups: int) -> Iterator[np.ndarray]:
+def _new_group_counts(groups: int) -> Iterator[np.ndarray]:
+    """Yield the numbers of `_group_counts`."""
     rng, shares = np.random.default_rng(0), np.full(groups, 1 / groups)
     for _ in range(REPLICATES // 100):
         yield rng.multinomial(groups, shares, 100).astype(np.float32)
 
 
 @lru_cache(maxsize=2)
-def _kept_draws(groups: int) -> list[np.ndarray]:
-    return list(_new_draws(groups))
+def _kept_group_counts(groups: int) -> list[np.ndarray]:
+    """Return the numbers of `_group_counts`, which are kept in memory."""
+    return list(_new_group_counts(groups))
 
 
 def resampled(
@@ -241,6 +243,15 @@ def unvaried(mean: float, groups: int, level: float = LEVEL) -> Difference:
 
 
 def _student(mean: float, scale: float, freedom: float, n: int, level: float) -> Difference:
+    """Run a t-test.
+
+    Args:
+        mean: The difference.
+        scale: Its standard error.
+        freedom: Degrees of freedom.
+        n: Number of test sets or groups.
+        level: Confidence level of the interval.
+    """
     if scale < NONE:
         return Difference(mean, None, None, None, n, level)
     # Student's distribution as functions: scipy.stats takes a hundred times as long.

@@ -1,4 +1,4 @@
-"""A report on Weights & Biases: a run that holds it, and a workspace that compares conditions."""
+"""A report on Weights & Biases: a run with its content, and a workspace for its conditions."""
 
 import importlib.util
 import os
@@ -11,10 +11,11 @@ from cellbench.errors import UserError
 from cellbench.runs.loggers import FINISH_TIMEOUT, refusals, run_id
 
 if TYPE_CHECKING:
-    from wandb_workspaces.workspaces import Workspace
+    from wandb import Artifact, Run
+    from wandb_workspaces.workspaces import Section, Workspace
 
 METRICS = ("best/test/accuracy", "best/test/f1_macro")
-"""What the conditions are compared by."""
+"""Metrics that the workspace compares the conditions by."""
 
 
 def publish(
@@ -28,22 +29,21 @@ def publish(
     figures: Sequence[Path],
     table: Sequence[Mapping[str, Any]],
 ) -> str:
-    """Sends a report as one run of job type "report", and online a workspace beside it.
+    """Send a report as one run of job type "report", and with it, if online, a workspace.
 
-    The run's id and the workspace's are made of the folder: sent again, the report takes its own
-    place.
+    The ids of the run and the workspace are made from the folder, so that a report that is sent
+    again replaces itself.
 
     Args:
-        folder: The report's.
-        entity: The user or team; None for the account's default.
-        project: Where the compared runs are.
-        mode: Whether it is sent, or left below the folder for `wandb sync`.
-        name: What it is called.
-        conditions: The options that tell the conditions apart, as on the command line:
-            `data.view`.
-        page: Its HTML page.
-        figures: PNG files, shown under their stems.
-        table: A row a condition, all of the same columns.
+        folder: The report's folder.
+        entity: User or team; None for the account's default.
+        project: Project of the compared runs.
+        mode: offline to leave the report below the folder, for `wandb sync`.
+        name: Name of the report.
+        conditions: Options in which the conditions differ, as on the command line: `data.view`.
+        page: The report's HTML page.
+        figures: PNG files, which are shown by their stems.
+        table: One row per condition, all with the same columns.
 
     Returns:
         The workspace's address; offline the folder for `wandb sync`.
@@ -55,51 +55,95 @@ def publish(
         raise UserError(
             "--wandb: wandb-workspaces is not installed; pip install 'cellbench[wandb-workspaces]'"
         )
-    import wandb
 
     os.environ.setdefault("WANDB_SILENT", "true")
-    identity = run_id(folder)
     with refusals("--wandb"):
-        run = wandb.init(  # without `resume` W&B puts it in the place of what it had
-            id=identity,
-            name=name,
-            job_type="report",
-            entity=entity,
-            project=project,
-            mode=mode,
-            dir=folder,
-            settings=wandb.Settings(finish_timeout=FINISH_TIMEOUT, finish_timeout_raises=True),
-        )
+        run = _begin(folder, entity, project, mode, name)
         with run:
-            columns: list[str | int] = list(table[0])
-            rows = [list(row.values()) for row in table]
-            # Each its own table: one that was logged would be a reference in the artifact.
-            shown, kept = (wandb.Table(columns, rows, allow_mixed_types=True) for _ in range(2))
-            images = {f"report/{path.stem}": wandb.Image(str(path)) for path in figures}
-            # One row of history: its steps begin anew each time, and take the place of the old.
-            run.log({"report/conditions": shown, "report/page": wandb.Html(str(page))} | images)
-            files = wandb.Artifact(f"report-{identity}", type="report")
-            files.add_file(str(page), page.name)
-            files.add(kept, "conditions")
-            logged = run.log_artifact(files)
+            logged = _log(run, page, figures, table)
             if mode == "offline":
                 return str(run.settings.sync_dir)
             logged.wait()
-            return _save(workspace(run.entity, project, conditions, name), identity)
+            return _save(workspace(run.entity, project, conditions, name), run.id)
+
+
+def _begin(
+    folder: Path, entity: str | None, project: str, mode: Literal["online", "offline"], name: str
+) -> "Run":
+    """Begin the report's run; see `publish` for the arguments."""
+    import wandb
+
+    return wandb.init(  # without `resume` it replaces the run of the same id
+        id=run_id(folder),
+        name=name,
+        job_type="report",
+        entity=entity,
+        project=project,
+        mode=mode,
+        dir=folder,
+        settings=wandb.Settings(finish_timeout=FINISH_TIMEOUT, finish_timeout_raises=True),
+    )
+
+
+def _log(
+    run: "Run", page: Path, figures: Sequence[Path], table: Sequence[Mapping[str, Any]]
+) -> "Artifact":
+    """Log the content of a report.
+
+    Args:
+        run: The report's run.
+        page: The HTML page.
+        figures: PNG files.
+        table: One row per condition, all with the same columns.
+
+    Returns:
+        The artifact with page and table.
+    """
+    import wandb
+
+    columns: list[str | int] = list(table[0])
+    rows = [list(row.values()) for row in table]
+    # A table of its own for each: one that was logged would be a reference in the artifact.
+    shown, kept = (wandb.Table(columns, rows, allow_mixed_types=True) for _ in range(2))
+    images = {f"report/{path.stem}": wandb.Image(str(path)) for path in figures}
+    # A single row of history, whose step begins anew each time and replaces the last one.
+    run.log({"report/conditions": shown, "report/page": wandb.Html(str(page))} | images)
+    files = wandb.Artifact(f"report-{run.id}", type="report")
+    files.add_file(str(page), page.name)
+    files.add(kept, "conditions")
+    return run.log_artifact(files)
 
 
 def workspace(entity: str, project: str, group_by: Sequence[str], name: str) -> "Workspace":
-    """Builds a workspace that groups a project's runs by condition and compares the groups.
+    """Build a workspace that groups a project's runs by condition and compares the groups.
 
     Args:
-        entity: The user or team.
+        entity: User or team.
         project: The project.
-        group_by: The options that tell the conditions apart; none for one experiment a condition.
-        name: What it is called.
+        group_by: Options in which the conditions differ; empty to group by experiment.
+        name: Name of the workspace.
 
     Returns:
         The workspace, not yet saved; its first section is pinned and open.
     """
+    import wandb_workspaces.workspaces as ws
+
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=name,
+        sections=_sections(),
+        settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=50),
+        runset_settings=ws.RunsetSettings(
+            filters="Metric('JobType') != 'report'",
+            groupby=[ws.Config(".".join(keys.path_in_yaml(key))) for key in group_by or ["name"]],
+            pinned_columns=[f"summary:{metric}" for metric in METRICS],
+        ),
+    )
+
+
+def _sections() -> "list[Section]":
+    """Return the sections of a workspace: metrics and curves by condition, then pictures."""
     import wandb_workspaces.reports.v2.interface as wr
     import wandb_workspaces.workspaces as ws
 
@@ -122,45 +166,42 @@ def workspace(entity: str, project: str, group_by: Sequence[str], name: str) -> 
         ),
     ]
     pictures = {"Confusion matrices": "confusion", "Sample images": "samples"}
-    return ws.Workspace(
-        entity=entity,
-        project=project,
-        name=name,
-        sections=[
-            ws.Section(
-                name="Conditions",
-                panels=compared,
-                is_open=True,
-                pinned=True,
-                layout_settings=ws.SectionLayoutSettings(columns=2, rows=2),
-            ),
-            *(
-                ws.Section(
-                    name=title,
-                    panels=[wr.MediaBrowser(title=title, media_keys=[key], gallery_axis="run")],
-                    is_open=True,
-                    layout_settings=ws.SectionLayoutSettings(columns=1, rows=1),
-                )
-                for title, key in pictures.items()
-            ),
-        ],
-        settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=50),
-        runset_settings=ws.RunsetSettings(
-            filters="Metric('JobType') != 'report'",
-            groupby=[ws.Config(".".join(keys.path_in_yaml(key))) for key in group_by or ["name"]],
-            pinned_columns=[f"summary:{metric}" for metric in METRICS],
+    return [
+        ws.Section(
+            name="Conditions",
+            panels=compared,
+            is_open=True,
+            pinned=True,
+            layout_settings=ws.SectionLayoutSettings(columns=2, rows=2),
         ),
-    )
+        *(
+            ws.Section(
+                name=title,
+                panels=[wr.MediaBrowser(title=title, media_keys=[key], gallery_axis="run")],
+                is_open=True,
+                layout_settings=ws.SectionLayoutSettings(columns=1, rows=1),
+            )
+            for title, key in pictures.items()
+        ),
+    ]
 
 
 def _save(made: "Workspace", identity: str) -> str:
-    """Saves a workspace, in the place of the report's last one; returns its address."""
+    """Save a workspace in place of the report's last one, and return its address.
+
+    wandb-workspaces has no public way to choose a view's name: `save` invents one for a new view,
+    and so every report would leave another workspace. The two private fields are what it sends.
+
+    Args:
+        made: The workspace.
+        identity: Id of the report's run.
+    """
     import wandb_workspaces.workspaces as ws
 
     made._internal_name = f"nw-{identity}-v"
     try:
         made._internal_id = ws.Workspace.from_url(made.url)._internal_id
-    except ValueError:  # there is none yet
+    except ValueError:  # there is no such view yet
         made._internal_id = ""
     made.save()  # type: ignore[no-untyped-call]
     return str(made.url)

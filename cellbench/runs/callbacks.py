@@ -1,4 +1,4 @@
-"""Lightning's own callbacks that cannot work in a run, refused before it begins."""
+"""Check of a user's callbacks, before a run begins."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,18 +8,19 @@ from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor,
 from cellbench.errors import UserError
 
 _LOGGING = (DeviceStatsMonitor, LearningRateMonitor, ThroughputMonitor)
+"""Lightning's callbacks that write to a logger only."""
 
 
 def check_callbacks(callbacks: Iterable[Callback], metrics: Sequence[str], *, logged: bool) -> None:
-    """Make sure that callbacks find what they need.
+    """Make sure that callbacks have the logger and the metrics that they need.
 
     Args:
-        callbacks: The callbacks that the user has asked for.
-        metrics: The names that a training logs.
-        logged: Whether there is a logger.
+        callbacks: The user's callbacks.
+        metrics: Names of the metrics that a training logs.
+        logged: True if there is a logger.
 
     Raises:
-        UserError: One needs a logger, or watches a metric that nothing logs.
+        UserError: One needs a logger, or watches a metric that is not logged.
     """
     for callback in callbacks:
         name = type(callback).__name__

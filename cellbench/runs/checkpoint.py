@@ -1,4 +1,4 @@
-"""Checkpoints: written whole, and read without running what is in them."""
+"""Checkpoints, written whole or not at all, and read without running any code in them."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -29,33 +29,30 @@ from cellbench.terminal import say
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """Which epoch's weights are scored and kept as best.ckpt.
-
-    Attributes:
-        monitor: What is compared after every epoch: the lowest loss, or the highest of the others.
-            last takes the last epoch: right where a schedule ends at zero and the validation
-            split is too small to choose by.
-        patience: Epochs without a better one after which a training ends early, counted in its last
-            phase; null for never.
-        average: Which weights, and batch norm's statistics, are validated, scored and kept: none
-            for each epoch's own; ema for their exponential moving average over the steps; swa for
-            the mean of the last quarter's epochs, with statistics computed anew over the training
-            images (Izmailov et al., UAI 2018).
-        ema_decay: How slowly the moving average follows; it begins faster.
-        every: Seconds between two saves of last.ckpt, from which an interrupted run goes on, and
-            of best.ckpt, where there is a better epoch.
-    """
+    """Choice of the epoch whose weights are scored and kept as best.ckpt."""
 
     monitor: Literal[
         "val/loss", "val/accuracy", "val/balanced_accuracy", "val/f1_macro", "last"
     ] = "val/loss"
+    """Metric that the epochs are compared by: the lowest loss, or the highest value of the others.
+    last takes the last epoch, for schedules that end at zero and validation splits that are too
+    small to choose by."""
     patience: int | None = None
+    """Epochs without a better one after which a training ends early, counted in its last phase;
+    null for never."""
     average: Average = "none"
+    """Weights, with their batch norm statistics, that are validated, scored and kept: none for each
+    epoch's own; ema for their exponential moving average over the steps; swa for the mean over the
+    epochs of the last quarter, with statistics computed anew over the training images (Izmailov et
+    al., UAI 2018)."""
     ema_decay: float = 0.99
+    """Decay of the moving average, from 0 to 1; it is lower in the first steps."""
     every: float = 60.0
+    """Seconds between two saves of last.ckpt, which an interrupted run goes on from, and of
+    best.ckpt if there is a better epoch."""
 
     def __post_init__(self) -> None:
-        """Raises UserError where a value is out of its range."""
+        """Raise UserError if a value is out of its range."""
         if self.patience is not None and self.patience < 1:
             raise UserError(f"checkpoint.patience: {self.patience} is less than 1")
         if self.patience is not None and self.monitor == "last":
@@ -66,9 +63,12 @@ class CheckpointConfig:
             raise UserError(f"checkpoint.ema_decay: {self.ema_decay} is not between 0 and 1")
 
     def best(self, values: Sequence[float]) -> int:
-        """The epoch that is scored, of those with the given values of `monitor`.
+        """Return the position of the best epoch.
 
-        The first of equals; one whose value is no number only where there is no other.
+        Of equal values the first is the best; NaN is the best only if there is nothing else.
+
+        Args:
+            values: Each epoch's value of `monitor`.
         """
         if self.monitor == "last":
             return len(values) - 1
@@ -77,64 +77,62 @@ class CheckpointConfig:
 
 
 POOLING = 2
-"""The version of `model.head.pool: avg`: raise it when some network's pooled features change.
+"""Version of `model.head.pool: avg`; raise it whenever a network's pooled features change.
 
-Version 1 averaged the maps of every network of timm, whatever the network has behind its pooling.
+Version 1 averaged the feature maps of every timm network, even of those with layers after their
+pooling.
 """
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a checkpoint says of itself, in plain values.
-
-    Attributes:
-        cellbench: The version that wrote it.
-        model: The model's arguments.
-        preprocessing: What is done to the pixels before the model.
-        precision: Lightning's name of the training's precision.
-        data: The data module's class name.
-        split: The split's digest.
-        labels: A digest of the training images and their labels, as they were trained on.
-        leaky: Why the split's numbers are not to be believed; None where they are.
-        masks: A digest of the masks that the view uses; empty if it uses none, or if the
-            checkpoint is older than this entry.
-        pooling: The version of the pooling that it was trained with, as `POOLING`.
-    """
+    """Description of a checkpoint, which is stored in it."""
 
     cellbench: str
+    """Version of cellbench that wrote the checkpoint."""
     model: dict[str, Any]
+    """The model's arguments."""
     preprocessing: Preprocessing
+    """Preparation of the pixels for the model."""
     precision: str
+    """Lightning's name of the training's precision."""
     data: str
+    """Class name of the data module."""
     split: str
+    """Digest of the split."""
     labels: str
+    """Digest of the training images with the labels that they were trained on."""
     leaky: str | None
+    """Reason why scores on the split are unreliable; None if they are reliable."""
     masks: str = ""
+    """Digest of the masks that the view uses; empty if it uses none, or if the checkpoint is older
+    than this entry."""
     pooling: int = 1
+    """Version of the pooling in the training, as in `POOLING`."""
 
     def as_plain(self) -> dict[str, Any]:
-        """Dictionaries, lists, strings and numbers alone: what weights_only=True lets through."""
+        """Return it as dictionaries, lists, strings and numbers, which weights_only=True allows."""
         plain = asdict(self)
         plain["preprocessing"]["image_size"] = list(self.preprocessing.image_size)
         return plain
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> "Description":
-        """Reads `as_plain` back.
+        """Return the description that `as_plain` gave.
 
         Raises:
             KeyError: An entry is missing.
             TypeError: There is an unknown one.
-            ValueError: A value is not one that `as_plain` gives.
+            ValueError: `as_plain` never gives such a value.
         """
         model, given = plain["model"], plain["preprocessing"]
         if model.keys() != {"classes", "image_size", "backbone", "norm", "head"}:
             raise ValueError("not what CellClassifier.arguments gives")
         classes = model["classes"]
         if not all(isinstance(name, str) for name in [*classes, model["backbone"], model["norm"]]):
-            raise ValueError("a name that is no text")
+            raise ValueError("a name is not a text")
         if len(classes) < 2 or len(set(classes)) < len(classes):
-            raise ValueError("not two classes or more")
+            raise ValueError("fewer than two classes")
         if model["norm"] not in get_args(Norm):
             raise ValueError("unknown norm")
         if given["view"] not in get_args(View):
@@ -144,33 +142,33 @@ class Description:
         if given.get("stain", "none") not in get_args(Normalisation):
             raise ValueError("unknown stain")
         if given["fill"] not in range(256):
-            raise ValueError("a fill that is no byte")
+            raise ValueError("a fill outside 0 to 255")
         height, width = given["image_size"]
         for side in (height, width):
             if not isinstance(side, int) or not SMALLEST_SIDE <= side <= LARGEST_SIDE:
                 raise ValueError(f"an image size of {side}")
         if list(model["image_size"]) != [height, width]:
-            raise ValueError("two image sizes")
+            raise ValueError("two different image sizes")
         texts = [plain[key] for key in ("cellbench", "precision", "data", "split", "labels")]
         if not all(isinstance(text, str) for text in [*texts, plain["leaky"] or ""]):
-            raise ValueError("a description that is no text")
+            raise ValueError("a description is not a text")
         if not isinstance(plain.get("pooling", 1), int):
-            raise ValueError("a version that is no number")
+            raise ValueError("a version is not a number")
         prepared = Preprocessing(**(given | {"image_size": (height, width)}))
         return cls(**(plain | {"preprocessing": prepared}))
 
 
 STATE = ("callbacks", "loops", "lr_schedulers", "optimizer_states", "progress", "state_dict")
-"""The parts of a last.ckpt that a training goes on from."""
+"""Entries of a last.ckpt that a training needs to go on."""
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, and reads none that has changed since."""
+    """Writes a checkpoint whole or not at all, and refuses to read a changed one."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Save it with its digest beside, then move it there.
+        """Save a checkpoint with its digest beside its path, then move it there.
 
         Raises:
             CannotWrite: It cannot be written.
@@ -178,20 +176,20 @@ class WholeCheckpointIO(TorchCheckpointIO):
         with whole_file(Path(path)) as beside:
             try:
                 torch.save(torch_files.seal(checkpoint), beside)
-            except RuntimeError as error:  # what torch's writer makes of a full disk
+            except RuntimeError as error:  # torch's writer raises it if the disk is full
                 raise CannotWrite(f"cannot write {path}: {str(error).splitlines()[0]}") from error
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read one to go on from.
+        """Read a checkpoint that a training is to go on from.
 
         Raises:
-            UserError: It is damaged, or not the whole state of a training.
+            UserError: It is damaged, or lacks a part of the training's state.
         """
         checkpoint = _read(Path(path))
         lacking = [key for key in STATE if key not in checkpoint]
-        # Lightning leaves out in silence what is not there.
+        # Lightning ignores missing entries silently.
         if not lacking and History.__qualname__ not in checkpoint["callbacks"]:
             lacking = ["callbacks"]
         if not lacking and "fit_loop" not in checkpoint["loops"]:
@@ -205,17 +203,17 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 class BestEpoch(Callback):
-    """Keeps the weights of the best epoch, and writes best.ckpt before every last.ckpt.
+    """Keeps the weights of the best epoch in memory, and writes best.ckpt before every last.ckpt.
 
-    A write for every better epoch would cost more than many an epoch, and a run that is killed goes
+    Writing the file for every better epoch could take longer than the epochs, and a killed run goes
     on from last.ckpt anyway.
 
     Args:
         path: The file.
-        config: Which epoch is the best.
-        history: The epochs before.
-        averaging: What the weights are averaged by, if they are.
-        ranks: The first of them writes.
+        config: Choice of the best epoch.
+        history: The epochs so far.
+        averaging: Average of the weights; None if they are not averaged.
+        ranks: Processes of the run; the first of them writes.
     """
 
     def __init__(
@@ -234,14 +232,14 @@ class BestEpoch(Callback):
         self._unwritten: dict[str, Any] | None = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Copies the weights, where they are the best so far."""
+        """Copy the weights if they are the best so far."""
         if trainer.state.fn != TrainerFn.FITTING:
             return
         monitor = self._config.monitor
         values = [row[monitor] for row in self._history.rows]
         values.append(float(trainer.callback_metrics[monitor]))
         if self._ranks.first and self._config.best(values) == len(values) - 1:
-            # What no phase trains need not be copied.
+            # Weights that no phase trains need not be copied.
             groups = [group for each in trainer.optimizers for group in each.param_groups]
             learns = {id(p) for group in groups for p in group["params"]}
             frozen = {name for name, p in pl_module.named_parameters() if id(p) not in learns}
@@ -252,7 +250,7 @@ class BestEpoch(Callback):
             pl_module.on_save_checkpoint(self._unwritten)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ends a training that has not got better for too long."""
+        """Stop a training that has not improved for too long."""
         values = [row[self._config.monitor] for row in self._history.rows]
         assert isinstance(pl_module, CellClassifier)
         patience = self._config.patience
@@ -265,13 +263,13 @@ class BestEpoch(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Writes them."""
+        """Write the weights."""
         self._write()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Writes them: what the training has found is not lost."""
+        """Write the weights, so that they are not lost."""
         self._write()
 
     def _write(self) -> None:
@@ -281,20 +279,20 @@ class BestEpoch(Callback):
 
 
 def read_checkpoint(path: Path) -> tuple[Description, dict[str, torch.Tensor]]:
-    """Read a checkpoint of cellbench's; no code in it is run.
+    """Read a checkpoint without running any code in it.
 
     Returns:
-        What it says of itself, and the model's state dict.
+        Its description of itself, and the model's state dict.
 
     Raises:
-        UserError: It is missing, damaged, not a checkpoint of cellbench's, or has weights that are
+        UserError: It is missing, damaged, not a checkpoint of cellbench, or has weights that are
             not finite.
     """
     checkpoint = _read(path)
     try:
         state: dict[str, torch.Tensor] = dict(checkpoint["state_dict"])
         description = Description.from_plain(checkpoint[DESCRIPTION])
-    except Exception as error:  # whatever a file of another kind holds
+    except Exception as error:  # a file of another kind may hold anything
         raise _not_whole(path, "it does not describe its model") from error
     torch_files.check_finite(state, str(path))
     return description, state
@@ -304,11 +302,11 @@ def check_pooling(described: Description, model: CellClassifier) -> None:
     """Refuse a checkpoint whose features this version of cellbench would pool differently.
 
     Args:
-        described: What the checkpoint says of itself.
+        described: The checkpoint's description of itself.
         model: Its model, with its weights.
 
     Raises:
-        UserError: The model may predict something else than it did when it was trained.
+        UserError: The model may predict differently than in its training.
     """
     if described.pooling >= POOLING or not isinstance(model.pool, OwnPooling):
         return
@@ -327,6 +325,11 @@ def check_pooling(described: Description, model: CellClassifier) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint.
+
+    Raises:
+        UserError: It is missing, or damaged.
+    """
     if not path.exists():
         raise UserError(f"there is no checkpoint {path}; has the run finished an epoch?")
     try:
@@ -339,6 +342,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _not_whole(path: Path, why: str) -> UserError:
+    """Return the error for a damaged checkpoint."""
     return UserError(
         f"{path} is not a whole checkpoint of cellbench's: {why}; restore it from a copy, or train "
         "again"

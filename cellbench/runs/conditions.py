@@ -1,4 +1,4 @@
-"""Puts runs together: the folds and seeds of each condition, which differ in nothing else."""
+"""Conditions: groups of runs that differ in fold and seed alone."""
 
 import json
 from collections import Counter, defaultdict
@@ -12,49 +12,42 @@ from cellbench.config import keys
 from cellbench.runs.finished import Finished
 
 FEW_GROUPS = 5
-"""Fewer independent groups in a test set say next to nothing, however many images they have."""
+"""Least number of independent groups in a test set for an interval to mean anything."""
 
-# Facts about the data that are no options; they are shown where they alone differ.
+# Facts about the data that are not options; shown only if nothing else differs.
 _DIGESTS = ("data.images", "data.masks_digest")
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """The test predictions of several runs together.
-
-    Attributes:
-        ids: The samples, (n,); one that was tested several times occurs as often.
-        labels: Class indices, (n,).
-        probabilities: Of every class, (n, classes).
-        groups: Each sample's group, (n,).
-        prior: The classes' shares of the training split that each sample's model saw,
-            (n, classes).
-        run: The number of the run that each comes from, (n,).
-    """
+    """Test predictions of several runs."""
 
     ids: list[str]
+    """Ids of the samples, (n,); a sample that was tested several times occurs as often."""
     labels: np.ndarray
+    """True classes as indices, (n,)."""
     probabilities: np.ndarray
+    """Probability of each class, (n, classes)."""
     groups: np.ndarray
+    """Group of each sample, (n,)."""
     prior: np.ndarray
+    """Class shares of the training split of each sample's model, (n, classes)."""
     run: np.ndarray
+    """Position of the run that each prediction comes from, (n,)."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Runs that differ in nothing but fold and seeds.
-
-    Attributes:
-        name: What it is called: what it differs in from the others.
-        settings: The options that differ between the conditions, with its values.
-        runs: The last run of each fold and seeds, in their order.
-        older: How many earlier runs of the same were left out.
-    """
+    """Runs that differ in nothing but fold and seeds."""
 
     name: str
+    """Name, made of the options in which it differs from the other conditions."""
     settings: dict[str, Any]
+    """Its values of the options that differ between the conditions."""
     runs: tuple[Finished, ...]
+    """The last run of each combination of fold and seeds, in their order."""
     older: int
+    """Number of earlier runs of the same combinations, which are left out."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -63,31 +56,31 @@ class Condition:
 
     @property
     def seeds(self) -> list[int]:
-        """The values of seed_everything."""
+        """Different values of seed_everything, ascending."""
         return sorted({run.seed for run in self.runs})
 
     @property
     def folds(self) -> list[int]:
-        """The folds that were tested; empty where there are none."""
+        """Folds that were tested, ascending; empty if there are no folds."""
         return sorted({run.fold for run in self.runs if run.fold is not None})
 
     @property
     def n(self) -> int:
-        """The number of samples that were tested, each counted once."""
+        """Number of different samples that were tested."""
         return len({name for run in self.runs for name in run.test.ids})
 
     def with_seed(self, seed: int) -> "Condition":
-        """Its runs with one value of seed_everything."""
+        """Return the condition with only the runs of one value of seed_everything."""
         return replace(self, runs=tuple(run for run in self.runs if run.seed == seed))
 
     @property
     def stamps(self) -> list[str]:
-        """Why its numbers are not what they may seem."""
-        return sorted({stamp for run in self.runs for stamp in run.metrics["stamps"]})
+        """Warning flags: reasons why its scores are unreliable."""
+        return sorted({flag for run in self.runs for flag in run.metrics["stamps"]})
 
     @property
     def notes(self) -> list[str]:
-        """What there is too little of."""
+        """Warnings: missing folds or seeds, too few test groups, older runs."""
         found = []
         total = self.runs[0].metrics["split"]["folds"]
         if total is not None and len(self.folds) < total:
@@ -110,11 +103,11 @@ class Condition:
 
 
 def few_groups(groups: Sequence[Any], classes: Sequence[str]) -> list[str]:
-    """Return a note where a test set, or a class of it, has too few groups for its intervals.
+    """Return a warning if a test set, or a class in it, has too few groups for its intervals.
 
     Args:
-        groups: Each test image's group.
-        classes: Each one's class.
+        groups: Group of each test image.
+        classes: Class of each test image.
     """
     total = len(set(groups))
     if total < FEW_GROUPS:
@@ -126,32 +119,18 @@ def few_groups(groups: Sequence[Any], classes: Sequence[str]) -> list[str]:
 
 
 def conditions(runs: Sequence[Finished]) -> list[Condition]:
-    """Groups runs by all of their configuration but fold and seeds.
+    """Group runs by all of their configuration but fold and seeds.
 
-    Of several runs of the same fold and seeds the last counts.
+    Of several runs with the same fold and seeds only the last is kept.
 
     Args:
         runs: At least one, of the same classes.
 
     Returns:
-        The conditions, in the order of their first runs. Each is named by the experiment, where
-        these differ, and by the values of the options that differ.
+        The conditions, in the order of their first runs. A condition's name has the experiment, if
+        there are several, and the values of the options that differ.
     """
-    plain = [_settings(run) for run in runs]
-    of_settings: dict[str, set[str]] = defaultdict(set)
-    for settings, run in zip(plain, runs, strict=True):
-        of_settings[run.experiment + _text(settings)].add(run.split.images)
-    if any(len(images) > 1 for images in of_settings.values()):  # of two folders, or changed
-        for settings, run in zip(plain, runs, strict=True):
-            settings |= {"data.root": run.config.get("data.root"), "data.images": run.split.images}
-    of_masks: dict[str, set[str]] = defaultdict(set)
-    for settings, run in zip(plain, runs, strict=True):
-        of_masks[run.experiment + _text(settings)] |= {run.masks} if run.masks else set()
-    if any(len(masks) > 1 for masks in of_masks.values()):  # replaced between two runs
-        for settings, run in zip(plain, runs, strict=True):
-            unknown = run.masks is None  # a run of an earlier version
-            masks = "unknown" if unknown else str(run.masks)[:12] or "none"
-            settings |= {"data.root": run.config.get("data.root"), "data.masks_digest": masks}
+    plain = _settings_and_data(runs)
     named = sorted({key for settings in plain for key in settings})
     differ = [key for key in named if len({_text(s.get(key)) for s in plain}) > 1]
     of: dict[tuple[str, ...], list[int]] = defaultdict(list)
@@ -163,8 +142,8 @@ def conditions(runs: Sequence[Finished]) -> list[Condition]:
         settings = {key: plain[members[0]].get(key) for key in differ}
         within = [plain[i] for i, run in enumerate(runs) if run.experiment == experiment]
         own = [key for key in differ if len({_text(each.get(key)) for each in within}) > 1]
-        told = ", ".join(_told(key, settings[key], alone=len(own) == 1) for key in own)
-        name = experiment + (f" ({told})" if told else "") if several or not told else told
+        shown = ", ".join(_shown(key, settings[key], alone=len(own) == 1) for key in own)
+        name = experiment + (f" ({shown})" if shown else "") if several or not shown else shown
         members = sorted(members, key=lambda i: (runs[i].started, i))
         last = {runs[i].repeat: runs[i] for i in members}
         ordered = tuple(run for _, run in sorted(last.items(), key=lambda item: str(item[0])))
@@ -172,10 +151,34 @@ def conditions(runs: Sequence[Finished]) -> list[Condition]:
     return found
 
 
-def chosen_precisions(found: Sequence[Condition]) -> Counter[str]:
-    """Count the runs of each precision that was chosen by a machine and not asked for.
+def _settings_and_data(runs: Sequence[Finished]) -> list[dict[str, Any]]:
+    """Return each run's options, with facts about its data if the options do not tell them apart.
 
-    Like the machine itself, it tells no conditions apart.
+    Two runs of the same options may have been trained on two folders, on images that have changed,
+    or with masks that were replaced in between.
+    """
+    plain = [_settings(run) for run in runs]
+    of_settings: dict[str, set[str]] = defaultdict(set)
+    for settings, run in zip(plain, runs, strict=True):
+        of_settings[run.experiment + _text(settings)].add(run.split.images)
+    if any(len(images) > 1 for images in of_settings.values()):
+        for settings, run in zip(plain, runs, strict=True):
+            settings |= {"data.root": run.config.get("data.root"), "data.images": run.split.images}
+    of_masks: dict[str, set[str]] = defaultdict(set)
+    for settings, run in zip(plain, runs, strict=True):
+        of_masks[run.experiment + _text(settings)] |= {run.masks} if run.masks else set()
+    if any(len(masks) > 1 for masks in of_masks.values()):
+        for settings, run in zip(plain, runs, strict=True):
+            unknown = run.masks is None  # a run of an earlier version
+            masks = "unknown" if unknown else str(run.masks)[:12] or "none"
+            settings |= {"data.root": run.config.get("data.root"), "data.masks_digest": masks}
+    return plain
+
+
+def chosen_precisions(found: Sequence[Condition]) -> Counter[str]:
+    """Count the runs by precision, if the machine has chosen it and not the configuration.
+
+    Like the machine itself, a chosen precision does not make a condition.
     """
     return Counter(
         str(run.environment["precision"])
@@ -186,7 +189,7 @@ def chosen_precisions(found: Sequence[Condition]) -> Counter[str]:
 
 
 def pool(runs: Sequence[Finished]) -> Pooled:
-    """Puts the test predictions of runs together.
+    """Concatenate the test predictions of runs.
 
     Args:
         runs: At least one, of the same classes.
@@ -204,6 +207,7 @@ def pool(runs: Sequence[Finished]) -> Pooled:
 
 
 def _settings(run: Finished) -> dict[str, Any]:
+    """Return the options of a run that belong to its condition."""
     settings = keys.settings_of_condition(run.config)
     if settings.get("data.train_labels") is not None:  # each fold and seed has its own
         settings["data.train_labels"] = "relabelled"
@@ -211,13 +215,13 @@ def _settings(run: Finished) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """A value as a key: null, "none" and 0 and false are four."""
+    """Return a value as text that tells null, "none", 0 and false apart, but not 1 and 1.0."""
     number = isinstance(value, float) and value.is_integer()
     return json.dumps(int(value) if number else value, sort_keys=True, default=str)
 
 
-def _told(key: str, value: Any, *, alone: bool) -> str:
-    """Show an option with its value, or the value alone if it is a word that says enough."""
+def _shown(key: str, value: Any, *, alone: bool) -> str:
+    """Return an option with its value, or the value alone if it is a telling word."""
     if alone and isinstance(value, str) and value != "none" and key not in _DIGESTS:
         return value
     return f"{key.rpartition('.')[2]} {'null' if value is None else value}"

@@ -1,4 +1,4 @@
-"""What a run's numbers may depend on beside its configuration."""
+"""Environment of a run: the machine, the versions and the command."""
 
 import json
 import os
@@ -28,12 +28,15 @@ PACKAGES = (
 
 
 def describe(device: torch.device, devices: int, precision: str) -> dict[str, Any]:
-    """The machine, the versions, the command.
+    """Describe what a run's numbers may depend on besides its configuration.
 
     Args:
-        device: What the model runs on.
-        devices: How many of them.
+        device: Device that the model runs on.
+        devices: Number of such devices.
         precision: Lightning's name of the precision.
+
+    Returns:
+        Content of environment.json, but for the peak of the memory.
     """
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
@@ -55,7 +58,7 @@ def describe(device: torch.device, devices: int, precision: str) -> dict[str, An
 
 
 def _commit() -> str | None:
-    """The commit of the source, where cellbench runs from a checkout."""
+    """Return the commit of the source; None unless cellbench runs from a checkout."""
     source = Path(__file__).parents[2]
     if not (source / ".git").exists():
         return None
@@ -68,7 +71,11 @@ def _commit() -> str | None:
 
 
 def write_environment(path: Path, described: dict[str, Any]) -> None:
-    """Writes environment.json with the memory's peak so far.
+    """Write environment.json, with the peak memory so far.
+
+    Args:
+        path: The file.
+        described: The environment, as `describe` gives it.
 
     Raises:
         UserError: The file cannot be written.

@@ -1,4 +1,4 @@
-"""A run's pictures. Drawn on matplotlib's objects alone: no display, no global state."""
+"""Figures of a run, drawn on matplotlib's objects without a display or global state."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,30 +12,30 @@ from matplotlib.ticker import MaxNLocator
 from cellbench.data.dataset import Batch
 from cellbench.runs.folder import whole_file
 
-TRAIN, VAL, MARK = "#4477aa", "#cc6677", "#222222"  # told apart by the colour-blind (Tol 2021)
+TRAIN, VAL, MARK = "#4477aa", "#cc6677", "#222222"  # distinct for the colour-blind (Tol 2021)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a PNG whole.
+    """Write a figure as a PNG.
 
     Raises:
-        UserError: It cannot be written.
+        UserError: The file cannot be written.
     """
     with whole_file(path) as beside:
-        # Half the time of the default level, for a tenth more bytes.
+        # Half the time of the default level, and a tenth more bytes.
         figure.savefig(beside, format="png", dpi=120, pil_kwargs={"compress_level": 3})
 
 
 def sample_sheet(batches: Sequence[tuple[str, Batch]], classes: Sequence[str]) -> Figure:
-    """Images as the network sees them, a row a part of the split, each with its class.
+    """Draw images as the network sees them, each with its class, one row per part of the split.
 
     Args:
-        batches: Each row's title and images; at most eight of a batch are shown.
+        batches: Title and images of each row; at most eight images of a batch are shown.
         classes: The class names.
     """
     columns = max(min(8, len(batch.labels)) for _, batch in batches)
     height, width = batches[0][1].images.shape[-2:]
-    # One picture for all images, in units of their width: axes for each would take half a second.
+    # One pair of axes for all images, in units of their width: a pair each takes half a second.
     tall, gap, words, left = height / width, 0.06, 0.26, 0.3
     total = (left + columns * (1 + gap), len(batches) * (tall + words))
     figure = Figure(figsize=(1.3 * total[0], 1.3 * total[1]))
@@ -55,10 +55,10 @@ def sample_sheet(batches: Sequence[tuple[str, Batch]], classes: Sequence[str]) -
 
 
 def confusion(scores: dict[str, Any], classes: Sequence[str], title: str) -> Figure:
-    """A confusion matrix: counts, shaded by the share of the true class.
+    """Draw a confusion matrix: counts, shaded by the share of the true class.
 
     Args:
-        scores: What `metrics.evaluate` returned.
+        scores: Scores of one part of the split, as in metrics.json.
         classes: The class names.
         title: The figure's title.
     """
@@ -94,13 +94,13 @@ def confusion(scores: dict[str, Any], classes: Sequence[str], title: str) -> Fig
 def learning_curves(
     rows: Sequence[dict[str, float]], best: int, baseline: float, n_val: int
 ) -> Figure:
-    """Loss and accuracy of training and validation by epoch.
+    """Draw loss and accuracy of training and validation by epoch.
 
     Args:
-        rows: The history, one dictionary an epoch.
-        best: The epoch of the best checkpoint.
-        baseline: The validation accuracy of the majority class.
-        n_val: The number of validation images.
+        rows: Rows of history.csv, one per epoch.
+        best: Number of the best checkpoint's epoch.
+        baseline: Validation accuracy of the majority class.
+        n_val: Number of validation images.
     """
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -118,6 +118,7 @@ def learning_curves(
 
 
 def _curves(axes: Axes, rows: Sequence[dict[str, float]], name: str) -> None:
+    """Draw a metric of training and validation by epoch."""
     epochs = [row["epoch"] for row in rows]
     marker = "o" if len(rows) == 1 else None
     for part, colour in (("train", TRAIN), ("val", VAL)):

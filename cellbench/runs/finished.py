@@ -1,4 +1,4 @@
-"""Reads finished runs back, and says of every other why it is left out."""
+"""Finished runs, read from their folders, and the reasons why others are left out."""
 
 import hashlib
 import os
@@ -21,58 +21,52 @@ from cellbench.runs.predictions import Predictions, read_predictions
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A split, as split.csv has it.
-
-    Attributes:
-        digest: Of the file; the same for runs that can be compared.
-        parts: Each part's sample ids, in the table's order.
-        label: Each sample's class.
-        group: Each sample's group.
-        content: Each sample's content digest.
-        images: A digest of all samples, their classes and contents, however they are divided.
-        shared: The groups and contents that stand in more than one of train, val and test.
-    """
+class StoredSplit:
+    """A split, as read from split.csv."""
 
     digest: str
+    """Digest of the file; equal for runs that can be compared."""
     parts: Mapping[str, list[str]]
+    """Ids of the samples in each part, in the table's order."""
     label: Mapping[str, str]
+    """Class of each sample."""
     group: Mapping[str, str]
+    """Group of each sample."""
     content: Mapping[str, str]
+    """Digest of each sample's content."""
     images: str
+    """Digest of all samples with their classes and contents, without the division into parts."""
     shared: frozenset[str]
+    """Groups and contents that are in more than one of train, val and test."""
 
     def prior(self, classes: Sequence[str]) -> np.ndarray:
-        """The classes' shares of the training split, (classes,)."""
+        """Return each class's share of the training split, float64, (classes,)."""
         counts = Counter(self.label[name] for name in self.parts["train"])
         return np.array([counts[name] for name in classes]) / max(counts.total(), 1)
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that has been tested.
-
-    Attributes:
-        folder: Where it lies.
-        config: Its configuration, flat: dotted keys as on the command line.
-        metrics: What metrics.json holds.
-        split: Its split.
-        classes: The class names.
-        parts: Its predictions of each part; the test split's are there.
-        environment: What environment.json holds; empty where it is not to be read.
-    """
+    """A run that has been tested."""
 
     folder: RunFolder
+    """The run's folder."""
     config: Mapping[str, Any]
+    """The configuration, flat, with dotted keys as on the command line."""
     metrics: Mapping[str, Any]
-    split: Drawn
+    """Content of metrics.json."""
+    split: StoredSplit
+    """The split."""
     classes: tuple[str, ...]
+    """The class names."""
     parts: Mapping[Part, Predictions]
+    """Predictions of each part that was scored, the test split among them."""
     environment: Mapping[str, Any]
+    """Content of environment.json; empty if it cannot be read."""
 
     @property
     def started(self) -> str:
-        """When it began, so that later is greater; empty where that is not known."""
+        """Time of its start in ISO format and UTC; empty if it is not known."""
         try:
             return datetime.fromisoformat(self.environment["started"]).astimezone(UTC).isoformat()
         except (KeyError, TypeError, ValueError):
@@ -80,61 +74,57 @@ class Finished:
 
     @property
     def experiment(self) -> str:
-        """Its name."""
+        """Name of its experiment."""
         return str(self.metrics["experiment"])
 
     @property
     def fold(self) -> int | None:
-        """Which fold it was tested on; None where there are none."""
+        """Number of the fold that it was tested on; None if there are no folds."""
         return self.metrics["split"]["fold"]  # type: ignore[no-any-return]
 
     @property
     def masks(self) -> str | None:
-        """A digest of the masks that the view uses; empty if it uses none, None if not known."""
+        """Digest of the masks that the view uses; empty if it uses none, None if not known."""
         return self.metrics["split"].get("masks")  # type: ignore[no-any-return]
 
     @property
     def seed(self) -> int:
-        """seed_everything."""
+        """Value of seed_everything."""
         return int(self.metrics["seed"])
 
     @property
     def repeat(self) -> tuple[int | None, int, int]:
-        """Fold, the split's seed, and its own: what is repeated within a condition."""
+        """Fold, seed of the split, and own seed, in which the runs of one condition differ."""
         return self.fold, int(self.config.get("data.split.seed") or 0), self.seed
 
     @property
     def test(self) -> Predictions:
-        """Its predictions of the test split."""
+        """Predictions of the test split."""
         return self.parts["test"]
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A run that cannot be counted.
-
-    Attributes:
-        path: Its folder.
-        reason: Why.
-        damaged: Whether something is wrong with it; one that is not finished, or not tested, is
-            only not done.
-    """
+    """A run that cannot be counted."""
 
     path: Path
+    """The run's folder."""
     reason: str
+    """Reason why it is left out."""
     damaged: bool = True
+    """True if something is wrong with it, False if it is only not finished or not tested."""
 
 
 def read_finished(paths: Sequence[Path]) -> tuple[list[Finished], list[LeftOut]]:
-    """Reads all runs below some folders.
+    """Read all runs below some folders.
 
-    The test of a run that was trained without one (a search's choice) is looked for in its folder
-    `test`.
+    A run that was trained without a test, as in a search, may have been tested later; its test is
+    read from its folder `test`.
 
     Returns:
         The runs that have been tested, in the order of the paths and names, and those left out.
     """
-    splits: dict[str, Drawn] = {}
+    splits: dict[str, StoredSplit] = {}
     finished, left = [], []
     for folder in _runs_below(paths):
         try:
@@ -147,10 +137,11 @@ def read_finished(paths: Sequence[Path]) -> tuple[list[Finished], list[LeftOut]]
 
 
 class _NotDone(Exception):
-    """A run that has not been tested, or not yet."""
+    """Raised for a run that is not finished, or not tested."""
 
 
 def _runs_below(paths: Sequence[Path]) -> Iterator[RunFolder]:
+    """Yield each run below some folders once, without the later tests in a run's folder."""
     seen = set()
     for path in paths:
         for config in sorted(_configs(path)):
@@ -165,7 +156,7 @@ def _runs_below(paths: Sequence[Path]) -> Iterator[RunFolder]:
 
 
 def _configs(path: Path) -> Iterator[Path]:
-    """Yield the config.yaml of every run below a folder, those that are lost as well.
+    """Yield the path of config.yaml for every run below a folder, even if that file is missing.
 
     Links to folders are not followed.
     """
@@ -174,7 +165,17 @@ def _configs(path: Path) -> Iterator[Path]:
             yield Path(folder, "config.yaml")
 
 
-def _read(folder: RunFolder, splits: dict[str, Drawn]) -> Finished:
+def _read(folder: RunFolder, splits: dict[str, StoredSplit]) -> Finished:
+    """Read a run.
+
+    Args:
+        folder: The run's folder.
+        splits: Splits that were read before, by digest; new ones are added.
+
+    Raises:
+        UserError: A file is missing, damaged, or contradicts another one.
+        _NotDone: The run is not finished, or not tested.
+    """
     folder.check()
     if not folder.config.is_file():
         raise UserError("it has no config.yaml, so that its condition is not known; restore it")
@@ -208,6 +209,7 @@ def _read(folder: RunFolder, splits: dict[str, Drawn]) -> Finished:
 
 
 def _plain(path: Path) -> dict[str, Any]:
+    """Return the configuration in a config.yaml, with dotted keys."""
     try:
         return dict(keys.flatten(yaml.read_mapping(path)))
     except UserError as error:
@@ -215,7 +217,7 @@ def _plain(path: Path) -> dict[str, Any]:
 
 
 def read_metrics(folder: RunFolder) -> dict[str, Any]:
-    """Read a run's metrics.json, and check what says which run it is.
+    """Read a run's metrics.json, and check the entries that identify the run.
 
     Raises:
         UserError: It cannot be read, or lacks a key.
@@ -233,7 +235,7 @@ def read_metrics(folder: RunFolder) -> dict[str, Any]:
             (split["folds"], int | None),
             (split["fold"], int | None),
         )
-        for value, kind in (*known, *((stamp, str) for stamp in found["stamps"])):
+        for value, kind in (*known, *((flag, str) for flag in found["stamps"])):
             if not isinstance(value, kind):
                 raise TypeError(f"unexpected {value!r}")
     except UserError as error:
@@ -244,13 +246,14 @@ def read_metrics(folder: RunFolder) -> dict[str, Any]:
 
 
 def _environment(folder: RunFolder) -> dict[str, Any]:
+    """Return the content of environment.json; empty if it cannot be read."""
     with suppress(UserError):
         return strict_json.read_mapping(folder.environment)
     return {}
 
 
-def _split(folder: RunFolder, splits: dict[str, Drawn]) -> Drawn:
-    """The split; one that many runs share is parsed once."""
+def _split(folder: RunFolder, splits: dict[str, StoredSplit]) -> StoredSplit:
+    """Return the split of a run, which is parsed only if it is not in `splits` yet."""
     try:
         digest = hashlib.sha256(folder.split.read_bytes()).hexdigest()
     except OSError as error:
@@ -260,7 +263,7 @@ def _split(folder: RunFolder, splits: dict[str, Drawn]) -> Drawn:
         parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
         for row in rows:
             parts.setdefault(row["split"], []).append(row["id"])
-        splits[digest] = Drawn(
+        splits[digest] = StoredSplit(
             digest,
             parts,
             {row["id"]: row["class"] for row in rows},
@@ -273,20 +276,27 @@ def _split(folder: RunFolder, splits: dict[str, Drawn]) -> Drawn:
 
 
 def _images(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return a digest of all samples with their classes and contents."""
     table = sorted((row["id"], row["class"], row["content"]) for row in rows)
     return hashlib.blake2b(repr(table).encode(), digest_size=6).hexdigest()
 
 
 def _shared(rows: Sequence[Mapping[str, str]]) -> frozenset[str]:
+    """Return the groups and contents that are in more than one of train, val and test."""
     where: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in rows:
-        if row["split"] in get_args(Part):  # what is purged is in none
+        if row["split"] in get_args(Part):  # purged samples are in none of them
             where["group", row["group"]].add(row["split"])
             where["content", row["content"]].add(row["split"])
     return frozenset(name for (_, name), parts in where.items() if len(parts) > 1)
 
 
-def _check(part: Part, given: Predictions, classes: tuple[str, ...], split: Drawn) -> None:
+def _check(part: Part, given: Predictions, classes: tuple[str, ...], split: StoredSplit) -> None:
+    """Check the predictions of a part against the split.
+
+    Raises:
+        UserError: They are of other samples or labels, or their probabilities do not add up to 1.
+    """
     ids = split.parts[part]
     if given.ids != ids:
         raise UserError(

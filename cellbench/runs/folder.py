@@ -1,4 +1,4 @@
-"""Where a run's files lie, and how they are written: whole or not at all."""
+"""Files of a run, each written whole or not at all."""
 
 import shutil
 import time
@@ -17,10 +17,10 @@ from cellbench.foreign import inside, read_bytes
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to, and moves it there once it is on the disk.
+    """Yield a path beside `path` to write to, and move the file there once it is on the disk.
 
     Raises:
-        CannotWrite: The file cannot be written; what lay at `path` before is untouched.
+        CannotWrite: The file cannot be written; a file that was at `path` before is untouched.
     """
     try:
         with atomic.replacing(path) as beside:
@@ -30,7 +30,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file whole; what is no UTF-8 in the name of a file is written escaped.
+    """Write a UTF-8 file; bytes of file names that are not valid UTF-8 are written escaped.
 
     Raises:
         CannotWrite: It cannot be written.
@@ -50,22 +50,19 @@ _NAMES = (
     *("checkpoints", "export", "figures", "predict", "tensorboard", "test", "validate", "wandb"),
     *("checkpoints/best.ckpt", "checkpoints/last.ckpt", "figures/attributions.png"),
 )
-"""Files and folders of cellbench's own in a run's folder; all others are the user's."""
+"""Files and folders that cellbench makes in a run's folder; all others are the user's."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run. It may have been downloaded: none of its paths leads out of it.
-
-    Attributes:
-        path: The folder.
-    """
+    """Files of one run. The folder may have been downloaded, so no path may lead out of it."""
 
     path: Path
+    """The folder."""
 
     @classmethod
     def create(cls, parent: Path) -> "RunFolder":
-        """Makes a folder below `parent`, named by the time, with a number where that exists.
+        """Make a folder below `parent`, named by the time, and by a number if that name is taken.
 
         Raises:
             CannotWrite: It cannot be made.
@@ -86,7 +83,7 @@ class RunFolder:
         raise AssertionError
 
     def make(self) -> None:
-        """Makes the folder, if it is not there.
+        """Make the folder, unless it exists.
 
         Raises:
             CannotWrite: It cannot be made.
@@ -97,32 +94,32 @@ class RunFolder:
             raise CannotWrite(f"cannot make the folder {self.path}: {error.strerror}") from error
 
     def discard(self) -> None:
-        """Removes the folder of a run that never began, and its parent if that is empty then."""
+        """Remove the folder of a run that never began, and its parent if that is empty."""
         shutil.rmtree(self.path)
         with suppress(OSError):
             self.path.parent.rmdir()
 
     def tidy(self) -> None:
-        """Remove what a killed process had begun to write; only who holds the lock may."""
+        """Remove files that killed processes left half written; the caller must hold the lock."""
         for folder in (self.path, self.best.parent, self.below("figures")):
             atomic.remove_left(folder, everywhere=True)
 
     def check(self) -> None:
-        """Make sure that nothing in the folder leads out of it.
+        """Make sure that none of cellbench's files is a link that leads out of the folder.
 
         Raises:
-            UserError: Something does, or is neither a file nor a folder.
+            UserError: One is, or is neither a file nor a folder.
         """
         for name in _NAMES:
             self.below(name)
 
     @property
     def unfinished(self) -> bool:
-        """Whether a run has begun here and not been scored."""
+        """True if a run has begun here and has not been scored."""
         return self.config.is_file() and not self.metrics.is_file()
 
     def has_config(self, config: Mapping[str, Any]) -> bool:
-        """Return whether its config.yaml is this configuration's; a damaged one is none's."""
+        """Return True if config.yaml holds this configuration; a damaged file holds none."""
         with suppress(UserError):
             content = as_yaml(config).encode(errors="backslashreplace")
             return read_bytes(self.config, len(content)) == content
@@ -130,14 +127,14 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path, option: str = "--run") -> "RunFolder":
-        """An existing run.
+        """Open the folder of an existing run.
 
         Args:
             path: The folder.
-            option: What gave it, for errors.
+            option: Option that the folder was given by, for errors.
 
         Raises:
-            UserError: The folder is none, or something in it leads out of it.
+            UserError: It is not a run's folder, or a file in it is a link that leads out of it.
         """
         folder = cls(path)
         folder.check()
@@ -152,56 +149,56 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """The whole configuration."""
+        """Path of the whole configuration."""
         return inside(self.path, "config.yaml")
 
     @property
     def lock(self) -> Path:
-        """Held by the process that writes to the folder."""
+        """Path of the lock of the process that writes to the folder."""
         return inside(self.path, ".lock")
 
     @property
     def split(self) -> Path:
-        """The part of the split that each sample is in."""
+        """Path of the table of the samples, with the part of the split that each is in."""
         return inside(self.path, "split.csv")
 
     @property
     def history(self) -> Path:
-        """Losses and metrics, a row an epoch."""
+        """Path of the losses and metrics, one row per epoch."""
         return inside(self.path, "history.csv")
 
     @property
     def label_history(self) -> Path:
-        """The probability of each training image's label, a column an epoch."""
+        """Path of the probability of each training image's label, one column per epoch."""
         return inside(self.path, "label_history.csv")
 
     @property
     def predictions(self) -> Path:
-        """Every class' probability for every validation and test sample."""
+        """Path of the probability of each class for each validation and test sample."""
         return inside(self.path, "predictions.csv")
 
     @property
     def metrics(self) -> Path:
-        """Each metric with n, interval and baseline."""
+        """Path of the metrics, each with n, interval and baseline."""
         return inside(self.path, "metrics.json")
 
     @property
     def environment(self) -> Path:
-        """Machine, versions, times."""
+        """Path of the description of machine, versions and command."""
         return inside(self.path, "environment.json")
 
     @property
     def best(self) -> Path:
-        """The weights of the best epoch."""
+        """Path of the weights of the best epoch."""
         return inside(self.path, "checkpoints", "best.ckpt")
 
     @property
     def last(self) -> Path:
-        """The whole state of the training when it was last saved."""
+        """Path of the whole state of the training when it was last saved."""
         return inside(self.path, "checkpoints", "last.ckpt")
 
     def figure(self, name: str) -> Path:
-        """A figure's file."""
+        """Return the path of a figure."""
         return inside(self.path, "figures", f"{name}.png")
 
     @property
@@ -211,13 +208,13 @@ class RunFolder:
 
     @property
     def tests(self) -> list[Path]:
-        """The metrics.json of each later test, the oldest first."""
+        """Paths of the metrics.json of each later test, the oldest first."""
         return sorted(self.below("test").glob("*/metrics.json"))
 
     def tested(self, name: str) -> "RunFolder":
-        """Return a later test of the run, by its folder's name."""
+        """Return the folder of a later test of the run, by its name."""
         return RunFolder(self.below("test", name))
 
     def below(self, *parts: str) -> Path:
-        """Return the path of what a later command writes into the folder."""
+        """Return a path below the folder."""
         return inside(self.path, *parts)

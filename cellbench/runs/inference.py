@@ -174,7 +174,7 @@ def warn_of(folder: RunFolder, described: Description) -> None:
     if folder.unfinished:
         say(f"NOTE the run is unfinished: python -m cellbench fit --resume {folder.path}")
     if described.leaky:
-        say(f"NOT TO BE BELIEVED: the run was {described.leaky}")
+        say(f"UNRELIABLE: the run was {described.leaky}")
 
 
 def _trainer(

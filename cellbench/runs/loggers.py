@@ -1,4 +1,4 @@
-"""Weights & Biases and TensorBoard beside the run's own history.csv."""
+"""Loggers of a run besides its own history.csv: Weights & Biases and TensorBoard."""
 
 import hashlib
 import importlib.util
@@ -22,32 +22,35 @@ if TYPE_CHECKING:  # importing it takes a second
     from wandb import Run
 
 FINISH_TIMEOUT = 120.0
-"""Seconds that a run waits at its end for W&B to take what is left; the folder keeps all."""
+"""Seconds that a run waits at its end for W&B to receive the rest; the folder has everything."""
 
 
 @dataclass(frozen=True)
 class WandbConfig:
-    """Weights & Biases.
-
-    Attributes:
-        mode: online, offline (send it later with `wandb sync`), or disabled.
-        project: The project's name.
-        entity: The user or team; null for the account's default.
-        group: The group that the run belongs to.
-        tags: The run's tags.
-    """
+    """Options of Weights & Biases."""
 
     mode: Literal["online", "offline", "disabled"] = "disabled"
+    """online, offline (send it later with `wandb sync`), or disabled."""
     project: str = "cellbench"
+    """Name of the project."""
     entity: str | None = None
+    """User or team; null for the account's default."""
     group: str | None = None
+    """Group that the run belongs to."""
     tags: tuple[str, ...] = ()
+    """Tags of the run."""
 
 
 def build(
     folder: RunFolder, name: str, wandb_config: WandbConfig, tensorboard: bool
 ) -> list[Logger]:
-    """Makes the loggers that were asked for; all write into the run's folder.
+    """Make the loggers that were asked for, all of which write into the run's folder.
+
+    Args:
+        folder: The run's folder.
+        name: Name of the experiment.
+        wandb_config: Options of Weights & Biases.
+        tensorboard: True for a TensorBoard logger.
 
     Raises:
         UserError: W&B has no key or no network, or TensorBoard is not installed.
@@ -64,7 +67,7 @@ def build(
 
 
 def check_tensorboard() -> None:
-    """Makes sure that TensorBoard is there.
+    """Make sure that TensorBoard is installed.
 
     Raises:
         UserError: It is not.
@@ -74,6 +77,7 @@ def check_tensorboard() -> None:
 
 
 def _wandb(folder: RunFolder, name: str, config: WandbConfig) -> WandbLogger:
+    """Make the logger of Weights & Biases, and begin its run."""
     import wandb
 
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -81,10 +85,10 @@ def _wandb(folder: RunFolder, name: str, config: WandbConfig) -> WandbLogger:
     logger = WandbLogger(
         name=f"{name}/{folder.path.name}",
         id=run_id(folder.path),
-        # A run that goes on is the same run; one that begins offline can be synced twice.
+        # A resumed run continues the same W&B run; one that begins offline can be synced twice.
         resume="allow" if goes_on else None,
         save_dir=str(folder.path),
-        mode=config.mode,  # Lightning's own way would keep every later run offline too
+        mode=config.mode,  # with Lightning's own option every later run would be offline too
         project=config.project,
         entity=config.entity,
         group=config.group,
@@ -97,19 +101,19 @@ def _wandb(folder: RunFolder, name: str, config: WandbConfig) -> WandbLogger:
 
 
 def run_id(folder: Path) -> str:
-    """W&B's id of what lies in a folder: given again, it is the same run."""
+    """Return the W&B id of a folder, the same each time, so that W&B continues the same run."""
     return hashlib.blake2b(str(folder.resolve()).encode(), digest_size=6).hexdigest()
 
 
 @contextmanager
 def refusals(option: str) -> Iterator[None]:
-    """Says in one line that W&B has no key, refuses it, or does not answer.
+    """Turn wandb's errors about a missing key, a refused key or a silent server into a UserError.
 
     Args:
-        option: What has asked for W&B.
+        option: Option that has asked for W&B.
 
     Raises:
-        UserError: In the place of wandb's own errors.
+        UserError: W&B cannot be used.
     """
     import wandb
 
@@ -122,20 +126,23 @@ def refusals(option: str) -> Iterator[None]:
         if isinstance(error, wandb.errors.UsageError):  # the server was not asked
             said = f"{reason.partition('. ')[0]}; set WANDB_API_KEY, or use offline"
         else:
-            said = f"no run at {server} ({reason}); see to key and network, or use offline"
+            said = f"no run at {server} ({reason}); check key and network, or use offline"
         raise UserError(f"{option}: {said}") from error
 
 
 def log_config(loggers: list[Logger], config: dict[str, Any]) -> None:
-    """Gives every logger the whole configuration."""
+    """Log the whole configuration."""
     for logger in loggers:
         logger.log_hyperparams(config)
 
 
 def log_result(loggers: list[Logger], config: dict[str, Any], result: dict[str, Any]) -> None:
-    """Gives every logger the final metrics with their intervals, as `best/<part>/<metric>`.
+    """Log the final metrics with their intervals, as `best/<part>/<metric>`.
 
-    TensorBoard's view of hyperparameters needs them beside the configuration.
+    Args:
+        loggers: The loggers.
+        config: The configuration, which TensorBoard's view of hyperparameters needs as well.
+        result: Content of metrics.json.
     """
     flat = {
         f"best/{part}/{name}{end}": value[key]
@@ -143,10 +150,10 @@ def log_result(loggers: list[Logger], config: dict[str, Any], result: dict[str, 
         for name, value in result.get(part, {}).get("metrics", {}).items()
         for end, key in (("", "value"), ("_low", "low"), ("_high", "high"), ("_base", "baseline"))
     }
-    marks = {"split_digest": result["split"]["digest"], "stamps": result["stamps"]}
+    facts = {"split_digest": result["split"]["digest"], "stamps": result["stamps"]}
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.experiment.summary.update(flat | marks)
+            logger.experiment.summary.update(flat | facts)
         elif isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(config, flat)
         else:
@@ -154,7 +161,7 @@ def log_result(loggers: list[Logger], config: dict[str, Any], result: dict[str, 
 
 
 def log_figure(loggers: list[Logger], path: Path) -> None:
-    """Shows a PNG file in every logger that shows images."""
+    """Log a PNG file to each logger that can show images."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             logger.log_image(path.stem, [str(path)])
@@ -164,10 +171,14 @@ def log_figure(loggers: list[Logger], path: Path) -> None:
 
 
 def finish(loggers: list[Logger], *, failed: bool) -> None:
-    """Ends every logger's run, whatever happened.
+    """Finish the run of each logger.
 
-    To W&B a run has failed, or, where an Interrupted is on its way, was killed (Ctrl-C) or
-    preempted (a scheduler's signal, or a sweep's): it may go on later.
+    W&B shows it as finished or failed. If an Interrupted is being handled, W&B shows it as killed
+    (Ctrl-C) or preempted (any other signal), since it may go on later.
+
+    Args:
+        loggers: The loggers.
+        failed: True if the run has failed.
     """
     error = sys.exception()
     for logger in loggers:
@@ -177,10 +188,11 @@ def finish(loggers: list[Logger], *, failed: bool) -> None:
 
 
 def _finish_wandb(run: "Run", exit_code: int, error: BaseException | None) -> None:
+    """Finish a W&B run, without waiting for ever for a server that does not answer."""
     if isinstance(error, Interrupted):
         exit_code = 128 + error.signum
         if error.signum == signal.SIGINT:
-            exit_code = 255  # what wandb itself ends with on Ctrl-C
+            exit_code = 255  # wandb's own exit code on Ctrl-C
         else:
             run.mark_preempting()
     folder = run.settings.sync_dir

@@ -1,4 +1,4 @@
-"""predictions.csv: the source of truth that metrics and figures are computed from."""
+"""Predictions of a run, and predictions.csv, from which all metrics can be computed."""
 
 import csv
 import io
@@ -15,26 +15,23 @@ from cellbench.foreign import open_text
 from cellbench.runs.folder import write_text
 
 PREFIX = "p_"
-"""Before a class' name in the header of its probabilities."""
+"""Precedes a class's name in the header of its column of probabilities."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of the samples of one part of a split.
-
-    Attributes:
-        ids: The samples' ids, in the table's order.
-        labels: Class indices, int64, (n,).
-        probabilities: Float32, (n, classes); rows sum to 1.
-    """
+    """A model's predictions for one part of a split."""
 
     ids: list[str]
+    """Ids of the samples, in the table's order."""
     labels: np.ndarray
+    """True classes as indices, int64, (n,)."""
     probabilities: np.ndarray
+    """Probability of each class, float32, (n, classes); each row sums to 1."""
 
     @property
     def predicted(self) -> np.ndarray:
-        """The most probable class of each sample, int64, (n,)."""
+        """Most probable class of each sample, int64, (n,)."""
         predicted: np.ndarray = self.probabilities.argmax(axis=1)
         return predicted
 
@@ -42,7 +39,12 @@ class Predictions:
 def write_predictions(
     path: Path, classes: Sequence[str], parts: Mapping[Part, Predictions]
 ) -> None:
-    """Writes predictions.csv: id, split, label, predicted, and a probability for each class.
+    """Write predictions.csv: id, split, label, predicted, and the probability of each class.
+
+    Args:
+        path: The file.
+        classes: The class names.
+        parts: Predictions of each part that was scored.
 
     Raises:
         UserError: The file cannot be written.
@@ -61,13 +63,13 @@ def write_predictions(
 
 
 def read_predictions(path: Path) -> tuple[tuple[str, ...], dict[Part, Predictions]]:
-    """Reads predictions.csv back.
+    """Read a predictions.csv.
 
     Returns:
-        The classes, and the predictions of each part in the file.
+        The class names, and the predictions of each part in the file.
 
     Raises:
-        UserError: It is missing or not a predictions.csv.
+        UserError: The file is missing, or is not a predictions.csv.
     """
     try:
         with open_text(path) as file:

@@ -1,4 +1,4 @@
-"""How far a training has come: saved now and then, so that it can go on exactly from there."""
+"""Checkpoints of an unfinished training, and signals that interrupt it."""
 
 import hashlib
 import signal
@@ -18,22 +18,21 @@ from cellbench.errors import Interrupted, UserError
 from cellbench.runs.folder import RunFolder
 from cellbench.runs.ranks import Ranks
 
-# Ctrl-C, a scheduler's end, and what SLURM sends before it with --signal=USR1@60.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Ctrl-C, the end of a scheduler's job, and SLURM's warning before it (--signal=USR1@60)."""
 
-
-TOGETHER = 1.0
-"""Seconds within which two signals are one: a scheduler's own, and its sweep's or launcher's."""
+SAME_SIGNAL_S = 1.0
+"""Seconds within which two signals count as one: from a scheduler, and passed on by a launcher."""
 
 
 class EndAtSignal(Callback):
-    """Ends a command at a signal, with 128 more as its exit code.
+    """Ends a command at a signal, with an exit code of 128 plus the signal.
 
-    Lightning would end an evaluation or a prediction that is terminated with exit code 0, so that
-    the signals are taken back from it whenever it begins.
+    Lightning would end a terminated evaluation or prediction with exit code 0. Therefore its signal
+    handlers are replaced each time that it installs them.
 
     Args:
-        hint: What to do then.
+        hint: Advice that is shown after the signal.
     """
 
     def __init__(self, hint: str) -> None:
@@ -41,7 +40,7 @@ class EndAtSignal(Callback):
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Handles signals as long as it lasts."""
+        """Handle signals during the block."""
         before = {number: signal.getsignal(number) for number in SIGNALS}
         self._watch()
         try:
@@ -51,17 +50,20 @@ class EndAtSignal(Callback):
                 signal.signal(number, handler)
 
     def _watch(self) -> None:
+        """Install the handlers."""
         for number in SIGNALS:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        """End the command."""
         raise self._interrupted(signum)
 
     def _interrupted(self, signum: int) -> Interrupted:
+        """Return the exception that ends the command."""
         return Interrupted(signum, f"{signal.Signals(signum).name}; {self._hint}")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the signals back."""
+        """Replace Lightning's signal handlers."""
         self._watch()
 
     on_test_start = on_validation_start
@@ -69,18 +71,18 @@ class EndAtSignal(Callback):
 
 
 class Progress(EndAtSignal):
-    """Saves last.ckpt at a time interval, and makes what follows a function of the step alone.
+    """Saves last.ckpt at intervals, such that a resumed training has the same bits.
 
-    A checkpoint is taken between two steps, or before an epoch's first: Lightning goes on from both
-    as if nothing had happened, but for torch's random numbers, the order of the samples and the
-    metrics of an epoch that has begun, which are seen to here.
+    A checkpoint is saved between two steps, or before an epoch's first step. Lightning resumes from
+    both exactly, except for torch's random numbers, the order of the samples, and the metrics of
+    an epoch in progress. This callback takes care of those.
 
     Args:
-        folder: Where last.ckpt lies.
-        data: Told where to begin when a training goes on.
+        folder: The run's folder.
+        data: The data module, which is told the epoch and batch to start from.
         every: Seconds between two checkpoints.
-        ranks: The processes that must stop and save after the same step.
-        hint: What to do after a signal.
+        ranks: Processes of the run, which have to stop and save after the same step.
+        hint: Advice that is shown after a signal.
     """
 
     def __init__(
@@ -104,26 +106,25 @@ class Progress(EndAtSignal):
         return self._in_training
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        """Training ends after its step and saves; anything else, and the second time, at once."""
-        again = self._signum is not None and time.monotonic() - self._signalled > TOGETHER
+        """End a training after its step; end anything else, or at a second signal, at once."""
+        again = self._signum is not None and time.monotonic() - self._signalled > SAME_SIGNAL_S
         if not self._in_training or again:
             raise self._interrupted(signum)
         if self._signum is None:
             self._signum, self._signalled = signum, time.monotonic()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the signals back."""
+        """Replace Lightning's signal handlers."""
         self._watch()
         self._in_training = True
         self._saved = time.monotonic()
-        # Lightning would ask all devices before every step whether it has had a signal; it has not.
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+        _skip_lightnings_broadcast(trainer)
 
     def save_end(self, trainer: Trainer) -> None:
-        """Saves the end of the training, which may be before its last epoch (early stopping).
+        """Save the end of the training, which may be before its last epoch (early stopping).
 
         Raises:
-            Interrupted: A signal came in the training's last step, or after it.
+            Interrupted: A signal came in the last step of the training, or after it.
         """
         self._ended = True
         trainer.save_checkpoint(self._folder.last)
@@ -133,18 +134,18 @@ class Progress(EndAtSignal):
             raise self._interrupted(agreed)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves between two epochs, where it is time."""
+        """Save between two epochs, if it is time."""
         self._save_in_time(trainer, 0)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Makes dropout and the like a function of (seed, step): the same after a restart."""
+        """Seed torch by (seed, epoch, batch, rank), so that dropout is the same after a resume."""
         step = f"{self._data.seed} {trainer.current_epoch} {batch_idx}"
         step += f" {self._ranks.rank}" if self._ranks.rank else ""
         digest = hashlib.blake2b(step.encode(), digest_size=8).digest()
         seed = int.from_bytes(digest, "little")
-        # torch.manual_seed notes a traceback for every kind of device that is not there: 1 ms.
+        # torch.manual_seed formats a traceback for every kind of device that is not there: 1 ms.
         torch.default_generator.manual_seed(seed)
         if pl_module.device.type != "cpu":
             torch.get_device_module(pl_module.device).manual_seed(seed)
@@ -152,13 +153,22 @@ class Progress(EndAtSignal):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves between two steps, where it is time; an epoch's last step leaves it to the next."""
+        """Save between two steps, if it is time; after an epoch's last step the next epoch does."""
         done = batch_idx + 1
-        # Between the batches of one step there are gradients, which no checkpoint holds.
+        # Between the batches of a step there are accumulated gradients, which no checkpoint has.
         if done < trainer.num_training_batches and not done % trainer.accumulate_grad_batches:
             self._save_in_time(trainer, done)
 
     def _save_in_time(self, trainer: Trainer, batch: int) -> None:
+        """Save a checkpoint if it is due on any rank, or if a signal came.
+
+        Args:
+            trainer: The trainer.
+            batch: Number of batches of the epoch that are done.
+
+        Raises:
+            Interrupted: A signal came.
+        """
         due = self._ranks.first and time.monotonic() - self._saved >= self._every
         agreed = self._ranks.greatest(self._signum or int(due))  # 1 is no signal of ours
         if not agreed:
@@ -174,13 +184,9 @@ class Progress(EndAtSignal):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds where the training is, and the metrics of the epoch that has begun."""
+        """Add the position in the training, and the metrics of the epoch in progress."""
         if self._batch == 0:
-            # Lightning counts an epoch's batches from zero only once its loop runs: gone on with
-            # as it stands, the epoch would be taken for finished.
-            batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-            batches["current"] = dict.fromkeys(batches["current"], 0)
-            batches["is_last_batch"] = False
+            _count_batches_from_zero(checkpoint)
         checkpoint["progress"] = {
             "epoch": trainer.current_epoch,
             "batch": self._batch or 0,
@@ -199,15 +205,15 @@ class Progress(EndAtSignal):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Tells the data where to begin, and gives the metrics back what they had counted.
+        """Set the position in the data, and restore the metrics of the epoch in progress.
 
         Raises:
             UserError: The run was begun on another number of devices.
-            ValueError: Where the training is, is no place in it.
+            ValueError: The position is not one of a training.
         """
         saved = checkpoint["progress"]
         if not all(isinstance(saved[key], int) and saved[key] >= 0 for key in ("epoch", "batch")):
-            raise ValueError("no epoch and step to go on from")
+            raise ValueError("there is no epoch and step to go on from")
         if len(saved["metrics"]) != self._ranks.size:
             raise UserError(
                 f"--resume: the run was begun on {len(saved['metrics'])} devices, and here are "
@@ -221,11 +227,33 @@ class Progress(EndAtSignal):
         for name, metric in _train_metrics(pl_module):
             for key, value in counted[name]["state"].items():
                 setattr(metric, key, value.to(pl_module.device))
+            # Private: torchmetrics leaves the count out of its state, and warns that a restored
+            # metric was never updated.
             metric._update_count = counted[name]["count"]
 
 
+def _skip_lightnings_broadcast(trainer: Trainer) -> None:
+    """Keep Lightning from asking all devices before every step whether it has had a signal.
+
+    It has not, as its handlers are replaced. The method is private, and no option turns it off.
+    """
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+
+
+def _count_batches_from_zero(checkpoint: dict[str, Any]) -> None:
+    """Set the number of finished batches to zero, in a checkpoint before an epoch's first batch.
+
+    Lightning itself does so only after the hook that saves, and would take a resumed epoch for
+    finished. The layout of a checkpoint's loops is not documented; the public progress of the
+    live loop must not be changed in the middle of a training.
+    """
+    batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    batches["current"] = dict.fromkeys(batches["current"], 0)
+    batches["is_last_batch"] = False
+
+
 def _train_metrics(module: LightningModule) -> Iterator[tuple[str, Metric]]:
-    """The metrics that a training epoch fills, each with a name."""
+    """Yield the metrics that a training epoch updates, each with a name."""
     for name, child in module.named_children():
         if name.startswith("train_") and isinstance(child, MetricCollection):
             for key, metric in child.items(copy_state=True):

@@ -1,4 +1,4 @@
-"""The processes of a run, one a device: who they are, and how they agree."""
+"""Processes of a run, one per device, and the communication between them."""
 
 import os
 import signal
@@ -17,24 +17,24 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 T = TypeVar("T")
 
 LAUNCHED = "CELLBENCH_LAUNCHED"
-"""Set by our own launcher, whose end closes the standard input of what it has started."""
+"""Environment variable that cellbench's launcher sets; its end closes the processes' stdin."""
 
 
 def environment() -> ClusterEnvironment | None:
-    """What a launcher says of this process; None where no launcher has started several of them.
+    """Return the cluster environment that a launcher has set; None for a single process.
 
-    Our own launcher and torchrun tell by RANK and WORLD_SIZE, srun by SLURM's variables.
+    cellbench's launcher and torchrun set RANK and WORLD_SIZE, srun sets SLURM's variables.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         return TorchElasticEnvironment() if TorchElasticEnvironment.detect() else _Launched()
-    # srun's variable: a batch script sees SLURM_NTASKS, and yet runs its commands once.
+    # Set by srun alone; SLURM_NTASKS is set in a batch script as well, which runs commands once.
     if SLURMEnvironment.detect() and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         return SLURMEnvironment()
     return None
 
 
 class _Launched(LightningEnvironment):
-    """LightningEnvironment with the launcher's numbers, from the start."""
+    """LightningEnvironment with the launcher's rank and world size from the start."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,54 +44,51 @@ class _Launched(LightningEnvironment):
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of this run.
-
-    Attributes:
-        rank: This process' number; 0 writes the files, prints, and logs.
-        size: How many there are.
-    """
+    """Processes of a run, as one of them sees them."""
 
     rank: int = 0
+    """Number of this process; 0 writes the files, prints, and logs."""
     size: int = 1
+    """Number of all processes."""
 
     @classmethod
     def join(cls, device: str) -> "Ranks":
-        """Meets the other processes, if there are any.
+        """Connect to the other processes, if there are any.
 
         Args:
-            device: cpu, cuda or mps: what the model will run on.
+            device: Kind of device that the model will run on: cpu, cuda or mps.
         """
-        told = environment()
-        if told is None:
+        cluster = environment()
+        if cluster is None:
             return cls()
-        ranks = cls(told.global_rank(), told.world_size())
+        ranks = cls(cluster.global_rank(), cluster.world_size())
         if LAUNCHED in os.environ:
             threading.Thread(target=_end_with_the_launcher, daemon=True).start()
         if not dist.is_initialized():
             dist.init_process_group(
                 "nccl" if device == "cuda" else "gloo",
-                init_method=f"tcp://{told.main_address}:{told.main_port}",
+                init_method=f"tcp://{cluster.main_address}:{cluster.main_port}",
                 rank=ranks.rank,
                 world_size=ranks.size,
             )
             global _control  # torch.distributed's own state is global as well
-            # What is agreed on lies in main memory: a GPU's queue is not waited for.
+            # The values that are exchanged are in main memory, so that no GPU is waited for.
             _control = dist.new_group(backend="gloo")
         return ranks
 
     @staticmethod
     def leave() -> None:
-        """Parts from the others at the end of the command."""
+        """Disconnect from the other processes at the end of the command."""
         if dist.is_initialized():
             dist.destroy_process_group()
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes, prints and logs."""
+        """True in the process that writes, prints and logs."""
         return self.rank == 0
 
     def agree(self, value: T) -> T:
-        """Rank 0's value, on every rank."""
+        """Return rank 0's value on every rank."""
         if self.size == 1:
             return value
         values = [value]
@@ -99,7 +96,7 @@ class Ranks:
         return values[0]
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's value, on every rank."""
+        """Return the values of all ranks on every rank, by rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -107,7 +104,7 @@ class Ranks:
         return values
 
     def greatest(self, number: int) -> int:
-        """The greatest of the ranks' numbers, on every rank."""
+        """Return the greatest of the ranks' numbers on every rank."""
         if self.size == 1:
             return number
         shared = torch.tensor(number)
@@ -116,8 +113,9 @@ class Ranks:
 
 
 def _end_with_the_launcher() -> None:
+    """Terminate this process once the launcher has ended."""
     os.read(sys.stdin.fileno(), 1)  # returns when the other end is closed, even by a SIGKILL
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-_control: Any = None
+_control: Any = None  # process group of agree, gather and greatest

@@ -1,11 +1,11 @@
-"""One run: what is trained, what is scored, and all that is written of it."""
+"""One run: a training and its scores, or the scores of a checkpoint."""
 
 import csv
 import io
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,53 +15,42 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 
 import cellbench
-from cellbench.config import yaml
 from cellbench.data.base import CellDataModule
-from cellbench.data.splits import first_seen, read_split
 from cellbench.data.table import Part
-from cellbench.data.views import needs_mask
 from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
-from cellbench.runs import environment, features, figures, loggers, probabilities
+from cellbench.runs import compatibility, features, unseen
 from cellbench.runs.averaging import Averaging
-from cellbench.runs.checkpoint import (
-    POOLING,
-    BestEpoch,
-    CheckpointConfig,
-    Description,
-    check_pooling,
-    read_checkpoint,
-)
-from cellbench.runs.folder import RunFolder, as_yaml, write_text
+from cellbench.runs.checkpoint import POOLING, BestEpoch, CheckpointConfig, Description
+from cellbench.runs.folder import RunFolder
 from cellbench.runs.label_history import LabelHistory
-from cellbench.runs.predictions import Predictions, read_predictions, write_predictions
+from cellbench.runs.predictions import Predictions
 from cellbench.runs.progress import Progress
 from cellbench.runs.ranks import Ranks
+from cellbench.runs.record import RunRecord
 from cellbench.runs.recorder import Collector, History
+from cellbench.runs.result import summarise
 from cellbench.terminal import say
 
 RESTORING = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
-"""Errors of Lightning's and torch's where a checkpoint lacks what they look for."""
+"""Errors that Lightning and torch raise if a checkpoint lacks what they look for."""
 
 
 class RunCallbacks(NamedTuple):
-    """What every training is watched by.
-
-    Attributes:
-        history: The losses and metrics by epoch.
-        labels: The labels' probabilities by epoch, where that is asked for.
-        collector: The probabilities of the last evaluation.
-        averaging: Averages the weights, where that is asked for.
-        best: Keeps the best epoch's weights; none where that is the last.
-        progress: Saves the training's state, and handles signals.
-    """
+    """Callbacks of every training."""
 
     history: History
+    """Losses and metrics by epoch."""
     labels: list[LabelHistory]
+    """Probability of each training label by epoch; empty unless it was asked for."""
     collector: Collector
+    """Probabilities of the last evaluation."""
     averaging: list[Averaging]
+    """Average of the weights; empty unless it was asked for."""
     best: list[BestEpoch]
+    """Weights of the best epoch; empty if the last epoch counts as the best."""
     progress: Progress
+    """Checkpoints of an unfinished training, and the handling of signals."""
 
     @classmethod
     def make(
@@ -74,7 +63,16 @@ class RunCallbacks(NamedTuple):
         *,
         label_history: bool,
     ) -> "RunCallbacks":
-        """Makes them for a run; the hint says what to do after a signal."""
+        """Make the callbacks of a run.
+
+        Args:
+            folder: The run's folder.
+            data: The data module.
+            config: Choice of the best epoch.
+            ranks: The processes of the run.
+            hint: Advice that is shown after a signal.
+            label_history: True to record the probability of each training label.
+        """
         history = History(folder.history)
         averaged = config.average != "none"
         averaging = Averaging(config.average, config.ema_decay) if averaged else None
@@ -89,46 +87,41 @@ class RunCallbacks(NamedTuple):
         )
 
     def in_order(self) -> list[Callback]:
-        """As Lightning is to call them."""
+        """Return the callbacks in the order in which Lightning has to call them."""
         watching = [self.history, *self.labels, self.collector, *self.averaging, *self.best]
         return [*watching, self.progress]
 
 
 @dataclass
 class Run:
-    """A run's parts, made by the command line.
-
-    Attributes:
-        folder: Where everything is written.
-        config: The whole configuration.
-        model: The model.
-        data: The data module, set up.
-        trainer: The trainer, with `callbacks` among its own.
-        checkpoint: Which epoch is the best.
-        callbacks: What the training is watched by.
-        ranks: The processes that share the run; the first of them writes.
-        trains: Whether it is to be trained, or scored only.
-        draws: Whether figures are drawn.
-    """
+    """Parts of a run, made by the command line, and what is done with them."""
 
     folder: RunFolder
+    """Folder that everything is written to."""
     config: dict[str, Any]
+    """The whole configuration, as YAML has it."""
     model: CellClassifier
+    """The model."""
     data: CellDataModule
+    """The data module, set up."""
     trainer: Trainer
+    """The trainer; `callbacks` are among its own."""
     checkpoint: CheckpointConfig
+    """Choice of the best epoch."""
     callbacks: RunCallbacks
+    """Callbacks of the training."""
     ranks: Ranks
+    """Processes that share the run; the first of them writes."""
     trains: bool
+    """True if the model is trained, False if a checkpoint is scored."""
     draws: bool
+    """True if figures are drawn."""
 
     def __post_init__(self) -> None:
-        """Tells the model what its checkpoints say of it."""
-        marks = (self.data.drawn.leaky, self.data.table.conflict())
-        self.stamps = [mark for mark in marks if mark]
-        self.loggers = self.trainer.loggers
-        # Only a training needs the table of its labels.
-        self._labels = self.data.training_digest if self.trains else ""
+        """Describe the run for its checkpoints, and collect the warning flags known so far."""
+        flags = (self.data.drawn.leaky, self.data.table.conflict())
+        self.stamps = [flag for flag in flags if flag]
+        self._record = RunRecord(self.folder, self.config, self.trainer.loggers, draws=self.draws)
         self.description = Description(
             cellbench=cellbench.__version__,
             model=self.model.arguments,
@@ -136,89 +129,62 @@ class Run:
             precision=str(self.trainer.precision),
             data=type(self.data).__name__,
             split=self.data.drawn.digest,
-            labels=self._labels,
+            # Only a training needs the table of its labels.
+            labels=self.data.training_digest if self.trains else "",
             leaky=self.data.drawn.leaky,
             masks=self.data.masks_digest,
             pooling=POOLING,
         )
         self.model.description = self.description.as_plain()
 
+    @cached_property
+    def _split(self) -> list[dict[str, str]]:
+        """The rows of split.csv."""
+        return list(csv.DictReader(io.StringIO(self.data.drawn.csv)))
+
     def fit(self, *, test: bool) -> dict[str, Any] | None:
-        """Trains, then scores the best checkpoint on the validation and the test split.
+        """Train, then score the best checkpoint on the validation split and the test split.
 
         A training that was interrupted in this folder goes on from its last.ckpt.
 
         Args:
-            test: Whether the test split is scored.
+            test: False to leave the test split out.
 
         Returns:
-            What metrics.json holds; None on any rank but the first.
+            Content of metrics.json; None on all ranks but the first.
         """
         begun = self.ranks.agree(self.folder.last if self.folder.last.is_file() else None)
         if begun is None:
-            try:
-                self._check_weights()
-            except UserError:
-                self._discard()
-                raise
-        with self.callbacks.progress.watching(), self._written(begun):
-            kept = features.keep(self.model, self.data, self.trainer)
-            if kept and self.ranks.first:
-                say(kept, flush=True)
-            try:
-                self.trainer.fit(
-                    self.model, datamodule=self.data, ckpt_path=begun, weights_only=True
-                )
-            except MisconfigurationException as error:
-                raise UserError(f"trainer: {str(error).splitlines()[0]:.200}") from error
-            except RESTORING as error:
-                if "more than 1 value per channel" in str(error):
-                    raise UserError(
-                        f"data.batch_size: {self.data.batch_size} leaves batch norm a single "
-                        "value; give a larger batch, or larger images"
-                    ) from error
-                if begun is None or self.callbacks.progress.began:
-                    raise
-                raise UserError(
-                    f"--resume: {begun} does not hold the state of this training ({error!r:.80}); "
-                    "restore it from a copy, or delete it to begin the training afresh"
-                ) from error
-            self.callbacks.progress.save_end(self.trainer)
-            if self.checkpoint.monitor == "last":
-                self.trainer.save_checkpoint(self.folder.best, weights_only=True)
-            self._load(self.folder.best)
+            with self._discarding():
+                unseen.check_weights(self._split, self.config)
+        with self.callbacks.progress.watching(), self._recorded(begun):
+            self._train(begun)
+            compatibility.load_weights(self.folder.best, self.model)
             result = self._score(("val", "test") if test else ("val",))
-            if result is None:
-                return None
-            if self.draws:
-                curves = figures.learning_curves(
-                    self.callbacks.history.rows,
-                    self._best_epoch(),
-                    result["val"]["metrics"]["accuracy"]["baseline"],
-                    result["val"]["n"],
-                )
-                self._save_figure(curves, "learning_curves")
+            if result is not None:
+                self._record.draw_learning_curves(self.callbacks.history.rows, result)
         return result
 
     def score(self, part: Literal["val", "test"], ckpt_path: Path) -> dict[str, Any] | None:
-        """Scores a checkpoint on one split.
+        """Score a checkpoint on one part of the split.
 
         Returns:
-            What metrics.json holds; None on any rank but the first.
+            Content of metrics.json; None on all ranks but the first.
 
         Raises:
-            UserError: The checkpoint holds another model, or images of the split have trained it.
+            UserError: The checkpoint holds another model, or was trained on images of that part.
         """
-        try:
-            self._check(part, ckpt_path)
-        except UserError:
-            self._discard()
-            raise
-        with self.callbacks.progress.watching(), self._written():
+        with self._discarding():
+            self._check_scored(part, ckpt_path)
+        with self.callbacks.progress.watching(), self._recorded():
             return self._score((part,))
 
     def probabilities(self) -> np.ndarray:
-        """What the model makes of every image of the table, as it is: (n, classes)."""
+        """Classify every image of the table with the model as it is now.
+
+        Returns:
+            Probabilities, (n, classes).
+        """
         model, trainer = self.model.eval(), self.trainer
         model.to(trainer.strategy.root_device)
         found = []
@@ -228,243 +194,118 @@ class Run:
                 found.append(model.predict_step(moved).cpu())
         return torch.cat(found).numpy()
 
-    def _discard(self) -> None:
-        """Ends a run that must not begin."""
-        if self.ranks.first:
-            loggers.finish(self.loggers, failed=True)
-            self.folder.discard()
-
-    def _check_begun(self, begun: Path) -> None:
-        """Loads what a training goes on from, and makes sure that its data are still the same.
-
-        Raises:
-            UserError: They are not, or the checkpoint is not whole.
-        """
-        trained = self._load(begun)
-        for what, changed, ours, theirs in (
-            ("split", "images or labels", self.data.drawn.digest, trained.split),
-            ("table of training labels", "labels", self._labels, trained.labels),
-            ("set of masks", "masks", self.data.masks_digest, trained.masks),
-            (
-                "preprocessing",
-                "settings",
-                self.description.preprocessing,
-                trained.preprocessing,
-            ),
-        ):
-            if ours != theirs:
-                raise UserError(
-                    f"--resume: the {what} is not the one that the run began with: {changed} have "
-                    "changed since; put them back, or begin afresh"
-                )
-
-    def _check(self, part: Part, ckpt_path: Path) -> None:
-        """Loads a checkpoint, and notes how what it will be scored on differs from its training."""
-        trained = self._load(ckpt_path)
-        if trained.split != self.data.drawn.digest:
-            for run in _lineage(ckpt_path.parent.parent):
-                self._refuse_trained(part, run)
-            self.stamps.append("another split than the run's, without its training's images")
-        elif self._uses_masks_like(trained) and trained.masks != self.data.masks_digest:
-            raise UserError(
-                f"the masks of {type(self.data).__name__} have changed since the run was trained; "
-                "put them back, or train again"
-            )
-        for name, ours in asdict(self.description.preprocessing).items():
-            theirs = getattr(trained.preprocessing, name)
-            if ours != theirs:
-                self.stamps.append(f"{name} is {ours} here, and was {theirs} in training")
-
-    def _uses_masks_like(self, trained: Description) -> bool:
-        """Return whether a checkpoint knows its masks, and the view takes the same kind."""
-        ours, theirs = self.description.preprocessing, trained.preprocessing
-        return bool(trained.masks) and needs_mask(ours.view) and ours.masks == theirs.masks
-
-    def _check_weights(self) -> None:
-        """Refuse weights of a run that has seen what is to be scored."""
-        for run in _lineage(Path(self.config["model"]["weights"])):
-            self._refuse_trained("val", run, seen=("train",))
-            self._refuse_trained("test", run)
-
-    def _refuse_trained(
-        self, part: Part, run: Path, seen: Sequence[str] = ("train", "val")
-    ) -> None:
-        """Refuse a part of the split with samples that a run has seen.
-
-        Raises:
-            UserError: Its first such sample.
-        """
-        rows = list(csv.DictReader(io.StringIO(self.data.drawn.csv)))
-        others = read_split(RunFolder(run).split)
-        # A split by images divides groups itself, and is stamped for it.
-        found = None
-        if rows != others:
-            one_dataset = _source(self.config) == _source(yaml.read_mapping(RunFolder(run).config))
-            found = first_seen(part, rows, others, seen, one_dataset=one_dataset)
-        if found is not None:
-            name, what = found
-            raise UserError(
-                f"'{name}' is in the {part} split, but the run {run} was trained or selected on "
-                f"the same {what}; use the run's own split, or other images"
-            )
+    @contextmanager
+    def _discarding(self) -> Iterator[None]:
+        """Remove the run's folder if the block refuses to begin the run."""
+        try:
+            yield
+        except UserError:
+            if self.ranks.first:
+                self._record.finish(failed=True)
+                self.folder.discard()
+            raise
 
     @contextmanager
-    def _written(self, begun: Path | None = None) -> Iterator[None]:
-        """Writes what is known before a run, and ends what it began, whatever happens.
+    def _recorded(self, begun: Path | None = None) -> Iterator[None]:
+        """Record what the block does, on the first rank.
 
         Args:
-            begun: The checkpoint that a training goes on from.
+            begun: The checkpoint that an interrupted training goes on from.
         """
         if not self.ranks.first:
-            if begun is not None:
-                self._check_begun(begun)
+            self._check_resumed(begun)
             yield
             return
-        described = environment.describe(
-            self.trainer.strategy.root_device, self.trainer.world_size, str(self.trainer.precision)
-        )
-        failed = True
-        try:
-            if begun is not None:
-                self._check_begun(begun)
-            self.folder.tidy()
-            if begun is None:  # else it stays as it was, with what is not taken from it
-                write_text(self.folder.config, as_yaml(self.config))
-            write_text(self.folder.split, self.data.drawn.csv)
-            loggers.log_config(self.loggers, self.config)
-            if self.draws:
-                shown: tuple[Part, Part] = ("train", "test")
-                batches = [(part, self.data.examples(part)) for part in shown]
-                self._save_figure(figures.sample_sheet(batches, self.data.classes), "samples")
+        with self._record.open(self.trainer):
+            self._check_resumed(begun)
+            self._record.begin(self.data, resumed=begun is not None)
             yield
-            failed = False
-        finally:
-            loggers.finish(self.loggers, failed=failed)
-            self.loggers = []
-            environment.write_environment(self.folder.environment, described)
 
-    def _load(self, path: Path) -> Description:
-        description, state = read_checkpoint(path)
-        own = self.model.description["model"]
-        if description.model != own:
-            differs = [key for key in own if description.model.get(key) != own[key]]
-            raise UserError(
-                f"{path} holds another model: {', '.join(differs)} differ from the configuration's"
-            )
+    def _check_resumed(self, begun: Path | None) -> None:
+        """Make sure that the data of an interrupted training are still the same."""
+        if begun is not None:
+            trained = compatibility.load_weights(begun, self.model)
+            compatibility.check_unchanged(trained, self.description)
+
+    def _check_scored(self, part: Part, ckpt_path: Path) -> None:
+        """Load a checkpoint, and refuse or flag what differs from its training."""
+        trained = compatibility.load_weights(ckpt_path, self.model)
+        if trained.split != self.description.split:
+            for run in unseen.lineage(ckpt_path.parent.parent):
+                unseen.check_unseen(part, self._split, self.config, run)
+            self.stamps.append("another split than the run's, without its training's images")
+        else:
+            compatibility.check_masks(trained, self.description)
+        self.stamps += compatibility.changed_preprocessing(trained, self.description)
+
+    def _train(self, begun: Path | None) -> None:
+        """Train, from a checkpoint if there is one, and write best.ckpt and last.ckpt."""
+        kept = features.keep(self.model, self.data, self.trainer)
+        if kept and self.ranks.first:
+            say(kept, flush=True)
         try:
-            self.model.load_state_dict(state)
-        except (RuntimeError, AttributeError, TypeError) as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise UserError(
-                f"{path}: its weights do not fit its own model: {reason:.120}; restore it from a "
-                "copy, or train again"
-            ) from error
-        check_pooling(description, self.model)
-        return description
+            self.trainer.fit(self.model, datamodule=self.data, ckpt_path=begun, weights_only=True)
+        except MisconfigurationException as error:
+            raise UserError(f"trainer: {str(error).splitlines()[0]:.200}") from error
+        except RESTORING as error:
+            mistake = self._mistake_behind(error, begun)
+            if mistake is None:
+                raise
+            raise mistake from error
+        self.callbacks.progress.save_end(self.trainer)
+        if self.checkpoint.monitor == "last":
+            self.trainer.save_checkpoint(self.folder.best, weights_only=True)
+
+    def _mistake_behind(self, error: Exception, begun: Path | None) -> UserError | None:
+        """Return the user's mistake that an error of the training means, if there is one."""
+        if "more than 1 value per channel" in str(error):
+            return UserError(
+                f"data.batch_size: {self.data.batch_size} leaves batch norm a single value; give a "
+                "larger batch, or larger images"
+            )
+        if begun is None or self.callbacks.progress.began:
+            return None
+        return UserError(
+            f"--resume: {begun} does not hold the state of this training ({error!r:.80}); "
+            "restore it from a copy, or delete it to begin the training afresh"
+        )
 
     def _score(self, parts: Sequence[Literal["val", "test"]]) -> dict[str, Any] | None:
+        """Score the model on parts of the split, and record the results."""
         self.trainer.loggers = []  # a second val/loss would end their curves with a jump
-        predictions: dict[Part, Predictions] = {}
-        for part in parts:
-            evaluate = self.trainer.validate if part == "val" else self.trainer.test
-            evaluate(self.model, datamodule=self.data, verbose=False)
-            positions, found = self.callbacks.collector.take()
-            if not np.isfinite(found).all():
-                raise UserError(
-                    "the training diverged: what the network says is no number; lower model.lr"
-                )
-            ids = [self.data.table.samples[i].id for i in positions]
-            labels = self.data.table.labels[positions]
-            predictions[part] = Predictions(ids, labels, found)
+        predictions: dict[Part, Predictions] = {part: self._predict(part) for part in parts}
         if not self.ranks.first:
             return None
-        write_predictions(self.folder.predictions, self.data.classes, predictions)
-        result = self._evaluate()
-        write_text(self.folder.metrics, json.dumps(result, indent=2) + "\n")
-        loggers.log_result(self.loggers, self.config, result)
-        if not self.draws:
-            return result
-        shown = parts[-1]
-        title = f"{shown} split, {self.config['name']}, view {self.data.view}"
-        title += "".join(f"\nNOT TO BE BELIEVED: {stamp}" for stamp in self.stamps)
-        drawn = figures.confusion(result[shown], self.data.classes, title)
-        self._save_figure(drawn, "confusion")
+        self._record.write_predictions(self.data.classes, predictions)
+        result = summarise(
+            predictions,
+            self.data,
+            self._split,
+            experiment=self.config["name"],
+            stamps=self.stamps,
+            epoch=self._best_epoch() if self.callbacks.history.rows else None,
+            parameters=sum(p.numel() for p in self.model.parameters()),
+        )
+        self._record.write_result(result)
+        self._record.draw_confusion(result, parts[-1], self.data.classes)
         return result
 
-    def _evaluate(self) -> dict[str, Any]:
-        """metrics.json, computed from predictions.csv."""
-        classes, parts = read_predictions(self.folder.predictions)
-        drawn, table = self.data.drawn, self.data.table
-        counts = np.bincount(table.labels[drawn.indices("train")], minlength=len(classes))
-        prior = counts / counts.sum()
-        result: dict[str, Any] = {
-            "experiment": self.config["name"],
-            "stamps": self.stamps,
-            "split": {
-                "digest": drawn.digest,
-                "masks": self.data.masks_digest,
-                "protocol": self.data.split.protocol,
-                "folds": self.data.split.folds,
-                "fold": None if self.data.split.folds is None else self.data.split.fold or 0,
-                "n": {p: len(drawn.indices(p)) for p in ("train", "val", "test")},
-            },
-            "epoch": self._best_epoch() if self.callbacks.history.rows else None,
-            "view": self.data.view,
-            "seed": self.data.seed,
-            "majority_class": classes[prior.argmax()],
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-        }
-        group = {row["id"]: row["group"] for row in read_split(self.folder.split)}
-        for part, given in parts.items():
-            if [table.samples[i].id for i in drawn.indices(part)] != given.ids:
-                raise AssertionError(f"{part}: not every sample was counted once")
-            groups = np.array([group[name] for name in given.ids])
-            baseline = np.tile(prior, (len(groups), 1))
-            result[part] = probabilities.score(
-                given.labels, given.probabilities, groups, classes, baseline
+    def _predict(self, part: Literal["val", "test"]) -> Predictions:
+        """Classify the images of a part of the split, on all ranks together."""
+        evaluate = self.trainer.validate if part == "val" else self.trainer.test
+        evaluate(self.model, datamodule=self.data, verbose=False)
+        positions, found = self.callbacks.collector.take()
+        if not np.isfinite(found).all():
+            raise UserError(
+                "the training diverged: the network's output is not finite; lower model.lr"
             )
-        return result
+        if not np.array_equal(positions, self.data.drawn.indices(part)):
+            raise AssertionError(f"{part}: not every sample was counted once")
+        ids = [self.data.table.samples[i].id for i in positions]
+        return Predictions(ids, self.data.table.labels[positions], found.astype(np.float32))
 
     def _best_epoch(self) -> int:
+        """Return the number of the epoch that is scored."""
         rows, monitor = self.callbacks.history.rows, self.checkpoint.monitor
         values = [float("nan") if monitor == "last" else row[monitor] for row in rows]
         return int(rows[self.checkpoint.best(values)]["epoch"])
-
-    def _save_figure(self, figure: Any, name: str) -> None:
-        path = self.folder.figure(name)
-        figures.save(figure, path)
-        loggers.log_figure(self.loggers, path)
-
-
-def _source(config: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return the name of a configuration's data module and the folder of its files."""
-    data = config.get("data")
-    if not isinstance(data, Mapping):
-        return None, None
-    options = data.get("init_args")
-    return data.get("class_path"), options.get("root") if isinstance(options, Mapping) else None
-
-
-def _lineage(run: Path) -> Iterator[Path]:
-    """Yield a run's folder, then that of the run whose weights it began with, and so on.
-
-    Raises:
-        UserError: A run does not say what it began with, or began with its own weights.
-    """
-    known: set[Path] = set()
-    while run.is_dir():
-        if run.resolve() in known:
-            raise UserError(
-                f"model.weights: the run {run} was trained from itself, as its config.yaml and "
-                "those of the runs before tell; take a run whose weights have a beginning"
-            )
-        yield run
-        known.add(run.resolve())
-        config = RunFolder(run).config
-        try:
-            run = Path(yaml.read_mapping(config)["model"]["weights"])
-        except (UserError, KeyError, TypeError) as error:
-            raise UserError(
-                f"model.weights: cannot read {config}, which tells what that run was trained from "
-                f"({error!r:.80}); restore it"
-            ) from error

@@ -1,4 +1,4 @@
-"""A sweep's file, as a typed value."""
+"""Content of a sweep's file, with types."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,43 +18,40 @@ Metric = Literal[
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """What a sweep's file holds.
-
-    Attributes:
-        experiment: The experiment that is varied, relative to the sweep's file.
-        space: For each of the command line's paths a list of values, {low, high, log, step}, or
-            {choices}; `when: {path: value}` in it makes it depend on another parameter.
-        metric: What a trial is judged by: the best epoch's validation scores, the seconds of its
-            training, or its parameters; several give a Pareto front.
-        direction: maximize or minimize, for each metric.
-        sampler: grid compares every combination; the others search: random, tpe (Bergstra et al.,
-            NeurIPS 2011), gp (a Gaussian process), cmaes (Hansen and Ostermeier 2001; numbers
-            only), qmc (a Sobol sequence).
-        seed: Of the sampler's draws.
-        pruner: What ends a trial that does badly, judged after every epoch, or after every run
-            where `repeat` gives it several: median, hyperband (Li et al., JMLR 2018), halving, or
-            wilcoxon (the signed-rank test against the best trial, run by run); none for never.
-        trials: How many; null for a grid, and where `time` sets an end.
-        time: Seconds after which a command begins no more trials.
-        timeout: Seconds after which a run is ended, and its trial failed.
-        repeat: What is repeated inside a trial, as the folds and the seeds: for each path a list.
-            A trial's value is the mean over all combinations.
-    """
+    """Content of a sweep's file."""
 
     experiment: Path
+    """Experiment that is varied, relative to the sweep's file."""
     space: dict[str, Any]
+    """Parameters: for each option of the command line a list of values, {low, high, log, step}, or
+    {choices}; `when: {option: value}` in it makes it depend on another parameter."""
     metric: str | list[str] = "val/f1_macro"
+    """Metric that trials are judged by: a validation score of the best epoch, the seconds of the
+    training, or the number of parameters; several give a Pareto front."""
     direction: Direction | list[Direction] = "maximize"
+    """maximize or minimize, for each metric."""
     sampler: Sampler = "tpe"
+    """Choice of the trials: grid compares every combination; the others search: random, tpe
+    (Bergstra et al., NeurIPS 2011), gp (a Gaussian process), cmaes (Hansen and Ostermeier 2001;
+    numbers only), qmc (a Sobol sequence)."""
     seed: int = 0
+    """Seed of the sampler's draws."""
     pruner: Pruner = "none"
+    """Rule that ends a bad trial early, applied after every epoch, or after every run if `repeat`
+    gives a trial several: median, hyperband (Li et al., JMLR 2018), halving, or wilcoxon (the
+    signed-rank test against the best trial, run by run); none for never."""
     trials: int | None = None
+    """Number of trials; null for a grid, or if `time` sets an end."""
     time: float | None = None
+    """Seconds after which a command starts no more trials."""
     timeout: float | None = None
+    """Seconds after which a run is ended, and its trial fails."""
     repeat: dict[str, Any] = field(default_factory=dict)
+    """Options that are repeated inside a trial, such as folds and seeds, each with a list of
+    values. A trial's value is the mean over all combinations."""
 
     def __post_init__(self) -> None:
-        """Raises UserError where values contradict each other."""
+        """Raise UserError if values contradict each other."""
         known = get_args(Metric)
         for name in self.metrics:
             if name not in known:
@@ -77,11 +74,11 @@ class SweepConfig:
                 raise UserError(f"{name}: {value} is not greater than 0")
         if self.pruner != "none" and len(self.metrics) > 1:
             raise UserError(f"pruner: {self.pruner} judges by one metric; remove it, or the others")
-        _ = self.parameters, self.runs, self.grid  # which say what is wrong with them
+        _ = self.parameters, self.runs, self.grid  # each checks its values
         if self.pruner == "wilcoxon" and len(self.runs) < 2:
             raise UserError("pruner: wilcoxon compares run by run; give folds or seeds in repeat")
         if self.pruner != "none" and self.metrics[0] in ("seconds", "parameters"):
-            raise UserError(f"pruner: {self.metrics[0]} is known at the end alone; remove pruner")
+            raise UserError(f"pruner: {self.metrics[0]} is known only at the end; remove pruner")
         numeric = all(isinstance(value, dict) for value in self.space.values())
         if self.sampler == "cmaes" and not (numeric and len(self.space) > 1):
             raise UserError("sampler: cmaes needs at least two parameters, all of them ranges")
@@ -90,51 +87,51 @@ class SweepConfig:
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics, one or several."""
+        """Names of the metrics."""
         return [self.metric] if isinstance(self.metric, str) else self.metric
 
     @property
     def directions(self) -> list[Direction]:
-        """A direction for each of them."""
+        """Direction of each metric."""
         if isinstance(self.direction, str):
             return [self.direction] * len(self.metrics)
         return self.direction
 
     @property
     def parameters(self) -> Space:
-        """What is varied."""
+        """Parameters that are varied."""
         return Space.read(self.space)
 
     @property
     def runs(self) -> list[Point]:
-        """What a trial's runs differ in."""
+        """Options of each run of a trial, in which the runs differ."""
         return repeats(self.repeat)
 
     @property
     def grid(self) -> list[Point] | None:
-        """All points of a grid; None where a sampler draws them."""
+        """All points of a grid; None if a sampler draws the points."""
         return self.parameters.grid() if self.sampler == "grid" else None
 
     @property
     def total(self) -> int | None:
-        """The number of trials; None where only the time ends them."""
+        """Number of trials; None if only the time ends the sweep."""
         return self.trials if self.grid is None else len(self.grid)
 
     @property
     def compares(self) -> bool:
-        """Whether each run is tested: a grid compares conditions, and chooses none by it."""
+        """True if each run is tested: a grid compares conditions and chooses none of them."""
         return self.sampler == "grid"
 
     def identity(self, experiment: Mapping[str, Any]) -> dict[str, Any]:
-        """Plain values that differ where two sweeps' trials must not be mixed.
+        """Return plain values that differ between two sweeps whose trials must not be mixed.
 
         Args:
-            experiment: The whole configuration of its experiment.
+            experiment: The experiment's configuration.
         """
         return {
             "space": self.space,
             "repeat": self.repeat,
-            "order": [*self.space, *self.repeat],  # numbers a grid's points, and a trial's runs
+            "order": [*self.space, *self.repeat],  # decides the numbers of points and runs
             "metric": self.metrics,
             "direction": self.directions,
             "sampler": self.sampler,

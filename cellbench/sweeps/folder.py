@@ -1,8 +1,8 @@
-"""Where a sweep's files lie, and what a run of it has to say."""
+"""Files of a sweep, and what its runs have written."""
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,14 @@ from cellbench.sweeps.space import Point
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """The files of one sweep.
-
-    Attributes:
-        path: The folder.
-    """
+    """Files of one sweep."""
 
     path: Path
+    """The folder."""
 
     @property
     def lock(self) -> Path:
-        """Held by the process that runs the sweep on this machine."""
+        """Lock of the process that runs the sweep on this machine."""
         return inside(self.path, ".lock")
 
     @property
@@ -37,7 +34,7 @@ class SweepFolder:
 
     @property
     def trials(self) -> Path:
-        """A row a trial."""
+        """Table of the trials, one row each."""
         return inside(self.path, "trials.csv")
 
     @property
@@ -46,27 +43,30 @@ class SweepFolder:
         return inside(self.path, "best.yaml")
 
     def figure(self, name: str) -> Path:
-        """A figure's file."""
+        """Return the path of a figure."""
         return inside(self.path, "figures", f"{name}.png")
 
     def run(self, trial: int, repeat: Mapping[str, Any]) -> RunFolder:
-        """The folder of a trial's run.
+        """Return the folder of a trial's run.
 
         Args:
-            trial: The trial's number.
-            repeat: The run's fold, seed or whatever is repeated.
+            trial: Number of the trial.
+            repeat: The run's fold, seed, or whatever else is repeated.
         """
         parts = [f"{path.rpartition('.')[2]}{value}" for path, value in repeat.items()]
         safe = "-".join([f"{trial:04d}", *parts]).replace("/", "_").replace(" ", "")
         return RunFolder(inside(self.path, "trials", safe))
 
     def log(self, run: RunFolder) -> Path:
-        """What a run has printed; beside its folder, which is made anew where it never began."""
+        """Return the path of a run's output.
+
+        It lies beside the run's folder, which is deleted if the run is refused before it begins.
+        """
         return inside(self.path, "trials", f"{run.path.name}.log")
 
 
 def epochs(run: RunFolder) -> list[dict[str, float]]:
-    """Return the epochs that a run has finished, as its history.csv tells them.
+    """Return the finished epochs of a run, as its history.csv has them.
 
     Raises:
         UserError: The file cannot be read.
@@ -80,11 +80,34 @@ def epochs(run: RunFolder) -> list[dict[str, float]]:
         raise _unreadable(run, error) from error
 
 
-def values_at(run: RunFolder, rows: list[dict[str, float]], metrics: list[str]) -> list[float]:
-    """What a training is worth if it ends after some epochs: the scores of the best of them."""
+def read_checkpoint_config(run: RunFolder) -> CheckpointConfig:
+    """Return a run's choice of its best epoch, as its config.yaml has it.
+
+    Raises:
+        UserError: The file cannot be read, or has a value that is none.
+    """
     config = yaml.read_mapping(run.config).get("checkpoint")
     values.check("checkpoint", config, CheckpointConfig, closed=True)
-    checkpoint = CheckpointConfig(**config)  # type: ignore[arg-type]  # just checked
+    return CheckpointConfig(**config)  # type: ignore[arg-type]  # just checked
+
+
+def values_at(
+    run: RunFolder,
+    rows: Sequence[Mapping[str, float]],
+    checkpoint: CheckpointConfig,
+    metrics: Sequence[str],
+) -> list[float]:
+    """Return the values that a training would have if it ended after some epochs.
+
+    Args:
+        run: The run, for errors.
+        rows: The epochs, at least one, as `epochs` gives them.
+        checkpoint: Choice of the best of them.
+        metrics: Names of the values.
+
+    Raises:
+        UserError: The best epoch lacks a metric.
+    """
     judged = [row.get(checkpoint.monitor, 0.0) for row in rows]
     best = rows[checkpoint.best(judged)]
     try:
@@ -93,8 +116,12 @@ def values_at(run: RunFolder, rows: list[dict[str, float]], metrics: list[str]) 
         raise _unreadable(run, error) from error
 
 
-def final_values(run: RunFolder, metrics: list[str]) -> list[float]:
-    """What a finished run is worth.
+def final_values(run: RunFolder, metrics: Sequence[str]) -> list[float]:
+    """Return the values of a finished run.
+
+    Args:
+        run: The run.
+        metrics: Names of the values.
 
     Raises:
         UserError: Its files cannot be read.
@@ -116,11 +143,11 @@ def _unreadable(run: RunFolder, error: Exception) -> UserError:
 
 
 def merged(experiment: Mapping[str, Any], point: Point) -> dict[str, Any]:
-    """An experiment's own keys, with some of them set.
+    """Return a copy of an experiment with some of its keys set.
 
     Args:
-        experiment: The experiment's file.
-        point: Values by the command line's paths.
+        experiment: Content of the experiment's file.
+        point: The values to set, by their option on the command line, as `data.view`.
     """
     result: dict[str, Any] = json.loads(json.dumps(dict(experiment)))
     if isinstance(result.get("data"), str):

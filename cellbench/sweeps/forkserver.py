@@ -1,6 +1,7 @@
-"""Imported by the process that runs are forked from, and by nothing else.
+"""Signal handlers of the process that runs are forked from; nothing else imports this module.
 
-A scheduler's signal goes to all processes of a job; this one lives as long as the sweep does.
+A scheduler sends its signals to all processes of a job. This process has to ignore them, as it is
+needed until the sweep's own process ends.
 """
 
 import signal

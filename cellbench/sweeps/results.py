@@ -29,19 +29,19 @@ STATES = {
     "RUNNING": "running",
     "WAITING": "not done",
 }
-"""What becomes of a trial, in words."""
+"""Words for the states of a trial."""
 
 
 def point_of(config: SweepConfig, trial: FrozenTrial) -> Point:
-    """A trial's parameters, as they are and not as Optuna knows them."""
+    """Return a trial's parameters with their own values, where Optuna has labels."""
     parameters = config.parameters.parameters
     return {path: parameters[path].value(value) for path, value in trial.params.items()}
 
 
 def write_trials(folder: SweepFolder, config: SweepConfig, study: Study) -> None:
-    """Writes trials.csv: a row a trial, with the mean and each run's value of every metric.
+    """Write trials.csv: one row per trial, with the mean and each run's value of every metric.
 
-    The duration is that of its runs together, in seconds, since the sweep was last begun.
+    The duration is the sum over a trial's runs in seconds, without what earlier commands ran.
     """
     paths = list(config.parameters.parameters)
     ends = ["duration", "reason"]
@@ -85,13 +85,13 @@ def write_best(
         f"# Trial {best.number} of the sweep {name}: mean {config.metrics[0]} {best.values[0]:.4f} "
         f"over {len(config.runs)} run(s), the best of {len(study.trials())} trials.\n"
     )
-    warning = stamp(config)
-    head += f"# NOT TO BE BELIEVED: {warning}\n" if warning else ""
+    flag = warning_flag(config)
+    head += f"# UNRELIABLE: {flag}\n" if flag else ""
     write_text(folder.best, head + as_yaml(merged(experiment, point_of(config, best))))
 
 
-def stamp(config: SweepConfig) -> str | None:
-    """Why a search's test scores are not what they may seem; None where they are."""
+def warning_flag(config: SweepConfig) -> str | None:
+    """Return the reason why a search's test scores are optimistic; None if they are not."""
     if config.compares or not any(path.startswith("data.split.") for path in config.repeat):
         return None
     return (
@@ -101,7 +101,7 @@ def stamp(config: SweepConfig) -> str | None:
 
 
 def draw(folder: SweepFolder, config: SweepConfig, study: Study) -> list[str]:
-    """Draw how the metrics depend on the parameters, and for a search how far it got.
+    """Draw the metrics over the parameters, and for a search its progress.
 
     Returns:
         The names of the figures drawn; none for fewer than three finished trials.
@@ -118,8 +118,8 @@ def draw(folder: SweepFolder, config: SweepConfig, study: Study) -> list[str]:
     if varied:
         kinds["slice"] = partial(plots.plot_slice, params=varied)
     if len(varied) > 1:
-        # Shares of the variance (Hutter et al., ICML 2014): Optuna's default asks only what tells
-        # the best tenth from the rest, of which a search has little else.
+        # Shares of the variance (Hutter et al., ICML 2014). Optuna's default only explains what
+        # distinguishes the best tenth of the trials, and a search has few others.
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         kinds["importances"] = partial(
             plots.plot_param_importances, evaluator=evaluator, params=varied
@@ -139,13 +139,13 @@ def draw(folder: SweepFolder, config: SweepConfig, study: Study) -> list[str]:
 
 
 def _value(k: int, trial: FrozenTrial) -> float:
-    """A trial's value of one of several metrics."""
+    """Return a trial's value of the k-th metric."""
     return float(trial.values[k])
 
 
 @contextmanager
 def _closed_figures() -> Iterator[None]:
-    """Close the pyplot figures that are opened inside, and no others."""
+    """Close the pyplot figures that the block opens, and no others."""
     before = set(matplotlib.pyplot.get_fignums())
     try:
         yield
@@ -155,13 +155,13 @@ def _closed_figures() -> Iterator[None]:
 
 
 def _draw(folder: SweepFolder, name: str, plot: Callable[[], Any]) -> bool:
-    """Draw one figure; return whether Optuna could.
+    """Draw one figure; return False if Optuna cannot.
 
-    Optuna's plots set matplotlib's style and keep their figure open for the whole process, and a
-    report may be drawn in the same one.
+    Optuna's plots set matplotlib's style and keep their figures open for the whole process, in
+    which a report may be drawn afterwards.
     """
     with warnings.catch_warnings(), matplotlib.rc_context(), _closed_figures():
-        warnings.simplefilter("ignore")  # that the functions are experimental
+        warnings.simplefilter("ignore")  # the functions are experimental
         try:
             axes = np.ravel(plot())[0]
         except (ValueError, RuntimeError):  # all values equal, or a parameter with one value

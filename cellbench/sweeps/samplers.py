@@ -1,4 +1,4 @@
-"""Optuna's samplers and pruners, made for sweeps that may be killed and go on."""
+"""Samplers and pruners for sweeps that may be killed and continued."""
 
 import hashlib
 import math
@@ -13,6 +13,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.search_space import IntersectionSearchSpace
+from optuna.storages import BaseStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -20,11 +21,16 @@ from cellbench.sweeps.config import SweepConfig
 from cellbench.sweeps.space import Point, Space
 
 FIRST = 5
-"""Trials, or runs of one, that a pruner sees before it judges."""
+"""Number of trials, or of runs of a trial, that a pruner sees before it judges."""
 
 
-def build_sampler(config: SweepConfig) -> BaseSampler:
-    """The sampler of a sweep."""
+def build_sampler(config: SweepConfig, storage: BaseStorage) -> BaseSampler:
+    """Return the sampler of a sweep.
+
+    Args:
+        config: The sweep.
+        storage: The storage of its study.
+    """
     points = config.grid
     if points is not None:
         return GridSampler(points, config.parameters)
@@ -32,8 +38,8 @@ def build_sampler(config: SweepConfig) -> BaseSampler:
         "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
         "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
         "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
-        "cmaes": CmaEsSampler,
-        # A sequence has one seed; its place in it is kept in the storage.
+        "cmaes": lambda seed: CmaEsSampler(seed, storage),
+        # A Sobol sequence has one seed; the position in it is kept in the storage.
         "qmc": lambda seed: optuna.samplers.QMCSampler(
             scramble=True,
             seed=config.seed,
@@ -44,14 +50,14 @@ def build_sampler(config: SweepConfig) -> BaseSampler:
 
 
 def build_pruner(config: SweepConfig, steps: int) -> BasePruner:
-    """The pruner of a sweep.
+    """Return the pruner of a sweep.
 
     Args:
         config: The sweep.
-        steps: How often a trial is judged at most.
+        steps: Greatest number of times that a trial is judged.
     """
     if config.pruner == "median":
-        # An epoch or two say little; with folds or seeds every value is a whole run's.
+        # The first epochs say little; with folds or seeds every value is that of a whole run.
         warm_up = steps // 4 if len(config.runs) == 1 else 0
         return optuna.pruners.MedianPruner(n_startup_trials=FIRST, n_warmup_steps=warm_up)
     if config.pruner == "halving":
@@ -59,14 +65,14 @@ def build_pruner(config: SweepConfig, steps: int) -> BasePruner:
     if config.pruner == "hyperband":
         return optuna.pruners.HyperbandPruner(max_resource=steps)
     if config.pruner == "wilcoxon":
-        with warnings.catch_warnings():  # that it is experimental
+        with warnings.catch_warnings():  # it is experimental
             warnings.simplefilter("ignore")
             return optuna.pruners.WilcoxonPruner(n_startup_steps=min(FIRST, steps - 1))
     return optuna.pruners.NopPruner()
 
 
 class GridSampler(BaseSampler):
-    """Gives trial k the grid's point k: complete, and none twice, however many machines ask.
+    """Gives trial k the grid's point k, so that all points are run once on any number of machines.
 
     Args:
         points: All points.
@@ -80,13 +86,13 @@ class GridSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Nothing is drawn together."""
+        """Return nothing: each parameter is looked up on its own."""
         return {}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Nothing is drawn together."""
+        """Return nothing: each parameter is looked up on its own."""
         return {}
 
     def sample_independent(
@@ -96,55 +102,58 @@ class GridSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """The point's value."""
+        """Return the value of the trial's point."""
         value = self._points[trial.number % len(self._points)][param_name]
         return self._space.parameters[param_name].suggested(value)
 
 
 class CmaEsSampler(BaseSampler):
-    """CMA-ES (Hansen and Ostermeier 2001), whose state is computed anew from the trials.
+    """CMA-ES (Hansen and Ostermeier 2001) that computes its state anew from the trials.
 
-    Optuna's own keeps the state as a pickle in the storage, so that a sweep's folder from
-    elsewhere, or a shared database, could run code here. To replay all trials takes milliseconds.
+    Optuna's own sampler keeps its state as a pickle in the storage, so that a sweep's folder from
+    elsewhere, or a shared database, could run code here. Replaying all trials takes milliseconds.
 
     Args:
-        seed: Of the next draw alone.
+        seed: Seed of the next draw alone.
+        storage: The study's storage, which keeps the generation of each trial.
     """
 
     GENERATION = "cellbench:generation"
-    """The attribute of a trial that tells in which generation it was drawn."""
+    """Attribute of a trial with the generation that it was drawn in."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, storage: BaseStorage) -> None:
         self._seed = seed
+        self._storage = storage
         self._independent = optuna.samplers.RandomSampler(seed=seed)
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Return the ranges that all finished trials have in common."""
+        """Return the ranges that all finished trials share."""
         found = IntersectionSearchSpace().calculate(study)
         return {name: kind for name, kind in found.items() if _is_range(kind)}
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Draw from the distribution that the finished generations have led to."""
+        """Draw from the distribution after all finished generations."""
         if not search_space:
             return {}
         optimizer = self._replay(study, search_space)
         if self.GENERATION not in trial.system_attrs:  # else it is run again, as it was drawn
-            study._storage.set_trial_system_attr(
-                trial._trial_id, self.GENERATION, optimizer.generation
+            number = self._storage.get_trial_id_from_study_id_trial_number(
+                self._storage.get_study_id_from_name(study.study_name), trial.number
             )
+            self._storage.set_trial_system_attr(number, self.GENERATION, optimizer.generation)
         optimizer.reseed_rng(self._seed)
-        drawn = optimizer.ask()
+        point = optimizer.ask()
         return {
             name: _from_unit(float(value), kind)
-            for value, (name, kind) in zip(drawn, search_space.items(), strict=True)
+            for value, (name, kind) in zip(point, search_space.items(), strict=True)
         }
 
     def _replay(self, study: Study, space: Mapping[str, BaseDistribution]) -> cmaes.CMA:
-        """Tell a new optimizer all generations; values are those of `_to_unit`, 0 to 1."""
+        """Return a new optimizer with all finished generations, in units of `_to_unit`."""
         n = len(space)
         optimizer = cmaes.CMA(
             mean=np.full(n, 0.5),
@@ -155,18 +164,18 @@ class CmaEsSampler(BaseSampler):
         )
         sign = -1 if study.direction == StudyDirection.MAXIMIZE else 1
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        # Those that ended first are told, so that one that ends late changes nothing any more.
+        # In the order in which they ended, so that a late one does not change earlier generations.
         done.sort(
             key=lambda one: (one.datetime_complete is None, one.datetime_complete, one.number)
         )
-        told: dict[int, list[tuple[np.ndarray, float]]] = {}
+        solved: dict[int, list[tuple[np.ndarray, float]]] = {}
         for one in done:
             generation = one.system_attrs.get(self.GENERATION)
             if isinstance(generation, int) and space.keys() <= one.params.keys():
                 point = np.array([_to_unit(one.params[name], kind) for name, kind in space.items()])
-                told.setdefault(generation, []).append((point, sign * float(one.values[0])))
+                solved.setdefault(generation, []).append((point, sign * float(one.values[0])))
         size = optimizer.population_size
-        while len(solutions := told.get(optimizer.generation, [])) >= size:
+        while len(solutions := solved.get(optimizer.generation, [])) >= size:
             optimizer.tell(solutions[:size])
         return optimizer
 
@@ -177,7 +186,7 @@ class CmaEsSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Draw what is not drawn together."""
+        """Draw a parameter that CMA-ES does not draw, at random."""
         return self._independent.sample_independent(study, trial, param_name, param_distribution)
 
 
@@ -186,7 +195,10 @@ def _is_range(kind: BaseDistribution) -> bool:
 
 
 def _ends(kind: BaseDistribution) -> tuple[float, float]:
-    """Return a range's ends; half a step more where there are steps, so that all are as likely."""
+    """Return the ends of a range, half a step beyond if there are steps.
+
+    Without the half steps both ends would be half as likely as the other values.
+    """
     assert isinstance(kind, FloatDistribution | IntDistribution)
     half = (kind.step or 0) / 2
     low, high = kind.low - half, kind.high + half
@@ -194,7 +206,7 @@ def _ends(kind: BaseDistribution) -> tuple[float, float]:
 
 
 def _to_unit(value: float, kind: BaseDistribution) -> float:
-    """Return where a value lies in its range, 0 to 1; one outside counts as the nearer end."""
+    """Return the position of a value in its range, 0 to 1; values outside count as the ends."""
     assert isinstance(kind, FloatDistribution | IntDistribution)
     low, high = _ends(kind)
     place = math.log(max(value, kind.low)) if kind.log else value
@@ -202,7 +214,12 @@ def _to_unit(value: float, kind: BaseDistribution) -> float:
 
 
 def _from_unit(share: float, kind: BaseDistribution) -> float:
-    """Return the value at a place in a range."""
+    """Return the value at a position in a range, the inverse of `_to_unit`.
+
+    Args:
+        share: The position, 0 to 1.
+        kind: The range.
+    """
     assert isinstance(kind, FloatDistribution | IntDistribution)
     low, high = _ends(kind)
     place = low + share * (high - low)
@@ -214,13 +231,13 @@ def _from_unit(share: float, kind: BaseDistribution) -> float:
 
 
 class SeededSampler(BaseSampler):
-    """Draws as a function of (seed, trial, parameter) and of the trials before it.
+    """Sampler whose draws depend on the seed, the trial, the parameter and earlier trials alone.
 
-    Optuna's samplers go on from where their random numbers are, which a killed process forgets.
+    Optuna's samplers continue their random numbers, whose state is lost with a killed process.
 
     Args:
         make: Makes a sampler from a seed.
-        seed: The sweep's.
+        seed: The sweep's seed.
     """
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
@@ -228,22 +245,23 @@ class SeededSampler(BaseSampler):
         self._seed = seed
 
     def _of(self, trial: FrozenTrial, name: str = "") -> BaseSampler:
+        """Return the sampler of a trial's parameters, or of the parameter that is named."""
         text = f"{self._seed} {trial.number} {name}"
         digest = hashlib.blake2b(text.encode(), digest_size=4).digest()
-        with warnings.catch_warnings():  # that some are experimental
+        with warnings.catch_warnings():  # some are experimental
             warnings.simplefilter("ignore")
             return self._make(int.from_bytes(digest, "little"))
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """What the sampler draws together."""
+        """Return the parameters that the sampler draws together."""
         return self._of(trial).infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Draws that."""
+        """Draw the parameters that are drawn together."""
         return self._of(trial).sample_relative(study, trial, search_space)
 
     def sample_independent(
@@ -253,12 +271,12 @@ class SeededSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Draws one of the others."""
+        """Draw one of the other parameters."""
         sampler = self._of(trial, param_name)
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Tells the sampler of a trial that begins."""
+        """Tell the sampler that a trial begins."""
         self._of(trial).before_trial(study, trial)
 
     def after_trial(
@@ -268,5 +286,5 @@ class SeededSampler(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        """Tells the sampler of a trial that has ended."""
+        """Tell the sampler that a trial has ended."""
         self._of(trial).after_trial(study, trial, state, values)

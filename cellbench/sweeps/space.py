@@ -1,4 +1,4 @@
-"""What a sweep varies: the parameters, their values, and the conditions between them."""
+"""Parameters of a sweep: their values, and the conditions between them."""
 
 import json
 import math
@@ -18,77 +18,72 @@ from optuna.distributions import (
 from cellbench.errors import UserError, suggest
 
 Point = dict[str, Any]
-"""A value for each parameter that is active, by the command line's path."""
+"""Value of each active parameter, by its option on the command line, as `data.view`."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """One of several values of any kind.
-
-    Attributes:
-        values: The values.
-        when: The values of other parameters with which this one is active; always where empty.
-    """
+    """Parameter with one of several values of any kind."""
 
     values: tuple[Any, ...]
+    """The values."""
     when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Values of other parameters that make this one active; empty if it is always active."""
 
     @property
     def distribution(self) -> BaseDistribution:
-        """What Optuna is told."""
+        """Optuna's distribution of the parameter."""
         return CategoricalDistribution([_label(value) for value in self.values])
 
     def value(self, suggested: Any) -> Any:
-        """The value that Optuna's choice stands for."""
+        """Return the value that Optuna's choice stands for."""
         return self.values[[_label(value) for value in self.values].index(suggested)]
 
     def suggested(self, value: Any) -> Any:
-        """The other way round."""
+        """Return Optuna's choice for a value."""
         return _label(value)
 
 
 @dataclass(frozen=True)
 class Range:
-    """A number in a range.
-
-    Attributes:
-        low: The least value; whole numbers only where `low` and `high` are whole.
-        high: The greatest.
-        log: Whether its logarithm is drawn evenly.
-        step: The distance of the values; None for any in between.
-        when: As in Choices.
-    """
+    """Parameter with a number in a range; a whole number if both ends are whole."""
 
     low: float
+    """Least value."""
     high: float
+    """Greatest value."""
     log: bool = False
+    """True to draw the logarithm uniformly."""
     step: float | None = None
+    """Distance between the values; None to allow all numbers in between."""
     when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Values of other parameters that make this one active; empty if it is always active."""
 
     @property
     def values(self) -> tuple[Any, ...] | None:
-        """All values; None where they are not given by a step."""
+        """All values; None if there is no step."""
         if self.step is None:
             return None
         count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
-        # 0.1 + 0.2 is no 0.3: as many digits as the step has
+        # Rounded, since 0.1 + 0.2 is not 0.3.
         grid = (round(self.low + i * self.step, 12) for i in range(count))
         return tuple(int(value) if self._whole else value for value in grid)
 
     @property
     def _whole(self) -> bool:
+        """True if both ends are whole numbers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     @property
     def distribution(self) -> BaseDistribution:
-        """What Optuna is told."""
+        """Optuna's distribution of the parameter."""
         if self._whole:
             step = 1 if self.step is None else int(self.step)
             return IntDistribution(int(self.low), int(self.high), log=self.log, step=step)
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
     def value(self, suggested: Any) -> Any:
-        """Optuna's value as it is."""
+        """Return Optuna's value, which is the parameter's own."""
         return suggested
 
     suggested = value
@@ -96,20 +91,17 @@ class Range:
 
 @dataclass(frozen=True)
 class Space:
-    """The parameters of a sweep.
-
-    Attributes:
-        parameters: By the command line's path, each behind those that it depends on.
-    """
+    """Parameters of a sweep."""
 
     parameters: dict[str, Choices | Range]
+    """Parameters by their option, each after those that it depends on."""
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> "Space":
-        """Reads what stands under `space` in a sweep's file.
+        """Read the entry `space` of a sweep's file.
 
         Raises:
-            UserError: It is not as it should be.
+            UserError: A parameter is not written as it should be, or depends on unknown values.
         """
         if not given:
             raise UserError(
@@ -133,12 +125,12 @@ class Space:
         return cls(_in_order(parameters))
 
     def active(self, path: str, point: Mapping[str, Any]) -> bool:
-        """Whether a parameter takes part, beside those before it."""
+        """Return True if a parameter is active, given the values of those before it."""
         conditions = self.parameters[path].when.items()
         return all(other in point and point[other] in values for other, values in conditions)
 
     def grid(self) -> list[Point]:
-        """Every combination, the last parameter's values changing fastest.
+        """Return every combination; the values of the last parameter change fastest.
 
         Raises:
             UserError: A range has no step.
@@ -163,9 +155,9 @@ class Space:
         return points
 
     def covering(self) -> list[Point]:
-        """A few points in which each value of each list, and both ends of each range, occur.
+        """Return a few points that cover each value of each list, and both ends of each range.
 
-        A parameter that is active only beside others' values is covered beside them.
+        A parameter that depends on others is covered together with the values that it needs.
         """
         points = []
         for path, parameter in self.parameters.items():
@@ -175,9 +167,9 @@ class Space:
         return list(unique.values())
 
     def _around(self, path: str, value: Any) -> Point:
-        """A point that has a value, and else the first of each."""
+        """Return a point with one value given, and the first value of the other parameters."""
         wanted = {path: value}
-        for name in reversed(self.parameters):  # what it needs stands before it
+        for name in reversed(self.parameters):  # the parameters it depends on come before it
             if name in wanted:
                 for other, values in self.parameters[name].when.items():
                     wanted.setdefault(other, values[0])
@@ -190,34 +182,41 @@ class Space:
 
 
 def _known(parameter: Choices | Range) -> tuple[Any, ...]:
-    """All values of a parameter, or the ends of its range."""
+    """Return all values of a parameter, or the ends of its range."""
     if isinstance(parameter, Range):
         return parameter.values or (parameter.low, parameter.high)
     return parameter.values
 
 
 def repeats(given: Mapping[str, Sequence[Any]]) -> list[Point]:
-    """Every combination of what is repeated inside a trial; one empty point for nothing.
+    """Return every combination of the options that are repeated inside a trial.
+
+    Args:
+        given: The entry `repeat` of a sweep's file.
+
+    Returns:
+        The combinations; a single empty one if nothing is repeated.
 
     Raises:
-        UserError: A value is no list, or empty.
+        UserError: A value is not a list, or is empty.
     """
     for path, values in given.items():
         if not isinstance(values, list) or not values:
             raise UserError(f"repeat: {path}: expected a list of values; got '{values}'")
         if len({_label(value) for value in values}) < len(values):
-            raise UserError(f"repeat: {path}: a value stands there twice")
+            raise UserError(f"repeat: {path}: a value is listed twice")
     return [dict(zip(given, values, strict=True)) for values in product(*given.values())]
 
 
 def _label(value: Any) -> Any:
-    """What Optuna takes for a choice: a plain value, or the text of a list or of options."""
+    """Return a value as a choice of Optuna's: a plain value, or the JSON of a list or mapping."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return json.dumps(value, sort_keys=True)
 
 
 def _parameter(path: str, given: Any) -> Choices | Range:
+    """Read one parameter of a sweep's file."""
     if isinstance(given, list):
         return _choices(path, given, {})
     if not isinstance(given, dict):
@@ -243,16 +242,18 @@ def _parameter(path: str, given: Any) -> Choices | Range:
 
 
 def _choices(path: str, given: Any, when: Mapping[str, tuple[Any, ...]]) -> Choices:
+    """Read a list of values."""
     if not isinstance(given, list) or not given:
         raise UserError(f"space: {path}: expected a list of values; got '{given}'")
     labels = [_label(value) for value in given]
     for i, label in enumerate(labels):
         if label in labels[:i]:  # Optuna cannot tell 1, 1.0 and true apart either
-            raise UserError(f"space: {path}: {label} stands there twice")
+            raise UserError(f"space: {path}: {label} is listed twice")
     return Choices(tuple(given), when)
 
 
 def _range(path: str, given: Mapping[str, Any], when: Mapping[str, tuple[Any, ...]]) -> Range:
+    """Read a range."""
     low: Any = given.get("low")
     high: Any = given.get("high")
     step: Any = given.get("step")
@@ -274,7 +275,11 @@ def _range(path: str, given: Mapping[str, Any], when: Mapping[str, tuple[Any, ..
 
 
 def _in_order(parameters: Mapping[str, Choices | Range]) -> dict[str, Choices | Range]:
-    """Each behind those that its conditions name."""
+    """Return the parameters such that each comes after those that it depends on.
+
+    Raises:
+        UserError: They depend on each other in a circle.
+    """
     ordered: dict[str, Choices | Range] = {}
     while len(ordered) < len(parameters):
         ready = [
@@ -284,13 +289,13 @@ def _in_order(parameters: Mapping[str, Choices | Range]) -> dict[str, Choices | 
         ]
         if not ready:
             left = ", ".join(path for path in parameters if path not in ordered)
-            raise UserError(f"space: the conditions of {left} go round in a circle")
+            raise UserError(f"space: the conditions of {left} depend on one another in a circle")
         for path in ready:
             ordered[path] = parameters[path]
     return ordered
 
 
 def options(point: Mapping[str, Any]) -> Iterator[str]:
-    """A point as the command line's options."""
+    """Yield a point as options of the command line."""
     for path, value in point.items():
         yield f"--{path}={value if isinstance(value, str) else json.dumps(value)}"

@@ -1,0 +1,57 @@
+"""Workers of a sweep: how the reason of a failure reaches it."""
+
+import multiprocessing
+import os
+import signal
+
+import pytest
+from joblib import cpu_count
+
+from cellbench.sweeps import workers
+from cellbench.sweeps.workers import Ending, Job, Slot, wait_for
+
+
+def refuse(args):
+    print("cellbench: error: this is not the reason")
+    return Ending(2, f"{args[0]} is wrong on {cpu_count()} core")
+
+
+def crash(args):
+    raise ValueError("a text\nof two lines")
+
+
+def die(args):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def launch(args):
+    """Fails as a run does whose processes, one for each device, have told their reasons."""
+    print("cellbench: error: the disk is full; make room\nsome library says goodbye")
+    return Ending(2)
+
+
+def vanish(args):
+    return Ending(3)
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "reason"),
+    [
+        (refuse, 2, "model.lr is wrong on 1 core"),
+        (crash, 1, "ValueError: a text of two lines"),
+        (die, -signal.SIGKILL, "killed by SIGKILL, as the system does where memory runs out"),
+        (launch, 2, "the disk is full; make room"),
+        (vanish, 3, "ended with exit code 3"),
+    ],
+)
+def test_the_reason_of_a_failure_reaches_the_sweep(tmp_path, monkeypatch, command, code, reason):
+    monkeypatch.setattr(workers, "_context", multiprocessing.get_context("fork"))
+    log = tmp_path / "log"
+    log.write_text("$ python -m cellbench fit\ncellbench: error: of an earlier attempt\n")
+    job = Job(["model.lr"], log, Slot(1), dict(os.environ))
+    job.start(command)
+    while job.exit_code is None:
+        wait_for([job], 0.1)
+    assert (job.exit_code, job.why()) == (code, reason)
+    assert job.why() == reason  # however often it is asked for
+    assert job.killed == (code < 0)

@@ -20,6 +20,7 @@ from cellbench.__main__ import main
 from cellbench.data.synthetic import SyntheticDataModule
 from cellbench.data.views import View
 from cellbench.models.classifier import CellClassifier
+from cellbench.models.config import ModelConfig
 from cellbench.runs import precision
 from cellbench.runs.predictions import read_predictions
 from cellbench.runs.probabilities import score
@@ -182,13 +183,15 @@ def test_the_loss_minimised_is_logged_with_its_penalty_apart(fit):
 def test_class_weights_come_from_the_training_split():
     data = SyntheticDataModule(samples=90, slides=45, image_size=32)
     data.setup("fit")
-    model = CellClassifier(data.classes, (32, 32), "small_cnn", class_weights="balanced")
+    model = CellClassifier(
+        data.classes, (32, 32), ModelConfig("small_cnn", class_weights="balanced")
+    )
     model.trainer = SimpleNamespace(datamodule=data, max_epochs=2)
     model.setup("fit")
     model.on_fit_start()
     labels = data.table.labels[data.drawn.indices("train")]
     expected = [len(labels) / (4 * (labels == k).sum()) for k in range(4)]
-    assert model.loss_weight.tolist() == pytest.approx(expected)
+    assert model._objective.class_weights.tolist() == pytest.approx(expected)
 
 
 def test_gradients_can_be_clipped(fit):

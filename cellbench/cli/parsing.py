@@ -16,7 +16,7 @@ from types import GenericAlias
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import yaml as pyyaml
-from jsonargparse import ArgumentParser, Namespace, set_loader
+from jsonargparse import ArgumentParser, Namespace, set_loader, set_parsing_settings
 
 import cellbench.data
 from cellbench.config import values, yaml
@@ -30,6 +30,8 @@ LINKED = {"model.classes": "data.classes", "model.image_size": "data.input_size"
 
 
 set_loader("yaml", yaml.load, exceptions=(pyyaml.YAMLError,))
+# --help shows the docstrings that follow the fields of dataclasses.
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 class _Unexplained(UserError):

@@ -187,10 +187,7 @@ class Progress(EndAtSignal):
             "ended": self._ended,
             "metrics": self._ranks.gather(
                 {
-                    name: {
-                        "count": metric.update_count,
-                        "state": move_data_to_device(dict(metric.metric_state), "cpu"),
-                    }
+                    name: {"state": move_data_to_device(dict(metric.metric_state), "cpu")}
                     for name, metric in _train_metrics(pl_module)
                 }
             ),
@@ -221,7 +218,6 @@ class Progress(EndAtSignal):
         for name, metric in _train_metrics(pl_module):
             for key, value in counted[name]["state"].items():
                 setattr(metric, key, value.to(pl_module.device))
-            metric._update_count = counted[name]["count"]
 
 
 def _train_metrics(module: LightningModule) -> Iterator[tuple[str, Metric]]:

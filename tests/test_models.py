@@ -149,7 +149,7 @@ def test_averaged_features_are_what_the_last_layer_of_torchvision_sees(tmp_path,
         found = copy.deepcopy(network).features(images)
     assert found.shape == expected.shape == (2, network.head[-1].in_features)
     assert float((found - expected).norm() / expected.norm()) < 1e-5
-    assert "begun anew" not in network.loaded
+    assert "initialised at random" not in network.loaded
     n = len(network.backbone.state_dict())
     assert network.loaded.startswith(f"{n} entries of {file} loaded, {len(whole.state_dict()) - n}")
 
@@ -549,7 +549,9 @@ def test_what_is_loaded_skipped_and_new_is_told(tmp_path):
     with pytest.raises(UserError, match=r"model\.partial_weights: true takes what fits"):
         model("resnet34", weights=str(file))
     other = model("resnet34", weights=str(file), partial_weights=True)
-    assert re.search(r"120 entries .* 2 skipped .* 80 of the backbone begun anew", other.loaded)
+    assert re.search(
+        r"120 entries .* 2 skipped .* 80 of the backbone initialised at random", other.loaded
+    )
     found = other.backbone.state_dict()
     assert torch.equal(found["layer1.0.conv1.weight"], whole.layer1[0].conv1.weight)
     with pytest.raises(UserError, match=r"nothing in .* fits the network"):
@@ -656,7 +658,9 @@ def test_other_pooling_of_a_network_of_timm_is_that_of_its_last_maps():
     with torch.no_grad():
         expected = maps(network.normalise(images)).amax((2, 3))
         assert torch.allclose(network.features(images), expected, atol=1e-6)
-    with pytest.raises(UserError, match=r"inception_next_atto has no way around its own pooling"):
+    with pytest.raises(
+        UserError, match=r"inception_next_atto cannot be used without its own pooling"
+    ):
         model("timm/inception_next_atto", head=HeadConfig(pool="max"))
 
 
@@ -807,7 +811,7 @@ def test_label_smoothing_is_that_of_torch():
             {"backbone": "vit_b_16", "head": HeadConfig(pool="max"), "size": (32, 32)},
             "model.head.pool: max, but this backbone gives a single vector",
         ),
-        ({"layer_decay": 0.0}, "model.layer_decay: 0.0 is not above 0"),
+        ({"layer_decay": 0.0}, "model.layer_decay: 0.0 is not greater than 0"),
         ({"mixup": -0.1}, "model.mixup: -0.1 is less than 0"),
     ],
 )
@@ -819,8 +823,8 @@ def test_recipes_that_cannot_be_are_refused(arguments, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Phase(0), "a phase of 0 epochs trains nothing"),
-        (lambda: Phase(1, lr=0.0), "a phase with lr 0.0 trains nothing"),
+        (lambda: Phase(0), "model.phases.epochs: 0 is less than 1"),
+        (lambda: Phase(1, lr=0.0), "model.phases.lr: 0.0 is not greater than 0"),
         (lambda: LossConfig(label_smoothing=1.0), "model.loss.label_smoothing"),
         (lambda: LossConfig(gamma=-1), "model.loss.gamma"),
         (lambda: LossConfig(q=0), "model.loss.q"),
@@ -848,7 +852,7 @@ def test_earlier_stages_learn_more_slowly():
 def test_a_dropout_for_each_dense_layer_is_checked():
     with pytest.raises(UserError, match=r"2 values for 3 dense layers"):
         HeadConfig(hidden=(8, 8), dropout=(0.1, 0.2))
-    with pytest.raises(UserError, match=r"model\.head\.dropout: .* is not between 0 and 1"):
+    with pytest.raises(UserError, match=r"model\.head\.dropout: 1\.0 is not less than 1"):
         HeadConfig(hidden=(8,), dropout=(0.1, 1.0))
 
 
@@ -859,10 +863,11 @@ def test_a_dropout_for_each_dense_layer_is_checked():
         ("optimisation", "OPTIMIZERS", "None", "OptimizerName"),
         ("phases", "SCHEDULES", "lambda done: done", "ScheduleName"),
         ("heads", "POOLS", "list", "Pool"),
+        ("norms", "NORMS", "None", "Norm"),
     ],
 )
 def test_one_entry_makes_a_name_allowed(tmp_path, module, table, entry, names):
-    """A loss, an optimiser, a schedule or a pooling needs no second edit to be an option."""
+    """A loss, optimiser, schedule, pooling or norm needs no second edit to be an option."""
     source = importlib.util.find_spec(f"cellbench.models.{module}").origin
     with open(source) as file:
         text = file.read()

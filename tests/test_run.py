@@ -534,7 +534,7 @@ def test_a_run_begins_with_another_runs_backbone(fit, fails, folder_root, tmp_pa
     line = fails(*options, *other, "--model.backbone=squeezenet1_1")
     assert "trained small_cnn; give model.backbone: small_cnn" in line
     line = fails(*options, f"--model.weights={tmp_path}")
-    assert "is no run's folder: it has no checkpoints/best.ckpt" in line
+    assert "is not a run's folder: it has no checkpoints/best.ckpt" in line
 
 
 def test_weights_that_have_seen_the_test_images_are_refused(fit, fails, tmp_path):

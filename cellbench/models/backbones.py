@@ -1,12 +1,11 @@
 """Backbones by name: cellbench's own networks, torchvision's and timm's, without classifier."""
 
-import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +13,8 @@ from torch import Tensor, nn
 from cellbench.errors import UserError, suggest
 from cellbench.models import own_networks, timm_networks, torchvision_networks
 from cellbench.models.heads import OwnPooling, Pool, build_pool
+from cellbench.models.norms import Norm, replace_batch_norms
 from cellbench.models.weights import SkipInit, Weights, from_file, from_run, load
-
-Norm = Literal["batch", "group"]
-
-GROUPS = 32
-"""Groups of a group norm (Wu and He, ECCV 2018); fewer if the channels are not a multiple."""
 
 STAGE_RATIO = 0.4
 """Share of a stage's map size below which the next stage begins. Halving both sides leaves 0.25;
@@ -140,17 +135,16 @@ def build(
         raise UserError(f"model.backbone: {name} at {image_size}: {error}") from error
     loaded = None
     if initial is not None:
-        if initial.norm == "group":
-            use_group_norm(trunk)
+        replace_batch_norms(trunk, initial.norm)
         # The entries of a run are those of the trunk.
         target, skip = (trunk, ()) if initial.of_run else (network, library.CLASSIFIERS)
         loaded = load(target, initial, skip, partial=partial)
-    if norm == "group" and (initial is None or initial.norm != "group"):
-        replaced = use_group_norm(trunk)
+    if norm not in ("batch", initial.norm if initial else "batch"):
+        replaced = replace_batch_norms(trunk, norm)
         if not replaced:
-            raise UserError(f"model.norm: group, but {name} has no batch norm to replace")
+            raise UserError(f"model.norm: {norm}, but {name} has no batch norm to replace")
         if loaded:
-            loaded += f"; of its {replaced} batch norms the group norms keep the scales alone"
+            loaded += f"; the {norm} norms keep only the scales of its {replaced} batch norms"
     shape, stages = _inspect(name, trunk, image_size)
     layers, width = build_pool(pool, shape) if own_pool is None else (own_pool, own_pool.width)
     mean, std = library.normalisation(name, network)
@@ -175,35 +169,11 @@ def _read_weights(
     if not path.is_dir():
         return from_file(path)
     of_run = from_run(path, name, partial=partial)
-    if of_run.norm == "group" != norm:
-        raise UserError(f"model.norm: the run {path} trained with group; give norm: group")
+    if of_run.norm not in ("batch", norm):
+        raise UserError(
+            f"model.norm: the run {path} trained with {of_run.norm}; give norm: {of_run.norm}"
+        )
     return of_run
-
-
-def use_group_norm(network: nn.Module) -> int:
-    """Replace each batch norm by a group norm, which keeps no statistics of the training images.
-
-    Returns:
-        The number of batch norms.
-    """
-    replaced = 0
-    for parent in list(network.modules()):
-        for key, layer in parent.named_children():
-            if isinstance(layer, nn.BatchNorm2d):
-                setattr(parent, key, _as_group_norm(layer))
-                replaced += 1
-    return replaced
-
-
-def _as_group_norm(layer: nn.BatchNorm2d) -> nn.Module:
-    channels = layer.num_features
-    norm = nn.GroupNorm(math.gcd(GROUPS, channels), channels, eps=layer.eps)
-    if layer.affine:
-        norm.load_state_dict({"weight": layer.weight, "bias": layer.bias})
-    # The batch norms of timm contain their dropout and activation.
-    inner = (getattr(layer, name, None) for name in ("drop", "act"))
-    modules = [each for each in inner if isinstance(each, nn.Module)]
-    return nn.Sequential(norm, *modules) if modules else norm
 
 
 def _inspect(

@@ -47,7 +47,7 @@ class CellClassifier(CellNetwork):
     ) -> None:
         super().__init__(classes, image_size, config)
         self.description: dict[str, Any] = {}
-        """What checkpoints say of the run."""
+        """Description of the run, in plain values, for checkpoints."""
         plan = make_plan(config, epochs=1, stages=len(self.stages))
         self._freezing = Freezing(self, self.backbone, self.stages, plan)
         self._mixing = Mixing(config.mixup, config.cutmix)

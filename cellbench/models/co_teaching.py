@@ -6,13 +6,13 @@ classification, IEEE Trans Med Imaging 41 (2022); co-teaching: Han et al., NeurI
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cellbench.errors import UserError
+from cellbench.config.bounds import bounds, check_bounds
 
 
 @dataclass(frozen=True)
@@ -22,29 +22,20 @@ class CoTeachingConfig:
     The teacher is the moving average of the network that learns.
     """
 
-    forget_rate: float
-    """Share of the training samples, above 0 and below 1, that every epoch but the first leaves
-    out: those whose label the teacher found least probable in the epoch before. Set it to the rate
-    of wrong labels, as far as it is known."""
-    momentum: float = 0.999
-    """Share of the teacher's own weights that it keeps in every step, 0 to 1, 1 excluded; the rest
-    comes from the network."""
-    warm_up: int | None = None
+    forget_rate: float = field(metadata=bounds(above=0, below=1))
+    """Share of the training samples that every epoch but the first leaves out: those whose label
+    the teacher found least probable in the epoch before. Set it to the rate of wrong labels, as far
+    as it is known."""
+    momentum: float = field(default=0.999, metadata=bounds(0, below=1))
+    """Share of the teacher's own weights that it keeps in every step; the rest comes from the
+    network."""
+    warm_up: int | None = field(default=None, metadata=bounds(1))
     """Epochs after which hard samples weigh more among those not left out, by (1 - p)² for a label
     of probability p; null for never."""
 
     def __post_init__(self) -> None:
-        """Raise UserError if a value is out of range."""
-        if not 0 < self.forget_rate < 1:
-            raise UserError(
-                f"model.co_teaching.forget_rate: {self.forget_rate} is not between 0 and 1"
-            )
-        if not 0 <= self.momentum < 1:
-            raise UserError(
-                f"model.co_teaching.momentum: {self.momentum} is not in 0 to 1, 1 excluded"
-            )
-        if self.warm_up is not None and self.warm_up < 1:
-            raise UserError(f"model.co_teaching.warm_up: {self.warm_up} is less than 1")
+        """Raise UserError if a value is out of its bounds."""
+        check_bounds(self, "model.co_teaching")
 
 
 class CoTeacher:

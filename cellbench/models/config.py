@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cellbench.config.bounds import bounds, check_bounds
 from cellbench.errors import UserError
-from cellbench.models.backbones import Norm
 from cellbench.models.co_teaching import CoTeachingConfig
 from cellbench.models.heads import HeadConfig
 from cellbench.models.losses import LossConfig
+from cellbench.models.norms import Norm
 from cellbench.models.optimisation import OptimizerName
 from cellbench.models.phases import Phase, ScheduleName
 
@@ -35,43 +36,37 @@ class ModelConfig:
     """Layers after the backbone."""
     loss: LossConfig = field(default_factory=LossConfig)
     """Training loss, to which the penalties are added."""
-    mixup: float = 0.0
+    mixup: float = field(default=0.0, metadata=bounds(0))
     """Parameter of the Beta distribution that the share of the second image is drawn from when
     images and targets are blended (Zhang et al., ICLR 2018); 0 for never. With cutmix too, each
     step uses one of the two."""
-    cutmix: float = 0.0
+    cutmix: float = field(default=0.0, metadata=bounds(0))
     """The same for pasting a box from another image (Yun et al., ICCV 2019)."""
     co_teaching: CoTeachingConfig | None = None
     """For noisy labels: leaves out samples whose label a momentum teacher finds improbable."""
     optimizer: OptimizerName = "adam"
     """adam, adamw, sgd (momentum 0.9) or rmsprop."""
-    lr: float = 1e-3
+    lr: float = field(default=1e-3, metadata=bounds(above=0))
     """Learning rate."""
-    layer_decay: float = 1.0
+    layer_decay: float = field(default=1.0, metadata=bounds(at_most=1, above=0))
     """Ratio of a stage's learning rate to that of the next stage; 1 for equal rates."""
     schedule: ScheduleName = "none"
     """cosine or linear decay to zero, plateau (factor 0.3 after 2 epochs without a lower val/loss),
     or none; starts anew in each phase."""
-    l1: float = 0.0
+    l1: float = field(default=0.0, metadata=bounds(0))
     """Factor of the penalty Σ|w|."""
-    l2: float = 0.0
+    l2: float = field(default=0.0, metadata=bounds(0))
     """Factor of the penalty Σw²."""
     penalise: Literal["head", "all"] = "all"
     """Trainable weights that l1 and l2 act on; biases and norms are never penalised."""
-    weight_decay: float = 0.0
+    weight_decay: float = field(default=0.0, metadata=bounds(0))
     """Decoupled weight decay of all weights but biases and norms; adamw only."""
     class_weights: Literal["none", "balanced"] = "none"
     """balanced weighs each class in the training loss by n / (classes · n of the class)."""
 
     def __post_init__(self) -> None:
-        """Raise UserError if a value is out of range, or two options exclude each other."""
-        for name in ("l1", "l2", "weight_decay", "mixup", "cutmix"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"model.{name}: {getattr(self, name)} is less than 0")
-        if not self.lr > 0:
-            raise UserError(f"model.lr: {self.lr} is not greater than 0")
-        if not 0 < self.layer_decay <= 1:
-            raise UserError(f"model.layer_decay: {self.layer_decay} is not above 0 and at most 1")
+        """Raise UserError if a value is out of its bounds, or two options exclude each other."""
+        check_bounds(self, "model")
         if self.weight_decay and self.optimizer != "adamw":
             raise UserError(
                 f"model.weight_decay: decoupled decay needs model.optimizer: adamw, not "

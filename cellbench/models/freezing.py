@@ -50,7 +50,7 @@ def _count_frozen(config: ModelConfig, freeze: str, stages: int) -> int:
 
 
 class Freezing:
-    """Freezes the first stages of a backbone, as the current phase wants it.
+    """Frozen first stages of a backbone, in the current phase of the training.
 
     Frozen layers keep their weights, and stay in evaluation mode, so that frozen batch norms keep
     their statistics.

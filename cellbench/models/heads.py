@@ -1,12 +1,13 @@
 """Pooling and classification head after a backbone. A new pooling is one entry in `POOLS`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
+from cellbench.config.bounds import bounds, check_bounds
 from cellbench.errors import UserError
 
 POOLS: dict[str, Callable[[], list[nn.Module]]] = {
@@ -36,26 +37,21 @@ class HeadConfig:
     """Reduction of feature maps to a vector: average, maximum, or all their values. avg is the
     network's own pooling, with the layers that some networks of torchvision and timm have between
     pooling and classifier."""
-    hidden: tuple[int, ...] = ()
+    hidden: tuple[int, ...] = field(default=(), metadata=bounds(1, MAX_WIDTH))
     """Widths of the hidden layers, each followed by a ReLU."""
-    dropout: float | tuple[float, ...] = 0.0
+    dropout: float | tuple[float, ...] = field(default=0.0, metadata=bounds(0, below=1))
     """Dropout probability before every dense layer, the last one included; or one for each."""
     batch_norm: bool = False
     """Apply batch norm in every hidden layer, before its ReLU."""
 
     def __post_init__(self) -> None:
-        """Raise UserError if a value is out of range."""
-        if any(width < 1 for width in self.hidden):
-            raise UserError(f"model.head.hidden: {list(self.hidden)} has a width below 1")
-        if any(width > MAX_WIDTH for width in self.hidden):
-            raise UserError(f"model.head.hidden: {list(self.hidden)} has one above {MAX_WIDTH:,}")
+        """Raise UserError if a value is out of its bounds, or the number of dropouts is wrong."""
+        check_bounds(self, "model.head")
         if len(self.dropouts) != len(self.hidden) + 1:
             raise UserError(
                 f"model.head.dropout: {len(self.dropouts)} values for {len(self.hidden) + 1} dense "
                 "layers (the hidden ones, and the last); give one for all, or one for each"
             )
-        if not all(0 <= share < 1 for share in self.dropouts):
-            raise UserError(f"model.head.dropout: {self.dropout} is not between 0 and 1")
 
     @property
     def dropouts(self) -> tuple[float, ...]:

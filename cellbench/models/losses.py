@@ -1,14 +1,14 @@
 """Training losses, by name. A new one is one entry in `LOSSES`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from cellbench.errors import UserError
+from cellbench.config.bounds import bounds, check_bounds
 
 SYMMETRIC_FORWARD, SYMMETRIC_REVERSE = 0.1, 1.0
 """Weights of the cross-entropy and of the reverse cross-entropy in the symmetric loss."""
@@ -55,24 +55,16 @@ class LossConfig:
     """cross_entropy; focal, which puts more weight on hard samples (Lin et al., ICCV 2017); or,
     for noisy labels, symmetric, which adds the reverse cross-entropy (Wang et al., ICCV 2019), and
     generalised, between cross-entropy and mean absolute error (Zhang and Sabuncu, NeurIPS 2018)."""
-    label_smoothing: float = 0.0
-    """Share of each target that is spread evenly over all classes, 0 to 1, 1 excluded (Szegedy et
-    al., CVPR 2016)."""
-    gamma: float = 2.0
-    """Exponent of focal, at least 0; the larger, the less easy samples count."""
-    q: float = 0.7
-    """Exponent of generalised, above 0: near 0 it is cross-entropy, at 1 mean absolute error."""
+    label_smoothing: float = field(default=0.0, metadata=bounds(0, below=1))
+    """Share of each target that is spread evenly over all classes (Szegedy et al., CVPR 2016)."""
+    gamma: float = field(default=2.0, metadata=bounds(0))
+    """Exponent of focal; the larger, the less easy samples count."""
+    q: float = field(default=0.7, metadata=bounds(at_most=1, above=0))
+    """Exponent of generalised: near 0 it is cross-entropy, at 1 mean absolute error."""
 
     def __post_init__(self) -> None:
-        """Raise UserError if a value is out of range."""
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(
-                f"model.loss.label_smoothing: {self.label_smoothing} is not in 0 to 1, 1 excluded"
-            )
-        if not self.gamma >= 0:
-            raise UserError(f"model.loss.gamma: {self.gamma} is less than 0")
-        if not 0 < self.q <= 1:
-            raise UserError(f"model.loss.q: {self.q} is not above 0 and at most 1")
+        """Raise UserError if a value is out of its bounds."""
+        check_bounds(self, "model.loss")
 
 
 def as_shares(targets: Tensor, classes: int, smoothing: float) -> Tensor:

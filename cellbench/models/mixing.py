@@ -6,7 +6,7 @@ from torchvision.transforms.v2 import CutMix, MixUp
 
 
 class Mixing:
-    """Blends the images of a batch and their targets, by one of the methods at random.
+    """Blending of a batch's images, and of their targets, by one of the methods at random.
 
     Args:
         mixup: Parameter of MixUp's Beta distribution; 0 leaves it out.

@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from cellbench.errors import UserError
+from cellbench.config.bounds import bounds, check_bounds
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "none": lambda done: 1.0,
@@ -25,19 +25,16 @@ else:
 class Phase:
     """Part of a training."""
 
-    epochs: int
-    """Length in epochs, at least 1."""
+    epochs: int = field(metadata=bounds(1))
+    """Length in epochs."""
     freeze: str = "none"
     """Frozen part of the backbone, as in model.freeze."""
-    lr: float | None = None
+    lr: float | None = field(default=None, metadata=bounds(above=0))
     """Learning rate; null for model.lr."""
 
     def __post_init__(self) -> None:
-        """Raise UserError if a value is out of range."""
-        if self.epochs < 1:
-            raise UserError(f"model.phases: a phase of {self.epochs} epochs trains nothing")
-        if self.lr is not None and not self.lr > 0:
-            raise UserError(f"model.phases: a phase with lr {self.lr} trains nothing")
+        """Raise UserError if a value is out of its bounds."""
+        check_bounds(self, "model.phases")
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def _make(
             network = _create(bare, image_size, global_pool="")
         except AssertionError as error:
             raise UserError(
-                f"model.head.pool: {name} has no way around its own pooling; use avg"
+                f"model.head.pool: {name} cannot be used without its own pooling; use avg"
             ) from error
         if _are_maps(network, _run_blank(network, network, image_size)):
             return network, None

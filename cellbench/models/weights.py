@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from cellbench import torch_files
 from cellbench.errors import UserError
 from cellbench.foreign import inside
+from cellbench.models.norms import NORMS, Norm
 
 DESCRIPTION = "cellbench"
 """Key of a checkpoint under which it describes its run."""
@@ -30,10 +31,10 @@ class Weights:
     state: dict[str, Tensor]
     """The state dict."""
     source: str
-    """Where they come from, for messages."""
+    """Origin, for messages."""
     of_run: bool = False
     """True for the backbone of a run, False for a whole network with its classifier."""
-    norm: str = "batch"
+    norm: Norm = "batch"
     """Norm that the network was trained with, as in model.norm."""
 
 
@@ -91,12 +92,14 @@ def from_run(run: Path, name: str, *, partial: bool) -> Weights:
         runs = sorted(found.parents[1].name for found in run.glob("*/checkpoints/best.ckpt"))
         hint = f"; give one of the runs in it: {', '.join(runs[-3:])}" if runs else ""
         raise UserError(
-            f"model.weights: {run} is no run's folder: it has no checkpoints/best.ckpt{hint}"
+            f"model.weights: {run} is not a run's folder: it has no checkpoints/best.ckpt{hint}"
         )
     try:
         checkpoint = torch_files.read(path, mapped=True)
         model = checkpoint[DESCRIPTION]["model"]
         trained, norm = model["backbone"], model["norm"]
+        if norm not in NORMS:
+            raise ValueError(f"unknown norm {norm}")
         state = checkpoint["state_dict"].items()
         own = {k.removeprefix(_BACKBONE): v for k, v in state if k.startswith(_BACKBONE)}
     except torch_files.Damaged as error:
@@ -179,7 +182,7 @@ def _without_classifier(
 def _left_out(skipped: Sequence[str], missing: Sequence[str]) -> str:
     parts = [f", {len(skipped)} skipped ({_some(skipped)})"] if skipped else []
     if missing:
-        parts.append(f", {len(missing)} of the backbone begun anew ({_some(missing)})")
+        parts.append(f", {len(missing)} of the backbone initialised at random ({_some(missing)})")
     return "".join(parts)
 
 

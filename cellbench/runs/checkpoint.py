@@ -16,9 +16,9 @@ from cellbench.data.preprocessing import LARGEST_SIDE, SMALLEST_SIDE, Masks, Pre
 from cellbench.data.stain import Normalisation
 from cellbench.data.views import View
 from cellbench.errors import CannotWrite, UserError
-from cellbench.models.backbones import Norm
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.heads import OwnPooling
+from cellbench.models.norms import Norm
 from cellbench.models.weights import DESCRIPTION
 from cellbench.runs.averaging import Average, Averaging
 from cellbench.runs.folder import whole_file

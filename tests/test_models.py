@@ -20,7 +20,13 @@ from cellbench.__main__ import main
 from cellbench.data.dataset import Batch
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.errors import UserError
-from cellbench.models import backbones, timm_networks, torchvision_networks
+from cellbench.models import (
+    backbones,
+    networks,
+    own_networks,
+    timm_networks,
+    torchvision_networks,
+)
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.co_teaching import CoTeachingConfig
 from cellbench.models.config import ModelConfig
@@ -923,7 +929,7 @@ def test_freezing_by_phase():
     network = nn.ModuleDict({"backbone": layers, "head": nn.BatchNorm1d(2)})
     phases = [Phase(1, "backbone"), Phase(2, "stage1"), Phase(1)]
     plan_ = make_plan(ModelConfig(phases=phases), epochs=9, stages=2)
-    freezing = Freezing(network, layers, [layers[:2], layers[2:]], plan_)
+    freezing = Freezing(network, layers, (tuple(layers[:2]), tuple(layers[2:])), plan_)
     assert (freezing.backbone_always_frozen, freezing.backbone_ever_frozen) == (False, True)
     assert freezing.never_trained == []
     trained, modes = [], []
@@ -938,3 +944,19 @@ def test_freezing_by_phase():
     assert freezing.norms_trained_since(epoch=3) == ["backbone.1", "head"]
     freezing.enter(1)
     assert freezing.norms_trained_since(epoch=1) == ["head"]
+
+
+def test_one_file_makes_a_network(tmp_path, monkeypatch):
+    text = "from torch import nn\n\ndef build():\n"
+    text += "    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8))\n"
+    (tmp_path / "my_net.py").write_text(text)
+    (tmp_path / "broken_net.py").write_text("import nothing_of_this_name\n")
+    monkeypatch.setattr(networks, "__path__", [*networks.__path__, str(tmp_path)])
+    monkeypatch.setattr(own_networks, "names", own_networks.names.__wrapped__)
+    monkeypatch.setattr(backbones, "names", backbones.names.__wrapped__)
+    check_backbone("my_net", 32)
+    assert model("my_net", norm="group").backbone[1].num_groups == 8
+    with pytest.raises(UserError, match=r"broken_net.py cannot be imported: ModuleNotFoundError"):
+        model("broken_net")
+    with pytest.raises(UserError, match=r"unknown network 'my_nett'; closest: my_net"):
+        model("my_nett")

@@ -21,6 +21,7 @@ STAGE_RATIO = 0.4
 an unpadded convolution only takes off a margin."""
 
 Stages = tuple[tuple[nn.Module, ...], ...]
+"""Layers of a backbone by stage, from input to output."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Frozen stages of a backbone, which may differ between the phases of a training."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import accumulate
 
 from lightning.pytorch import LightningModule
@@ -8,11 +8,9 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import nn
 
 from cellbench.errors import UserError
+from cellbench.models.backbones import Stages
 from cellbench.models.config import ModelConfig
 from cellbench.models.phases import Phase, Plan
-
-Stages = Sequence[Sequence[nn.Module]]
-"""Layers of a backbone by stage, from input to output."""
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 """Layers that keep running statistics of their inputs."""

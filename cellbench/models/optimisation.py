@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
+from cellbench.models.backbones import Stages
 from cellbench.models.phases import Plan
 from cellbench.models.regularisation import weights_of
 
@@ -40,7 +41,7 @@ else:
 
 
 def layer_decay_parts(
-    head: nn.Module, backbone: nn.Module, stages: Sequence[Sequence[nn.Module]], decay: float
+    head: nn.Module, backbone: nn.Module, stages: Stages, decay: float
 ) -> list[tuple[Sequence[nn.Module], float]]:
     """Return the parts of a network, from the head down, with their factors of the learning rate.
 

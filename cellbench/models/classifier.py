@@ -1,5 +1,6 @@
 """The Lightning module: a network and its training."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -62,14 +63,20 @@ class CellClassifier(CellNetwork):
     @property
     def logged(self) -> list[str]:
         """Names of the values that a training logs once per epoch."""
-        optional = {
-            "train/penalty": self._has_penalty,
-            "train/sparsity": bool(self.config.l1),
-            "train/parameters": self._has_phases,
-        }
-        given = [name for name, is_logged in optional.items() if is_logged]
         metrics = [*map(str, self.train_metrics), *map(str, self.val_metrics)]
-        return ["train/loss", "val/loss", *given, *metrics]
+        return ["train/loss", "val/loss", *self._extras, *metrics]
+
+    @property
+    def _extras(self) -> dict[str, Callable[[], Any]]:
+        """Values that only some trainings log, each with the function that gives it."""
+        extras: dict[str, Callable[[], Any]] = {}
+        if self._has_penalty:
+            extras["train/penalty"] = lambda: self.train_penalty
+        if self.config.l1:
+            extras["train/sparsity"] = lambda: sparsity(self._penalised)
+        if len(self._freezing.plan.starts) > 1:
+            extras["train/parameters"] = lambda: float(self.trained)
+        return extras
 
     @property
     def freezes(self) -> bool:
@@ -99,10 +106,6 @@ class CellClassifier(CellNetwork):
     @property
     def _has_penalty(self) -> bool:
         return bool(self.config.l1 or self.config.l2)
-
-    @property
-    def _has_phases(self) -> bool:
-        return len(self._freezing.plan.starts) > 1
 
     # Phases.
 
@@ -259,13 +262,8 @@ class CellClassifier(CellNetwork):
         """Log the epoch's losses and metrics after its last step; every step would take time."""
         if not (self.trainer.is_last_batch or self.trainer.should_stop):
             return
-        logged: dict[str, Any] = {"train/loss": self.train_loss}
-        if self._has_penalty:
-            logged["train/penalty"] = self.train_penalty
-        if self.config.l1:
-            logged["train/sparsity"] = sparsity(self._penalised)
-        if self._has_phases:
-            logged["train/parameters"] = float(self.trained)
+        extras = {name: value() for name, value in self._extras.items()}
+        logged = {"train/loss": self.train_loss, **extras}
         self.log_dict(logged, on_step=False, on_epoch=True, batch_size=1)
         self.log_dict(self.train_metrics, on_step=False, on_epoch=True)
 

@@ -186,7 +186,7 @@ WRONG = [
     ("data.image_size", 100_000, "data.image_size: 100000 is too large; at most 4096"),
     ("data.samples", 10**12, "data.samples: 1000000000000 is more than 1,000,000"),
     ("data.num_workers", 10**9, "data.num_workers: 1000000000 is more than 512"),
-    ("model.head.hidden", [10**12], "model.head.hidden: [1000000000000] has one above"),
+    ("model.head.hidden", [10**12], "model.head.hidden: 1000000000000 is more than 65,536"),
     ("data.split.seed", -1, "data.split.seed: -1 is less than 0"),
     ("trainer.num_nodes", -1, "trainer.num_nodes: -1 is not offered; give a number, at least 1"),
     ("model.head", 0, "model.head: expected options, as {pool: ...}; got '0'"),

@@ -14,6 +14,7 @@ from cellbench.__main__ import main
 from cellbench.data.files import read_image
 from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
+from cellbench.models.config import ModelConfig
 from cellbench.runs.attributions import (
     HEADER,
     TOLERANCE,
@@ -47,7 +48,7 @@ def gain(model, given, fill):
 @pytest.fixture
 def sees_red():
     """A network whose weights are set by hand: how red the image is, and nothing else."""
-    model = CellClassifier(("other", "red"), (SIZE, SIZE), backbone="small_cnn")
+    model = CellClassifier(("other", "red"), (SIZE, SIZE), ModelConfig("small_cnn"))
     convolution, dense = nn.Conv2d(3, 1, 1), nn.Linear(1, 2)
     with torch.no_grad():
         model.mean.zero_(), model.std.fill_(1)
@@ -94,7 +95,7 @@ def model():
 
     def make(backbone, size):
         torch.manual_seed(0)
-        made = CellClassifier(("a", "b", "c"), (size, size), backbone=backbone)
+        made = CellClassifier(("a", "b", "c"), (size, size), ModelConfig(backbone))
         made.train()
         with torch.no_grad():
             for _ in range(20):

@@ -19,6 +19,7 @@ from sklearn.metrics import (
 )
 
 from cellbench.models.classifier import CellClassifier
+from cellbench.models.config import ModelConfig
 from cellbench.runs.intervals import score_interval, wilson
 from cellbench.runs.metrics import evaluate, values
 from cellbench.runs.probabilities import Area, Bins, calibration, fit_temperature, temper
@@ -52,7 +53,7 @@ def test_values_agree_with_scikit_learn_and_torchmetrics(seed):
     recalls = [own["recall"]["value"] for own in found["classes"].values()]
     assert recalls == pytest.approx(list(recall_score(labels, predicted, average=None)))
 
-    model = CellClassifier(CLASSES, (32, 32), backbone="small_cnn")
+    model = CellClassifier(CLASSES, (32, 32), ModelConfig(backbone="small_cnn"))
     model.val_metrics.update(torch.tensor(predicted), torch.tensor(labels))
     for name, value in model.val_metrics.compute().items():
         assert values[name.removeprefix("val/")] == pytest.approx(float(value), abs=1e-6)

@@ -3,10 +3,12 @@
 import copy
 import hashlib
 import http.server
+import importlib.util
 import io
 import re
 import threading
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -14,16 +16,26 @@ import torchvision
 from lightning.pytorch import Trainer
 from torch import nn
 
+from cellbench.__main__ import main
 from cellbench.data.dataset import Batch
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.errors import UserError
-from cellbench.models import backbones, timm_networks, torchvision_networks
-from cellbench.models.classifier import CellClassifier, WeightedMean
+from cellbench.models import (
+    backbones,
+    networks,
+    own_networks,
+    timm_networks,
+    torchvision_networks,
+)
+from cellbench.models.classifier import CellClassifier
 from cellbench.models.co_teaching import CoTeachingConfig
+from cellbench.models.config import ModelConfig
+from cellbench.models.epoch_metrics import WeightedMean
+from cellbench.models.freezing import Freezing, make_plan
 from cellbench.models.heads import HeadConfig
 from cellbench.models.losses import LOSSES, LossConfig, as_shares, losses
 from cellbench.models.optimisation import build_optimizer, parameter_groups
-from cellbench.models.phases import Phase, make_plan
+from cellbench.models.phases import Phase
 from cellbench.models.regularisation import penalised_parameters, penalty, sparsity
 from cellbench.runs.checkpoint import Description
 from cellbench.runs.inference import build_model
@@ -35,7 +47,7 @@ OWN = sorted(set(backbones.names()) - set(torchvision_networks.names()))
 
 def model(backbone="small_cnn", size=(64, 64), **arguments):
     torch.manual_seed(0)
-    return CellClassifier(CLASSES, size, backbone=backbone, **arguments)
+    return CellClassifier(CLASSES, size, ModelConfig(backbone, **arguments))
 
 
 def check_backbone(name, size):
@@ -46,11 +58,11 @@ def check_backbone(name, size):
     assert network(images).shape == (2, 3)
     without = [n for n, p in network.named_parameters() if p.grad is None]
     assert without == []
-    for frozen in {1, len(network._stages)}:
-        network._plan = replace(network._plan, frozen=(frozen,))
-        network._enter(0)
-        held = {id(p) for stage in network._stages[:frozen] for m in stage for p in m.parameters()}
-        if frozen == len(network._stages):
+    for frozen in {1, len(network.stages)}:
+        network._freezing.plan = replace(network._freezing.plan, frozen=(frozen,))
+        network._freeze(0)
+        held = {id(p) for stage in network.stages[:frozen] for m in stage for p in m.parameters()}
+        if frozen == len(network.stages):
             held = {id(p) for p in network.backbone.parameters()}
         assert {id(p) for p in network.parameters() if not p.requires_grad} == held
     described = Description(
@@ -143,7 +155,7 @@ def test_averaged_features_are_what_the_last_layer_of_torchvision_sees(tmp_path,
         found = copy.deepcopy(network).features(images)
     assert found.shape == expected.shape == (2, network.head[-1].in_features)
     assert float((found - expected).norm() / expected.norm()) < 1e-5
-    assert "begun anew" not in network.loaded
+    assert "initialised at random" not in network.loaded
     n = len(network.backbone.state_dict())
     assert network.loaded.startswith(f"{n} entries of {file} loaded, {len(whole.state_dict()) - n}")
 
@@ -194,7 +206,7 @@ def test_images_are_normalised_as_the_weights_expect():
     assert found == pytest.approx(expected, abs=1e-5)
     for name in torchvision.models.list_models(module=torchvision.models):
         transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-        mean, std = torchvision_networks.normalisation(name)
+        mean, std = torchvision_networks.normalisation(name, nn.Module())
         if name not in ("googlenet", "inception_v3"):  # these re-normalise inside
             assert (list(mean), list(std)) == (list(transforms.mean), list(transforms.std)), name
 
@@ -293,7 +305,8 @@ def test_every_optimizer_lowers_a_loss(name):
 
 
 def plan(schedule, phases=(), epochs=3, freeze="none"):
-    return make_plan(phases, freeze, 1.0, schedule, epochs, stages=5, backbone="resnet18")
+    config = ModelConfig(phases=list(phases), freeze=freeze, lr=1.0, schedule=schedule)
+    return make_plan(config, epochs, stages=5)
 
 
 @pytest.mark.parametrize(
@@ -439,7 +452,8 @@ def counted(network):
 
 def test_the_published_separable_network_has_its_parameters():
     head = HeadConfig(pool="flatten", hidden=(512, 128, 64), dropout=(0, 0.7, 0.5, 0.3))
-    network = CellClassifier(("a", "b", "c", "d"), (150, 150), backbone="separable_cnn", head=head)
+    config = ModelConfig("separable_cnn", head=head)
+    network = CellClassifier(("a", "b", "c", "d"), (150, 150), config)
     assert counted(network) == 2_314_532
     drops = [layer.p for layer in network.head if isinstance(layer, nn.Dropout)]
     assert drops == [0.7, 0.5, 0.3]
@@ -455,7 +469,8 @@ def test_the_published_separable_network_has_its_parameters():
 )
 def test_the_leukemia_networks_have_their_published_parameters(backbone, head, expected):
     classes = ("a", "b", "c", "d")
-    assert counted(CellClassifier(classes, (96, 128), backbone=backbone, head=head)) == expected
+    config = ModelConfig(backbone, head=head)
+    assert counted(CellClassifier(classes, (96, 128), config)) == expected
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v2", "vgg16", *OWN])
@@ -540,7 +555,9 @@ def test_what_is_loaded_skipped_and_new_is_told(tmp_path):
     with pytest.raises(UserError, match=r"model\.partial_weights: true takes what fits"):
         model("resnet34", weights=str(file))
     other = model("resnet34", weights=str(file), partial_weights=True)
-    assert re.search(r"120 entries .* 2 skipped .* 80 of the backbone begun anew", other.loaded)
+    assert re.search(
+        r"120 entries .* 2 skipped .* 80 of the backbone initialised at random", other.loaded
+    )
     found = other.backbone.state_dict()
     assert torch.equal(found["layer1.0.conv1.weight"], whole.layer1[0].conv1.weight)
     with pytest.raises(UserError, match=r"nothing in .* fits the network"):
@@ -647,7 +664,9 @@ def test_other_pooling_of_a_network_of_timm_is_that_of_its_last_maps():
     with torch.no_grad():
         expected = maps(network.normalise(images)).amax((2, 3))
         assert torch.allclose(network.features(images), expected, atol=1e-6)
-    with pytest.raises(UserError, match=r"inception_next_atto has no way around its own pooling"):
+    with pytest.raises(
+        UserError, match=r"inception_next_atto cannot be used without its own pooling"
+    ):
         model("timm/inception_next_atto", head=HeadConfig(pool="max"))
 
 
@@ -798,7 +817,7 @@ def test_label_smoothing_is_that_of_torch():
             {"backbone": "vit_b_16", "head": HeadConfig(pool="max"), "size": (32, 32)},
             "model.head.pool: max, but this backbone gives a single vector",
         ),
-        ({"layer_decay": 0.0}, "model.layer_decay: 0.0 is not above 0"),
+        ({"layer_decay": 0.0}, "model.layer_decay: 0.0 is not greater than 0"),
         ({"mixup": -0.1}, "model.mixup: -0.1 is less than 0"),
     ],
 )
@@ -810,8 +829,8 @@ def test_recipes_that_cannot_be_are_refused(arguments, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Phase(0), "a phase of 0 epochs trains nothing"),
-        (lambda: Phase(1, lr=0.0), "a phase with lr 0.0 trains nothing"),
+        (lambda: Phase(0), "model.phases.epochs: 0 is less than 1"),
+        (lambda: Phase(1, lr=0.0), "model.phases.lr: 0.0 is not greater than 0"),
         (lambda: LossConfig(label_smoothing=1.0), "model.loss.label_smoothing"),
         (lambda: LossConfig(gamma=-1), "model.loss.gamma"),
         (lambda: LossConfig(q=0), "model.loss.q"),
@@ -839,5 +858,105 @@ def test_earlier_stages_learn_more_slowly():
 def test_a_dropout_for_each_dense_layer_is_checked():
     with pytest.raises(UserError, match=r"2 values for 3 dense layers"):
         HeadConfig(hidden=(8, 8), dropout=(0.1, 0.2))
-    with pytest.raises(UserError, match=r"model\.head\.dropout: .* is not between 0 and 1"):
+    with pytest.raises(UserError, match=r"model\.head\.dropout: 1\.0 is not less than 1"):
         HeadConfig(hidden=(8,), dropout=(0.1, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("module", "table", "entry", "names"),
+    [
+        ("losses", "LOSSES", "lambda log_p, config: log_p.exp()", "LossName"),
+        ("optimisation", "OPTIMIZERS", "None", "OptimizerName"),
+        ("phases", "SCHEDULES", "lambda done: done", "ScheduleName"),
+        ("heads", "POOLS", "list", "Pool"),
+        ("norms", "NORMS", "None", "Norm"),
+    ],
+)
+def test_one_entry_makes_a_name_allowed(tmp_path, module, table, entry, names):
+    """A loss, optimiser, schedule, pooling or norm needs no second edit to be an option."""
+    source = importlib.util.find_spec(f"cellbench.models.{module}").origin
+    with open(source) as file:
+        text = file.read()
+    changed, n = re.subn(rf"^{table}: .* = {{$", rf'\g<0>\n    "new": {entry},', text, flags=re.M)
+    assert n == 1
+    path = tmp_path / f"changed_{module}.py"
+    path.write_text(changed)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    assert "new" in get_args(getattr(loaded, names))
+
+
+def test_help_describes_every_option_of_the_model(capsys):
+    """By the docstrings that follow the fields."""
+
+    def keys(kind, prefix):
+        for field in fields(kind):
+            hint = get_type_hints(kind)[field.name]
+            if is_dataclass(hint):
+                yield from keys(hint, f"{prefix}.{field.name}")
+            else:
+                yield f"{prefix}.{field.name}"
+
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    found = list(keys(ModelConfig, "model"))
+    assert len(found) == 18 + 4 + 4
+    for key in found:
+        described = re.search(rf"--{key} [^a-z-][^ ]*( [A-Z]+)* (?P<text>[^(]+)\(", shown)
+        assert described is not None, key
+        assert len(described["text"]) > 10, key
+
+
+def test_checkpoints_describe_a_network_in_the_same_plain_values():
+    """Checkpoints of earlier versions hold exactly these keys."""
+    head = HeadConfig(pool="max", hidden=(8,), dropout=0.1)
+    network = model(norm="group", head=head, lr=0.5)
+    assert network.arguments == {
+        "classes": ["a", "b", "c"],
+        "image_size": [64, 64],
+        "backbone": "small_cnn",
+        "norm": "group",
+        "head": {"pool": "max", "hidden": [8], "dropout": [0.1, 0.1], "batch_norm": False},
+    }
+    again = CellClassifier.from_arguments(network.arguments)
+    assert again.arguments == network.arguments
+
+
+def test_freezing_by_phase():
+    layers = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1))
+    network = nn.ModuleDict({"backbone": layers, "head": nn.BatchNorm1d(2)})
+    phases = [Phase(1, "backbone"), Phase(2, "stage1"), Phase(1)]
+    plan_ = make_plan(ModelConfig(phases=phases), epochs=9, stages=2)
+    freezing = Freezing(network, layers, (tuple(layers[:2]), tuple(layers[2:])), plan_)
+    assert (freezing.backbone_always_frozen, freezing.backbone_ever_frozen) == (False, True)
+    assert freezing.never_trained == []
+    trained, modes = [], []
+    for phase in range(3):
+        freezing.enter(phase)
+        network.train()
+        freezing.set_modes()
+        trained.append(freezing.trained)
+        modes.append([layers[0].training, layers[1].training, layers[2].training])
+    assert trained == [4, 4 + 6, 4 + 6 + 4 + 8]
+    assert modes == [[False] * 3, [False, False, True], [True] * 3]
+    assert freezing.norms_trained_since(epoch=3) == ["backbone.1", "head"]
+    freezing.enter(1)
+    assert freezing.norms_trained_since(epoch=1) == ["head"]
+
+
+def test_one_file_makes_a_network(tmp_path, monkeypatch):
+    text = "from torch import nn\n\ndef build():\n"
+    text += "    return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8))\n"
+    (tmp_path / "my_net.py").write_text(text)
+    (tmp_path / "broken_net.py").write_text("import nothing_of_this_name\n")
+    monkeypatch.setattr(networks, "__path__", [*networks.__path__, str(tmp_path)])
+    monkeypatch.setattr(own_networks, "names", own_networks.names.__wrapped__)
+    monkeypatch.setattr(backbones, "names", backbones.names.__wrapped__)
+    check_backbone("my_net", 32)
+    assert model("my_net", norm="group").backbone[1].num_groups == 8
+    with pytest.raises(UserError, match=r"broken_net.py cannot be imported: ModuleNotFoundError"):
+        model("broken_net")
+    with pytest.raises(UserError, match=r"unknown network 'my_nett'; closest: my_net"):
+        model("my_nett")

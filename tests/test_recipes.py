@@ -17,6 +17,7 @@ from cellbench.data.labels import flip
 from cellbench.data.synthetic import SyntheticDataModule
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.co_teaching import CoTeacher, CoTeachingConfig
+from cellbench.models.config import ModelConfig
 from cellbench.relabel.detection import correct, easy, noisy
 from cellbench.runs.checkpoint import read_checkpoint
 from cellbench.runs.conditions import conditions
@@ -42,10 +43,10 @@ def state(run, name="best"):
 def test_phases_train_what_they_say_at_their_rates(fit, capsys):
     run = fit(PHASES, FOUR, "--model.schedule=linear")
     rows = history(run)
-    network = CellClassifier(("a", "b", "c", "d"), (32, 32), backbone="small_cnn")
+    network = CellClassifier(("a", "b", "c", "d"), (32, 32), ModelConfig("small_cnn"))
     total = sum(p.numel() for p in network.parameters())
     head = sum(p.numel() for p in network.head.parameters())
-    two = sum(p.numel() for s in network._stages[:2] for m in s for p in m.parameters())
+    two = sum(p.numel() for s in network.stages[:2] for m in s for p in m.parameters())
     found = [row["train/parameters"] for row in rows]
     assert found == [head, total - two, total - two, total]
     assert [row["lr"] for row in rows] == pytest.approx([1e-3, 1e-4, 5e-5, 1e-5])

@@ -20,6 +20,7 @@ from cellbench.__main__ import main
 from cellbench.data.synthetic import SyntheticDataModule
 from cellbench.data.views import View
 from cellbench.models.classifier import CellClassifier
+from cellbench.models.config import ModelConfig
 from cellbench.runs import precision
 from cellbench.runs.predictions import read_predictions
 from cellbench.runs.probabilities import score
@@ -191,13 +192,15 @@ def test_the_loss_minimised_is_logged_with_its_penalty_apart(fit):
 def test_class_weights_come_from_the_training_split():
     data = SyntheticDataModule(samples=90, slides=45, image_size=32)
     data.setup("fit")
-    model = CellClassifier(data.classes, (32, 32), "small_cnn", class_weights="balanced")
+    model = CellClassifier(
+        data.classes, (32, 32), ModelConfig("small_cnn", class_weights="balanced")
+    )
     model.trainer = SimpleNamespace(datamodule=data, max_epochs=2)
     model.setup("fit")
     model.on_fit_start()
     labels = data.table.labels[data.drawn.indices("train")]
     expected = [len(labels) / (4 * (labels == k).sum()) for k in range(4)]
-    assert model.loss_weight.tolist() == pytest.approx(expected)
+    assert model._objective.class_weights.tolist() == pytest.approx(expected)
 
 
 def test_gradients_can_be_clipped(fit):
@@ -540,7 +543,7 @@ def test_a_run_begins_with_another_runs_backbone(fit, fails, folder_root, tmp_pa
     line = fails(*options, *other, "--model.backbone=squeezenet1_1")
     assert "trained small_cnn; give model.backbone: small_cnn" in line
     line = fails(*options, f"--model.weights={tmp_path}")
-    assert "is no run's folder: it has no checkpoints/best.ckpt" in line
+    assert "is not a run's folder: it has no checkpoints/best.ckpt" in line
 
 
 def test_weights_that_have_seen_the_test_images_are_refused(fit, fails, tmp_path):

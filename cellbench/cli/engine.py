@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger
 from cellbench.cli.console import quieten_lightning, show
 from cellbench.cli.experiment import ExperimentParser
 from cellbench.cli.launch import launch
-from cellbench.cli.options import LIMIT, OWN, SEED
+from cellbench.cli.options import LIMIT, MODEL, OWN, SEED
 from cellbench.cli.parsing import (
     LINKED,
     check_folder_name,
@@ -29,7 +29,7 @@ from cellbench.cli.parsing import (
 from cellbench.config import keys, values
 from cellbench.data.base import CellDataModule
 from cellbench.errors import OtherRun, UserError, find_user_error
-from cellbench.models.classifier import CellClassifier
+from cellbench.models.classifier import FlatCellClassifier
 from cellbench.runs import features, loggers, precision
 from cellbench.runs.callbacks import check_callbacks
 from cellbench.runs.checkpoint import CheckpointConfig, WholeCheckpointIO, read_checkpoint
@@ -117,7 +117,7 @@ class CellbenchCLI(LightningCLI):
         if asked in data_modules():  # the parser's own help has the first line alone
             print(inspect.getdoc(data_modules()[asked]), end="\n\n")
         super().__init__(
-            CellClassifier,
+            FlatCellClassifier,
             CellDataModule,
             subclass_mode_data=True,
             save_config_callback=None,
@@ -190,6 +190,7 @@ class CellbenchCLI(LightningCLI):
         limit._typehint = LIMIT  # type: ignore[attr-defined]
         assert isinstance(parser, ExperimentParser)
         parser.types["trainer"] = parser.types["trainer"] | {"limit_train_batches": LIMIT}
+        parser.types["model"] = MODEL
         parser.types["seed_everything"] = SEED
         for target, source in LINKED.items():
             parser.link_arguments(source, target, apply_on="instantiate")

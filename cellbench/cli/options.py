@@ -7,7 +7,8 @@ from lightning.pytorch import Trainer
 
 from cellbench.cli.parsing import data_modules
 from cellbench.config.values import OneOf, parameters
-from cellbench.models.classifier import CellClassifier
+from cellbench.models.classifier import FlatCellClassifier
+from cellbench.models.config import ModelConfig
 from cellbench.runs.checkpoint import CheckpointConfig
 from cellbench.runs.loggers import WandbConfig
 
@@ -26,6 +27,12 @@ OWN: dict[str, Any] = {
 SEED = int
 """The type of seed_everything; Lightning's own would take true for 0."""
 
+MODEL = {
+    **{k: v for k, v in parameters(FlatCellClassifier).items() if k != "options"},
+    **parameters(ModelConfig),
+}
+"""The types of the model's options, by name."""
+
 LIMIT = int | None
 """The type of trainer.limit_train_batches.
 
@@ -37,10 +44,9 @@ sweep's 1 would become 1.0, which is all batches.
 def stored_types() -> dict[str, Any]:
     """Return the types of everything that a run's config.yaml may hold, by name."""
     trainer = parameters(Trainer) | {"limit_train_batches": LIMIT}
-    model = parameters(CellClassifier)
     return OWN | {
         "seed_everything": SEED,
         "trainer": trainer,
-        "model": model,
+        "model": MODEL,
         "data": OneOf(data_modules),
     }

@@ -1,64 +1,106 @@
-"""Backbones by name: our own networks, torchvision's classifiers without theirs, and timm's."""
+"""Backbones by name: cellbench's own networks, torchvision's and timm's, without classifier."""
 
-import math
-import pkgutil
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from cellbench.errors import UserError, suggest
-from cellbench.models import networks, timm_networks, torchvision_networks
+from cellbench.models import own_networks, timm_networks, torchvision_networks
 from cellbench.models.heads import OwnPooling, Pool, build_pool
-from cellbench.models.weights import Undrawn, from_file, from_run, load
+from cellbench.models.norms import Norm, replace_batch_norms
+from cellbench.models.weights import SkipInit, Weights, from_file, from_run, load
 
-Norm = Literal["batch", "group"]
+STAGE_RATIO = 0.4
+"""Share of a stage's map size below which the next stage begins. Halving both sides leaves 0.25;
+an unpadded convolution only takes off a margin."""
 
-GROUPS = 32
-"""The groups of a group norm (Wu and He, ECCV 2018), or the greatest power of two below that
-divides the channels."""
+Stages = tuple[tuple[nn.Module, ...], ...]
+"""Layers of a backbone by stage, from input to output."""
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network without its classifier.
-
-    Attributes:
-        trunk: From normalised images (B, 3, H, W) to features, (B, C, h, w) or (B, C).
-        shape: The features' shape without the batch, (C, h, w) or (C,).
-        mean: Mean of each channel that the network expects, in RGB and 0 to 1.
-        std: Standard deviation of each channel that the network expects, likewise.
-        pool: From the trunk's features to a vector, (B, width).
-        width: The length of that vector.
-        stages: The trunk's layers, first to last, parted where the maps get smaller.
-        loaded: What was loaded, skipped and begun anew, in a line; None where nothing was loaded.
-    """
+    """Network without classifier."""
 
     trunk: nn.Module
+    """Module from normalised images, (B, 3, H, W), to features, (B, C, h, w) or (B, C)."""
     shape: tuple[int, ...]
+    """Shape of the features without the batch, (C, h, w) or (C,)."""
     mean: tuple[float, float, float]
+    """Mean of the channels that the network expects, RGB, 0 to 1."""
     std: tuple[float, float, float]
+    """Standard deviation of the channels that the network expects, RGB, 0 to 1."""
     pool: nn.Module
+    """Module from the trunk's features to a vector, (B, width)."""
     width: int
-    stages: tuple[tuple[nn.Module, ...], ...]
+    """Length of that vector."""
+    stages: Stages
+    """Layers of the trunk by stage, from input to output; each stage makes the maps smaller."""
     loaded: str | None
+    """Line that says which weights were loaded; None without any."""
+
+
+class Library(Protocol):
+    """Module that makes the networks of one library."""
+
+    CLASSIFIERS: tuple[str, ...]
+    """Prefixes of a classifier's entries in a state dict."""
+
+    def make(
+        self, name: str, image_size: tuple[int, int], *, average: bool
+    ) -> tuple[nn.Module, nn.Module, OwnPooling | None]:
+        """Make a network without classifier.
+
+        Args:
+            name: Its name.
+            image_size: Height and width of the images in pixels.
+            average: True for the network's own pooling, nearly always the average.
+
+        Returns:
+            The network, with the entries of its published weights; its trunk, which shares its
+            layers; and its own pooling, if that is wanted and is more than an average.
+
+        Raises:
+            UserError: There is no such network, or it cannot be pooled in another way.
+            ValueError: The network does not take images of this size.
+        """
+
+    def imagenet(self, name: str, image_size: tuple[int, int]) -> dict[str, Tensor]:
+        """Return the published ImageNet weights of a network, downloaded once.
+
+        Raises:
+            UserError: There are none, or they cannot be downloaded.
+        """
+
+    def normalisation(
+        self, name: str, network: nn.Module
+    ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Return mean and standard deviation of the channels that a network expects."""
 
 
 @cache
 def names() -> tuple[str, ...]:
-    """All backbones but timm's, sorted."""
-    return tuple(sorted([*torchvision_networks.names(), *_own_names()]))
+    """Return the names of all backbones but timm's, sorted."""
+    return tuple(sorted([*torchvision_networks.names(), *own_networks.names()]))
 
 
-@cache
-def _own_names() -> tuple[str, ...]:
-    return tuple(module.name for module in pkgutil.iter_modules(networks.__path__))
+def _library(name: str) -> Library:
+    if name.startswith(timm_networks.PREFIX):
+        return timm_networks
+    if name in own_networks.names():
+        return own_networks
+    if name in torchvision_networks.names():
+        return torchvision_networks
+    raise UserError(
+        f"model.backbone: unknown network '{name}'{suggest(name, names())}; a name of timm's "
+        "begins with timm/"
+    )
 
 
 def build(
@@ -73,135 +115,82 @@ def build(
     """Make a backbone.
 
     Args:
-        name: One of `names()`, or timm/ and a name of timm's.
-        weights: "none" for random ones, "imagenet" for the published ones, downloaded once, the
-            path of a state-dict file, or the folder of a run of ours, whose best checkpoint is
-            taken.
-        image_size: Height and width of the images it will see, in pixels.
-        norm: group puts a group norm, with the scales it finds, in the place of each batch norm.
-        pool: How feature maps become a vector.
-        partial: Whether weights that fit in part are taken.
+        name: One of `names()`, or timm/ and the name of a timm model.
+        weights: none for random weights, imagenet for the published ones, downloaded once, the
+            path of a state-dict file, or the folder of a run, whose best checkpoint is taken.
+        image_size: Height and width of the images in pixels.
+        norm: group replaces each batch norm by a group norm, with the scales of the weights.
+        pool: Reduction of feature maps to a vector.
+        partial: Accept weights that fit only in part.
 
     Raises:
-        UserError: The name is not known, the weights cannot be had or do not fit, or the images
-            are too small for the network.
+        UserError: The name is unknown, the weights cannot be read or do not fit, or the images are
+            too small for the network.
     """
-    of_timm = name.startswith(timm_networks.PREFIX)
-    if not of_timm and name not in names():
-        raise UserError(
-            f"model.backbone: unknown network '{name}'{suggest(name, names())}; a name of timm's "
-            "begins with timm/"
-        )
-    own = name in _own_names()
-    run = Path(weights)
-    is_run = weights not in ("none", "imagenet") and run.is_dir()
-    state, source, trained = None, weights, "batch"
-    if weights == "imagenet" and own:
-        raise UserError(f"model.weights: there are no ImageNet weights of {name}; use none")
-    if is_run:
-        (state, trained), source = from_run(run, name, partial=partial), f"the run {weights}"
-        if trained == "group" != norm:
-            raise UserError(f"model.norm: the run {run} trained with group; give norm: group")
-    elif weights == "imagenet":
-        source = f"{name}'s ImageNet weights"
-        if of_timm:
-            state = timm_networks.imagenet(name, image_size)
-        else:
-            state = torchvision_networks.imagenet(name)
-    elif weights != "none":
-        state = from_file(Path(weights))
+    library = _library(name)
+    initial = _read_weights(library, name, weights, image_size, norm, partial=partial)
     try:
-        with nullcontext() if state is None or partial else Undrawn():
-            network, trunk, own_pool = _make(name, image_size, pool)
+        with nullcontext() if initial is None or partial else SkipInit():
+            network, trunk, own_pool = library.make(name, image_size, average=pool == "avg")
     except ValueError as error:  # networks of a fixed input size say what they can take
         raise UserError(f"model.backbone: {name} at {image_size}: {error}") from error
-    if trained == "group":
-        use_group_norm(trunk)
     loaded = None
-    if state is not None:
-        classifiers: tuple[str, ...] = ()
-        if not is_run and not own:
-            known = timm_networks if of_timm else torchvision_networks
-            classifiers = known.CLASSIFIERS
-        target = trunk if is_run else network  # a run's names are those of the trunk
-        loaded = load(target, state, source, classifiers, partial=partial)
-    if norm == "group" and trained != "group":
-        replaced = use_group_norm(trunk)
+    if initial is not None:
+        replace_batch_norms(trunk, initial.norm)
+        # The entries of a run are those of the trunk.
+        target, skip = (trunk, ()) if initial.of_run else (network, library.CLASSIFIERS)
+        loaded = load(target, initial, skip, partial=partial)
+    if norm not in ("batch", initial.norm if initial else "batch"):
+        replaced = replace_batch_norms(trunk, norm)
         if not replaced:
-            raise UserError(f"model.norm: group, but {name} has no batch norm to replace")
+            raise UserError(f"model.norm: {norm}, but {name} has no batch norm to replace")
         if loaded:
-            loaded += f"; of its {replaced} batch norms the group norms keep the scales alone"
-    shape, stages = _look(name, trunk, image_size)
+            loaded += f"; the {norm} norms keep only the scales of its {replaced} batch norms"
+    shape, stages = _inspect(name, trunk, image_size)
     layers, width = build_pool(pool, shape) if own_pool is None else (own_pool, own_pool.width)
-    if of_timm:
-        mean, std = timm_networks.normalisation(network)
-    else:
-        mean, std = torchvision_networks.normalisation(name)
+    mean, std = library.normalisation(name, network)
     return Backbone(trunk, shape, mean, std, layers, width, stages, loaded)
 
 
-def _make(
-    name: str, image_size: tuple[int, int], pool: Pool
-) -> tuple[nn.Module, nn.Module, OwnPooling | None]:
-    """Make a network by its name.
-
-    Returns:
-        The network with the names of its published weights, its trunk, which shares its layers,
-        and its own pooling where that is to be used.
-    """
-    average = pool == "avg"
-    if name.startswith(timm_networks.PREFIX):
-        network, pooling = timm_networks.make(name, image_size, average=average)
-        return network, network, pooling
-    if name in _own_names():
-        try:
-            module = import_module(f"{networks.__name__}.{name}")
-        except Exception as error:  # a mistake in this one file
-            raise UserError(
-                f"model.backbone: cellbench/models/networks/{name}.py cannot be imported: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        network = module.build()
-        return network, network, None
-    network = torchvision_networks.make(name, image_size)
-    return network, *torchvision_networks.cut(name, network, average=average)
+def _read_weights(
+    library: Library,
+    name: str,
+    weights: str,
+    image_size: tuple[int, int],
+    norm: Norm,
+    *,
+    partial: bool,
+) -> Weights | None:
+    """Read the initial weights that `build` is asked for; None for random ones."""
+    if weights == "none":
+        return None
+    if weights == "imagenet":
+        return Weights(library.imagenet(name, image_size), f"{name}'s ImageNet weights")
+    path = Path(weights)
+    if not path.is_dir():
+        return from_file(path)
+    of_run = from_run(path, name, partial=partial)
+    if of_run.norm not in ("batch", norm):
+        raise UserError(
+            f"model.norm: the run {path} trained with {of_run.norm}; give norm: {of_run.norm}"
+        )
+    return of_run
 
 
-def use_group_norm(network: nn.Module) -> int:
-    """Puts a group norm in the place of each batch norm; it needs no statistics of a laboratory.
-
-    Returns:
-        How many there were.
-    """
-    replaced = 0
-    for parent in list(network.modules()):
-        for key, layer in parent.named_children():
-            if isinstance(layer, nn.BatchNorm2d):
-                channels = layer.num_features
-                new: nn.Module = nn.GroupNorm(math.gcd(GROUPS, channels), channels, eps=layer.eps)
-                if layer.affine:
-                    new.load_state_dict({"weight": layer.weight, "bias": layer.bias})
-                # timm's have their activation inside.
-                found = (getattr(layer, name, None) for name in ("drop", "act"))
-                inside = [each for each in found if isinstance(each, nn.Module)]
-                setattr(parent, key, nn.Sequential(new, *inside) if inside else new)
-                replaced += 1
-    return replaced
-
-
-def _look(
+def _inspect(
     name: str, trunk: nn.Module, image_size: tuple[int, int]
-) -> tuple[tuple[int, ...], tuple[tuple[nn.Module, ...], ...]]:
-    """The shape of the features, and the stages, seen as a blank image passes through."""
-    sizes: dict[nn.Module, int] = {}
-    last = "swin" in name  # whose maps have their channels last
+) -> tuple[tuple[int, ...], Stages]:
+    """Return the shape of a trunk's features, and its stages, from a pass of a blank image."""
+    sizes: dict[nn.Module, int] = {}  # height times width of each layer's maps
+    channels_last = "swin" in name
 
-    def note(layer: nn.Module, inputs: Any, output: Any) -> None:
+    def record(layer: nn.Module, inputs: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.ndim == 4:
-            sizes[layer] = output.shape[1] * output.shape[2] if last else output[0, 0].numel()
+            one = output[0, ..., 0] if channels_last else output[0, 0]
+            sizes[layer] = one.numel()
 
     layers = list(_layers(trunk))
-    handles = [layer.register_forward_hook(note) for layer in layers]
+    handles = [layer.register_forward_hook(record) for layer in layers]
     training = trunk.training
     trunk.eval()
     try:
@@ -214,23 +203,33 @@ def _look(
         for handle in handles:
             handle.remove()
     trunk.train(training)
+    stages = _divide(layers, sizes, image_size[0] * image_size[1])
+    return tuple(features.shape[1:]), stages
+
+
+def _divide(layers: list[nn.Module], sizes: dict[nn.Module, int], size: int) -> Stages:
+    """Divide layers into stages; each has parameters.
+
+    Args:
+        layers: The layers, from input to output.
+        sizes: Height times width of a layer's maps, of those that have maps.
+        size: Height times width of the images.
+    """
     stages: list[list[nn.Module]] = [[]]
-    size = image_size[0] * image_size[1]
     for layer in layers:
-        # A valid convolution takes off a margin; only what halves a side begins a stage.
-        if sizes.get(layer, size) < 0.4 * size:
+        if sizes.get(layer, size) < STAGE_RATIO * size:
             size = sizes[layer]
-            if _learns(stages[-1]):
+            if _has_parameters(stages[-1]):
                 stages.append([])
         stages[-1].append(layer)
-    if len(stages) > 1 and not _learns(stages[-1]):
-        last_layers = stages.pop()
-        stages[-1] += last_layers
-    return tuple(features.shape[1:]), tuple(map(tuple, stages))
+    if len(stages) > 1 and not _has_parameters(stages[-1]):
+        last = stages.pop()
+        stages[-1] += last
+    return tuple(map(tuple, stages))
 
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
-    """A network's layers and blocks in order: what its sequences, whole or inside, are made of."""
+    """Yield the layers and blocks of a network in order: the items of its nested sequences."""
     for child in module.children():
         if isinstance(child, nn.Sequential) and len(child):
             yield from _layers(child)
@@ -238,5 +237,5 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
             yield child
 
 
-def _learns(layers: list[nn.Module]) -> bool:
+def _has_parameters(layers: list[nn.Module]) -> bool:
     return any(True for layer in layers for _ in layer.parameters())

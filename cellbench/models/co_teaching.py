@@ -1,62 +1,53 @@
-"""Training on labels that may be wrong: a momentum teacher says which samples to leave out.
+"""Co-teaching on noisy labels: a momentum teacher decides which samples to leave out.
 
-The second stage of Zhu et al., Hard sample aware noise robust learning for histopathology image
+Second stage of Zhu et al., Hard sample aware noise robust learning for histopathology image
 classification, IEEE Trans Med Imaging 41 (2022); co-teaching: Han et al., NeurIPS 2018.
 """
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cellbench.errors import UserError
+from cellbench.config.bounds import bounds, check_bounds
 
 
 @dataclass(frozen=True)
 class CoTeachingConfig:
-    """A network learns without the samples whose labels its moving average, the teacher, doubts.
+    """Co-teaching: samples whose label the teacher finds improbable are left out.
 
-    Attributes:
-        forget_rate: Share of the training samples that are left out in every epoch but the first:
-            those whose label the teacher found least probable in the epoch before. The rate of
-            wrong labels, as far as it is known.
-        momentum: How slowly the teacher follows: its weights are this share of its own, and the
-            rest of the network's, after every step.
-        warm_up: Epochs after which samples that are hard but not left out weigh more, by the
-            square of the probability that their label lacks; null for never.
+    The teacher is the moving average of the network that learns.
     """
 
-    forget_rate: float
-    momentum: float = 0.999
-    warm_up: int | None = None
+    forget_rate: float = field(metadata=bounds(above=0, below=1))
+    """Share of the training samples that every epoch but the first leaves out: those whose label
+    the teacher found least probable in the epoch before. Set it to the rate of wrong labels, as far
+    as it is known."""
+    momentum: float = field(default=0.999, metadata=bounds(0, below=1))
+    """Share of the teacher's own weights that it keeps in every step; the rest comes from the
+    network."""
+    warm_up: int | None = field(default=None, metadata=bounds(1))
+    """Epochs after which hard samples weigh more among those not left out, by (1 - p)² for a label
+    of probability p; null for never."""
 
     def __post_init__(self) -> None:
-        """Raises UserError where a value is out of its range."""
-        if not 0 < self.forget_rate < 1:
-            raise UserError(
-                f"model.co_teaching.forget_rate: {self.forget_rate} is not between 0 and 1"
-            )
-        if not 0 <= self.momentum < 1:
-            raise UserError(
-                f"model.co_teaching.momentum: {self.momentum} is not in 0 to 1, without 1"
-            )
-        if self.warm_up is not None and self.warm_up < 1:
-            raise UserError(f"model.co_teaching.warm_up: {self.warm_up} is less than 1")
+        """Raise UserError if a value is out of its bounds."""
+        check_bounds(self, "model.co_teaching")
 
 
 class CoTeacher:
-    """The teacher, and what it and the network thought of each sample's label.
+    """Momentum teacher of a network, with the probability that both give each sample's label.
 
-    No module of the network, so that a checkpoint's weights are the network's alone.
+    It is not a submodule of the network, so that checkpoints hold the network's weights only.
 
     Args:
-        network: The network that learns; copied.
-        logits: From a network and a batch to logits, (B, classes).
-        config: How it teaches.
-        samples: The number of samples in the table.
+        network: The network that learns; the teacher starts as its copy.
+        logits: Function from a network and a batch to logits, (B, classes).
+        config: The options.
+        samples: Number of samples in the table.
     """
 
     def __init__(
@@ -71,34 +62,35 @@ class CoTeacher:
         self._logits = logits
         self._config = config
         device = next(network.parameters()).device
-        # The label's probability by the network and by its teacher, NaN where it is not known, and
-        # whether this device has seen the sample in this epoch.
+        # Probability of the label by the network and by the teacher; NaN if not known yet.
         self._probability = torch.full((2, samples), torch.nan, device=device)
+        # Samples that this device has seen in this epoch.
         self._seen = torch.zeros(samples, dtype=torch.bool, device=device)
         self._left_out = torch.zeros(samples, dtype=torch.bool, device=device)
         self._epoch = 0
 
     def weigh(self, batch: Any, logits: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-        """Notes what both think of a batch.
+        """Record the label probabilities of a batch, and weigh its samples.
 
         Args:
             batch: The batch, with the samples' positions.
-            logits: What the network made of it, (B, classes).
-            shares: Each class' share of the target, (B, classes).
+            logits: The network's logits, (B, classes).
+            shares: Share of each class in the targets, (B, classes).
 
         Returns:
-            Whether each sample counts, 0 or 1, and how much its loss weighs, both (B,).
+            1 for samples that count and 0 for those left out, and the factor of each sample's
+            loss, both (B,).
         """
         self._match_modes()
         with torch.no_grad():
             both = torch.stack([logits.float(), self._logits(self._teacher, batch).float()])
-            own = self._probability[0, batch.positions].nan_to_num(0.0)  # of the epoch before
+            before = self._probability[0, batch.positions].nan_to_num(0.0)  # of the last epoch
             self._probability[:, batch.positions] = (both.softmax(dim=2) * shares).sum(dim=2)
             self._seen[batch.positions] = True
         counted = (~self._left_out[batch.positions]).float()
         warm_up = self._config.warm_up
         hard = warm_up is not None and self._epoch >= warm_up
-        return counted, (1 - own) ** 2 if hard else torch.ones_like(counted)
+        return counted, (1 - before) ** 2 if hard else torch.ones_like(counted)
 
     def follow(self) -> None:
         """Move the teacher's weights and batch norm statistics towards the network's."""
@@ -119,36 +111,36 @@ class CoTeacher:
             own.training = followed.training
 
     def begin_epoch(self, epoch: int, reduce: Callable[[Tensor], Tensor]) -> None:
-        """Chooses what is left out of an epoch.
+        """Choose the samples that an epoch leaves out.
 
         Args:
-            epoch: Its number.
-            reduce: Sums a tensor over all devices.
+            epoch: Index of the epoch.
+            reduce: Function that sums a tensor over all devices.
         """
         self._epoch = epoch
         if epoch == 0:
             return
-        self._share(reduce)
+        self._synchronise(reduce)
         self._seen.zero_()
-        teacher = self._probability[1].nan_to_num(torch.inf)  # what was never seen stays
+        teacher = self._probability[1].nan_to_num(torch.inf)  # samples never seen stay in
         n = round(self._config.forget_rate * int(teacher.isfinite().sum()))
         self._left_out = torch.zeros_like(self._left_out)
         self._left_out[teacher.argsort(stable=True)[:n]] = True
 
-    def _share(self, reduce: Callable[[Tensor], Tensor]) -> None:
-        """Tells every device what the others have seen."""
+    def _synchronise(self, reduce: Callable[[Tensor], Tensor]) -> None:
+        """Average the probabilities over the devices that have seen a sample."""
         times = reduce(self._seen.float())
         total = reduce(self._probability.nan_to_num(0.0) * self._seen)
         self._seen = times > 0
         self._probability = torch.where(self._seen, total / times, self._probability)
 
     def state(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """What a checkpoint needs to go on, the same on all devices.
+        """Return the state for a checkpoint, the same on all devices.
 
         Args:
-            reduce: Sums a tensor over all devices.
+            reduce: Function that sums a tensor over all devices.
         """
-        self._share(reduce)
+        self._synchronise(reduce)
         return {
             "teacher": self._teacher.state_dict(),
             "probability": self._probability,
@@ -158,7 +150,7 @@ class CoTeacher:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from `state`."""
+        """Restore what `state` gave."""
         self._teacher.load_state_dict(state["teacher"])
         device = self._left_out.device
         self._probability = state["probability"].to(device)

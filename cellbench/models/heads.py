@@ -1,71 +1,76 @@
-"""The classifier behind a backbone."""
+"""Pooling and classification head after a backbone. A new pooling is one entry in `POOLS`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from math import prod
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import Tensor, nn
 
+from cellbench.config.bounds import bounds, check_bounds
 from cellbench.errors import UserError
 
-Pool = Literal["avg", "max", "flatten"]
+POOLS: dict[str, Callable[[], list[nn.Module]]] = {
+    "avg": lambda: [nn.AdaptiveAvgPool2d(1)],
+    "max": lambda: [nn.AdaptiveMaxPool2d(1)],
+    "flatten": list,
+}
+"""Functions that make the layers applied to feature maps, (B, C, h, w), before flattening."""
+
+if TYPE_CHECKING:
+    Pool = str
+else:
+    Pool = Literal[tuple(POOLS)]
+
+VECTOR_POOLS = ("avg", "flatten")
+"""Poolings of a backbone that gives a vector instead of maps: both leave the vector as it is."""
 
 MAX_WIDTH = 65_536
-"""Outputs of a dense layer, at most."""
+"""Largest number of outputs of a hidden layer."""
 
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """The layers between the features and the classes.
-
-    Attributes:
-        pool: How feature maps become a vector: average, maximum, or all their values. avg is a
-            network's own pooling, with the layers that some networks of torchvision and timm have
-            between it and their classifier.
-        hidden: Widths of the dense layers before the last, each with a ReLU.
-        dropout: Probability of dropping a value before every dense layer, the last one included;
-            or one for each of them.
-        batch_norm: Whether a hidden layer has batch norm before its ReLU.
-    """
+    """Layers between the backbone's features and the logits."""
 
     pool: Pool = "avg"
-    hidden: tuple[int, ...] = ()
-    dropout: float | tuple[float, ...] = 0.0
+    """Reduction of feature maps to a vector: average, maximum, or all their values. avg is the
+    network's own pooling, with the layers that some networks of torchvision and timm have between
+    pooling and classifier."""
+    hidden: tuple[int, ...] = field(default=(), metadata=bounds(1, MAX_WIDTH))
+    """Widths of the hidden layers, each followed by a ReLU."""
+    dropout: float | tuple[float, ...] = field(default=0.0, metadata=bounds(0, below=1))
+    """Dropout probability before every dense layer, the last one included; or one for each."""
     batch_norm: bool = False
+    """Apply batch norm in every hidden layer, before its ReLU."""
 
     def __post_init__(self) -> None:
-        """Raises UserError where a value is out of its range."""
-        if any(width < 1 for width in self.hidden):
-            raise UserError(f"model.head.hidden: {list(self.hidden)} has a width below 1")
-        if any(width > MAX_WIDTH for width in self.hidden):
-            raise UserError(f"model.head.hidden: {list(self.hidden)} has one above {MAX_WIDTH:,}")
+        """Raise UserError if a value is out of its bounds, or the number of dropouts is wrong."""
+        check_bounds(self, "model.head")
         if len(self.dropouts) != len(self.hidden) + 1:
             raise UserError(
                 f"model.head.dropout: {len(self.dropouts)} values for {len(self.hidden) + 1} dense "
                 "layers (the hidden ones, and the last); give one for all, or one for each"
             )
-        if not all(0 <= share < 1 for share in self.dropouts):
-            raise UserError(f"model.head.dropout: {self.dropout} is not between 0 and 1")
 
     @property
     def dropouts(self) -> tuple[float, ...]:
-        """The probability before each dense layer."""
+        """Dropout probability before each dense layer."""
         if isinstance(self.dropout, int | float):
             return (self.dropout,) * (len(self.hidden) + 1)
         return tuple(self.dropout)
 
 
 class OwnPooling(nn.Module):
-    """A backbone's own way from its feature maps to what its classifier would see.
+    """Pooling of a backbone's own, from its feature maps to the input of its classifier.
 
-    Some networks have a normalisation, a convolution or a dense layer behind the pooling (convnext,
+    Some networks have a normalisation, a convolution or a dense layer after the pooling (convnext,
     maxvit, mobilenetv3, davit), so that the mean of their maps is not their pooled features.
 
     Args:
-        pool: The function that pools, a method of the backbone. The backbone keeps the layers that
-            it uses: this module has no parameters.
-        width: The number of pooled features.
+        pool: Method of the backbone that pools. The layers that it uses belong to the backbone:
+            this module has no parameters.
+        width: Number of pooled features.
     """
 
     def __init__(self, pool: Callable[[Tensor], Tensor], width: int) -> None:
@@ -78,7 +83,7 @@ class OwnPooling(nn.Module):
         return self._pool(maps).flatten(1)
 
     def only_averages(self, maps: Tensor) -> bool:
-        """Return whether the features of these maps are nothing but their average."""
+        """Return True if the features of maps, (B, C, h, w), are just their average."""
         features, average = self(maps), maps.mean((2, 3))
         if features.shape != average.shape:
             return False
@@ -86,38 +91,39 @@ class OwnPooling(nn.Module):
 
 
 def build_pool(pool: Pool, shape: tuple[int, ...]) -> tuple[nn.Sequential, int]:
-    """Make the layers from feature maps to a vector, which have nothing to learn.
+    """Make the layers from a backbone's output to a vector; they have no parameters.
 
     Args:
-        pool: How the maps become a vector.
-        shape: The maps' shape without the batch, (C, h, w) or (C,).
+        pool: Name in `POOLS`.
+        shape: Shape of the output without the batch, (C, h, w) or (C,).
 
     Returns:
-        A network from the maps to features, (B, D), and D.
+        A module from the output to features, (B, D), and D.
 
     Raises:
-        UserError: There are no maps to take the maximum of.
+        UserError: The backbone gives a vector, which cannot be pooled in this way.
     """
-    if len(shape) == 1 and pool == "max":
-        raise UserError(
-            "model.head.pool: max, but this backbone gives a single vector and no maps; use avg"
-        )
-    if len(shape) == 1 or pool == "flatten":
-        return nn.Sequential(nn.Flatten()), prod(shape)
-    layer = nn.AdaptiveAvgPool2d(1) if pool == "avg" else nn.AdaptiveMaxPool2d(1)
-    return nn.Sequential(layer, nn.Flatten()), shape[0]
+    if len(shape) == 1:
+        if pool not in VECTOR_POOLS:
+            raise UserError(
+                f"model.head.pool: {pool}, but this backbone gives a single vector and no maps; "
+                "use avg"
+            )
+        return nn.Sequential(nn.Flatten()), shape[0]
+    layers = nn.Sequential(*POOLS[pool](), nn.Flatten())
+    return layers, layers(torch.zeros(1, *shape)).shape[1]
 
 
 def build_head(config: HeadConfig, width: int, classes: int) -> nn.Sequential:
-    """Makes a head.
+    """Make a head.
 
     Args:
         config: Its layers.
-        width: The number of features.
-        classes: The number of classes.
+        width: Number of features.
+        classes: Number of classes.
 
     Returns:
-        A network from the features, (B, width), to logits, (B, classes).
+        A module from features, (B, width), to logits, (B, classes).
     """
     layers: list[nn.Module] = []
     *before, last = config.dropouts

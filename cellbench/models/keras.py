@@ -1,4 +1,4 @@
-"""Layers as Keras begins them, for the networks of notebooks that were written in it."""
+"""Layers with Keras' defaults, for networks that were published as Keras notebooks."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,7 +8,7 @@ from torch import nn
 def convolution(
     inputs: int, outputs: int, size: int, *, stride: int = 1, groups: int = 1, bias: bool = True
 ) -> nn.Conv2d:
-    """A padded convolution, its weights drawn uniformly after Glorot and Bengio (2010)."""
+    """Return a padded convolution with Glorot-uniform weights (Glorot and Bengio 2010)."""
     layer = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, groups=groups, bias=bias)
     nn.init.xavier_uniform_(layer.weight)
     if layer.bias is not None:
@@ -17,12 +17,12 @@ def convolution(
 
 
 def keras_norm(channels: int) -> nn.BatchNorm2d:
-    """Batch norm with Keras' epsilon and momentum."""
+    """Return a batch norm with Keras' epsilon and momentum."""
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
 def vgg_style(inputs: int, widths: Sequence[int]) -> Iterator[nn.Module]:
-    """For each width two 3x3 convolutions with batch norm and ReLU, then a halving."""
+    """Yield, for each width, two 3x3 convolutions with batch norm and ReLU, and a max pooling."""
     for width in widths:
         for channels in (inputs, width):
             yield convolution(channels, width, 3)

@@ -1,38 +1,42 @@
-"""L1 and L2 penalties, and which parameters they act on."""
+"""L1 and L2 penalties, and the weights that they act on."""
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
-SMALL = 1e-3
-"""What counts as zero: a gradient's steps go around it, and never stay there."""
+NEAR_ZERO = 1e-3
+"""Absolute value below which a weight counts as zero; gradient steps rarely reach 0 exactly."""
 
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
+_MATRIX_NORMS = (nn.LayerNorm, nn.RMSNorm)
+"""Norms whose scale may have several dimensions; the others have vectors."""
 
 
-def penalised_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The trainable weights of a module, by name, without biases and normalisation layers.
+def weights_of(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the weights of a module by name, without biases and normalisation layers.
 
-    A bias or a norm's scale close to zero is no simpler model, so that they are never penalised
+    A bias or scale close to zero does not make a model simpler, so these are never penalised
     (Goodfellow et al. 2016, section 7.1).
     """
     chosen = {}
     for prefix, layer in module.named_modules():
-        if isinstance(layer, _NORMS):
+        if isinstance(layer, _MATRIX_NORMS):
             continue
         for name, parameter in layer.named_parameters(recurse=False):
-            # Vectors are biases, or scales of layers that torch does not ship; what is no weight
-            # by its name is a transformer's token, position or scale.
-            if parameter.requires_grad and parameter.ndim > 1 and name.endswith("weight"):
+            # Vectors are biases or scales. Parameters that are not called weight are the tokens,
+            # positions and scales of transformers.
+            if parameter.ndim > 1 and name.endswith("weight"):
                 chosen[f"{prefix}.{name}" if prefix else name] = parameter
     return chosen
 
 
-def penalty(parameters: list[nn.Parameter], l1: float, l2: float) -> Tensor:
-    """l1 · Σ|w| + l2 · Σw², as Keras' regularisers have it: the gradient of l2's part is 2·l2·w.
+def penalised_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the weights of a module that are trained, by name; see `weights_of`."""
+    return {name: p for name, p in weights_of(module).items() if p.requires_grad}
 
-    Returns:
-        A scalar that gradients flow through.
+
+def penalty(parameters: list[nn.Parameter], l1: float, l2: float) -> Tensor:
+    """Return l1 · Σ|w| + l2 · Σw², a scalar with a gradient.
+
+    As in Keras' regularisers, the gradient of the second term is 2 · l2 · w.
     """
     total = torch.zeros((), device=parameters[0].device)
     for parameter in parameters:
@@ -44,6 +48,6 @@ def penalty(parameters: list[nn.Parameter], l1: float, l2: float) -> Tensor:
 
 
 def sparsity(parameters: list[nn.Parameter]) -> Tensor:
-    """The share of the weights, 0 to 1, whose absolute value is below SMALL."""
-    small = torch.stack([(p.detach().abs() < SMALL).sum() for p in parameters]).sum()
+    """Return the share of weights, 0 to 1, with an absolute value below `NEAR_ZERO`."""
+    small = torch.stack([(p.detach().abs() < NEAR_ZERO).sum() for p in parameters]).sum()
     return small / sum(p.numel() for p in parameters)

@@ -1,4 +1,4 @@
-"""timm's networks, by their names there behind `timm/`: an extra, `pip install timm`."""
+"""timm's networks, named timm/ and timm's own name. timm is an extra: `pip install timm`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,11 +12,11 @@ from cellbench.models.heads import OwnPooling
 
 PREFIX = "timm/"
 
-CLASSIFIERS = (
+CLASSIFIERS: tuple[str, ...] = (
     *("fc.", "classifier.", "head.", "heads.", "head_dist.", "aux_head."),
     *("last_linear.", "classif."),
 )
-"""How the names of its classifiers begin in a state dict."""
+"""Prefixes of a classifier's entries in a state dict."""
 
 
 def _timm() -> Any:
@@ -29,24 +29,31 @@ def _timm() -> Any:
 
 def make(
     name: str, image_size: tuple[int, int], *, average: bool
-) -> tuple[nn.Module, OwnPooling | None]:
+) -> tuple[nn.Module, nn.Module, OwnPooling | None]:
     """Make a network without its classifier.
 
     Args:
-        name: timm/ and a name of timm's.
+        name: timm/ and timm's name.
         image_size: Height and width of the images in pixels.
-        average: Whether the network's own pooling is wanted, which nearly always is the average;
-            otherwise its last maps are for another one.
+        average: True for the network's own pooling, nearly always the average; False for its last
+            maps, to be pooled in another way.
 
     Returns:
-        The network, which gives feature maps, or a pooled vector where it has no maps; and its own
-        pooling of these maps, if it is wanted and not done by then.
+        The network twice, as its trunk is the same: it gives feature maps, or a pooled vector if
+        it has no maps. And its own pooling of the maps, if that is wanted.
 
     Raises:
         UserError: timm is not installed, has no such network, or the network has no maps that
             another pooling could take.
-        ValueError: The network does not take images of this size, or classifies no images.
+        ValueError: The network does not take images of this size, or does not classify images.
     """
+    network, pooling = _make(name, image_size, average)
+    return network, network, pooling
+
+
+def _make(
+    name: str, image_size: tuple[int, int], average: bool
+) -> tuple[nn.Module, OwnPooling | None]:
     timm, bare = _timm(), name.removeprefix(PREFIX)
     known = timm.list_models() + timm.list_pretrained()
     if bare not in known:
@@ -58,29 +65,29 @@ def make(
             network = _create(bare, image_size, global_pool="")
         except AssertionError as error:
             raise UserError(
-                f"model.head.pool: {name} has no way around its own pooling; use avg"
+                f"model.head.pool: {name} cannot be used without its own pooling; use avg"
             ) from error
-        if _are_maps(network, _look(network, network, image_size)):
+        if _are_maps(network, _run_blank(network, network, image_size)):
             return network, None
         return _as_vectors(_create(bare, image_size)), None
     except UserError:
         raise
-    except Exception as error:  # a thousand networks, and each has its own way to refuse
+    except Exception as error:  # each of a thousand networks may fail in its own way
         reason = str(error) or "it does not take images of this size"
         raise ValueError(reason.splitlines()[0]) from error
 
 
 def _create(bare: str, image_size: tuple[int, int], **options: Any) -> Any:
     create = _timm().create_model
-    try:  # transformers are made for one size, the rest do not know the argument
+    try:  # transformers are made for one size; other networks do not have the argument
         return create(bare, num_classes=0, img_size=image_size, **options)
     except TypeError:
         return create(bare, num_classes=0, **options)
 
 
 @torch.no_grad()
-def _look(network: Any, part: Callable[[Tensor], Any], image_size: tuple[int, int]) -> Any:
-    """Return what a part of a network makes of a blank image."""
+def _run_blank(network: Any, part: Callable[[Tensor], Any], image_size: tuple[int, int]) -> Any:
+    """Return the output of a part of a network for a blank image."""
     network.eval()
     output = part(torch.zeros(1, 3, *image_size))
     network.train()
@@ -88,7 +95,7 @@ def _look(network: Any, part: Callable[[Tensor], Any], image_size: tuple[int, in
 
 
 def _are_maps(network: Any, features: Any) -> bool:
-    """Return whether features are maps with their channels first."""
+    """Return True if features are maps with their channels first."""
     if not isinstance(features, Tensor) or features.ndim != 4:
         return False
     return getattr(network, "output_fmt", "NCHW") == "NCHW"
@@ -97,8 +104,8 @@ def _are_maps(network: Any, features: Any) -> bool:
 def _with_own_pooling(
     network: Any, image_size: tuple[int, int]
 ) -> tuple[nn.Module, OwnPooling | None]:
-    maps = _look(network, network.forward_features, image_size)
-    width = _look(network, partial(_pooled, network), image_size).shape[1]
+    maps = _run_blank(network, network.forward_features, image_size)
+    width = _run_blank(network, partial(_pooled, network), image_size).shape[1]
     if not _are_maps(network, maps):
         return _as_vectors(network), None
     network.forward = network.forward_features
@@ -107,7 +114,7 @@ def _with_own_pooling(
 
 def _as_vectors(network: Any) -> nn.Module:
     """Make a network give its pooled features."""
-    # Its own forward would give two outputs in training, where it learns from a teacher as well.
+    # The forward of distilled networks gives two outputs in training.
     network.forward = partial(_pooled, network)
     whole: nn.Module = network
     return whole
@@ -124,19 +131,21 @@ def version() -> str:
     return found
 
 
-def normalisation(network: Any) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation that a network expects of its channels, RGB, 0 to 1."""
+def normalisation(
+    name: str, network: Any
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Return mean and standard deviation of the channels that a network expects, RGB, 0 to 1."""
     config = network.pretrained_cfg
     return tuple(config["mean"]), tuple(config["std"])
 
 
 def imagenet(name: str, image_size: tuple[int, int]) -> dict[str, Tensor]:
-    """The state dict of a network's published weights, downloaded once by timm.
+    """Return the state dict of a network's published weights, downloaded once by timm.
 
-    Positions that a transformer has learnt are resampled to the images' size.
+    The learnt positions of a transformer are resampled to the size of the images.
 
     Raises:
-        UserError: There are none, or they cannot be had.
+        UserError: There are none, or they cannot be downloaded.
     """
     bare = name.removeprefix(PREFIX)
     try:

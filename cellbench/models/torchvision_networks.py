@@ -1,4 +1,4 @@
-"""torchvision's classifiers without their classifier."""
+"""torchvision's image classifiers, without their classification layers."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,36 +18,59 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
-# torchvision re-normalises inside the first two when they are pretrained; their trunk here does
-# not. The third is the one network whose weights want it from outside.
+# Pretrained, the first two are re-normalised inside torchvision's forward, which the trunk does
+# not run. The weights of the third expect it from outside.
 _HALF_NORMALISED = ("googlenet", "inception_v3", "efficientnet_v2_l")
 
-CLASSIFIERS = ("fc.", "classifier.", "head.", "heads.", "aux1.", "aux2.", "AuxLogits.")
-"""How the names of torchvision's classifiers begin in a state dict."""
+CLASSIFIERS: tuple[str, ...] = (
+    *("fc.", "classifier.", "head.", "heads."),
+    *("aux1.", "aux2.", "AuxLogits."),
+)
+"""Prefixes of a classifier's entries in a state dict."""
 
-_LAYERS_BEHIND_POOLING = ("convnext", "maxvit", "mobilenet_v3")
-"""How the networks are named whose classifier has a norm or a dense layer between the pooling and
-its last layer. They are part of the features. The dense layers of AlexNet and VGG are not: they see
-whole maps, which VGG's published recipes pool instead."""
+_LAYERS_AFTER_POOLING = ("convnext", "maxvit", "mobilenet_v3")
+"""Prefixes of the networks with a norm or dense layer between the pooling and the last layer of
+their classifier, which is part of the features here. The dense layers of AlexNet and VGG are not:
+they take whole maps, which VGG's published recipes pool instead."""
 
 
 def names() -> list[str]:
-    """All its classifiers."""
+    """Return the names of all classifiers in torchvision."""
     found: list[str] = torchvision.models.list_models(module=torchvision.models)
     return found
 
 
-def normalisation(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation that a network expects of its channels, RGB, 0 to 1."""
+def normalisation(
+    name: str, network: nn.Module
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Return mean and standard deviation of the channels that a network expects, RGB, 0 to 1."""
     return (HALF, HALF) if name in _HALF_NORMALISED else (IMAGENET_MEAN, IMAGENET_STD)
 
 
-def make(name: str, image_size: tuple[int, int]) -> nn.Module:
-    """The whole network, its classifier included.
+def make(
+    name: str, image_size: tuple[int, int], *, average: bool
+) -> tuple[nn.Module, nn.Module, OwnPooling | None]:
+    """Make a network without its classifier.
+
+    Args:
+        name: Its name.
+        image_size: Height and width of the images in pixels.
+        average: True for the network's own pooling, with the layers after it.
+
+    Returns:
+        The network, with the entries of its published weights; its trunk, which ends with the last
+        feature maps and shares the network's layers; and its own pooling, if that is wanted and is
+        more than an average.
 
     Raises:
-        ValueError: The size is none that it takes.
+        ValueError: The network does not take images of this size.
     """
+    network = _whole(name, image_size)
+    trunk, pooling = _cut(name, network, average=average)
+    return network, trunk, pooling
+
+
+def _whole(name: str, image_size: tuple[int, int]) -> nn.Module:
     builder: Callable[..., nn.Module] = torchvision.models.get_model_builder(name)
     arguments: dict[str, object] = {}
     if name in ("googlenet", "inception_v3"):
@@ -61,29 +84,19 @@ def make(name: str, image_size: tuple[int, int]) -> nn.Module:
     return builder(weights=None, **arguments)
 
 
-def cut(name: str, network: Any, *, average: bool) -> tuple[nn.Module, OwnPooling | None]:
-    """Cut a network behind its last feature maps, and take its classifier off; names stay.
-
-    Args:
-        name: The network's name.
-        network: The network. It keeps the names of its state dict, and loses the classifier's.
-        average: Whether the network's own pooling is wanted, with the layers behind it.
-
-    Returns:
-        The trunk, which shares the network's layers, and the network's own pooling of its maps, if
-        it is wanted and more than their average.
-    """
-    behind, width = None, 0
-    if average and name.startswith(_LAYERS_BEHIND_POOLING):
-        behind, width = _behind_pooling(network.classifier), network.classifier[-1].in_features
+def _cut(name: str, network: Any, *, average: bool) -> tuple[nn.Module, OwnPooling | None]:
+    """Return a network's trunk and own pooling, and remove its classifier; other names stay."""
+    after, width = None, 0
+    if average and name.startswith(_LAYERS_AFTER_POOLING):
+        after, width = _after_pooling(network.classifier), network.classifier[-1].in_features
     for key, _ in list(network.named_children()):
         if f"{key}." in CLASSIFIERS:
             setattr(network, key, nn.Identity())
     layers = _up_to_the_maps(name, network)
-    if behind is None:
+    if after is None:
         return nn.Sequential(layers), None
-    network.classifier = behind
-    trunk = _PooledTrunk(OrderedDict([*layers.items(), ("classifier", behind)]))
+    network.classifier = after
+    trunk = _PooledTrunk(OrderedDict([*layers.items(), ("classifier", after)]))
     return trunk, OwnPooling(trunk.pool, width)
 
 
@@ -99,23 +112,23 @@ def _up_to_the_maps(name: str, network: Any) -> OrderedDict[str, nn.Module]:
     for key in ("features", "layers"):  # layers: MNASNet
         if isinstance(getattr(network, key, None), nn.Module):
             return OrderedDict([(key, getattr(network, key))])
-    # The rest run their children in order up to the pooling.
+    # The others run their children in order, up to the pooling.
     dropped = ("avgpool", "dropout", "fc", "aux1", "aux2", "AuxLogits")
     return OrderedDict((k, child) for k, child in network.named_children() if k not in dropped)
 
 
-def _behind_pooling(classifier: nn.Sequential) -> nn.Sequential:
-    """Return the layers before a classifier's last one, their names kept."""
+def _after_pooling(classifier: nn.Sequential) -> nn.Sequential:
+    """Return the layers of a classifier before its last one, with their names."""
     kept = [(k, m) for k, m in list(classifier.named_children())[:-1] if type(m) is not nn.Dropout]
-    if isinstance(kept[0][1], nn.Linear):  # which takes vectors
+    if isinstance(kept[0][1], nn.Linear):  # it takes vectors
         kept.insert(0, ("flatten", nn.Flatten()))
     return nn.Sequential(OrderedDict(kept))
 
 
 class _PooledTrunk(nn.Sequential):
-    """A trunk whose last child comes behind the pooling.
+    """Trunk whose last child is applied after the pooling.
 
-    It is part of the trunk to be loaded, frozen and saved with it.
+    As part of the trunk it is loaded, frozen and saved with it.
     """
 
     def forward(self, images: Tensor) -> Tensor:
@@ -130,11 +143,11 @@ class _PooledTrunk(nn.Sequential):
         return features
 
 
-def imagenet(name: str) -> dict[str, Tensor]:
-    """The state dict of torchvision's best weights, downloaded once to torch's hub folder.
+def imagenet(name: str, image_size: tuple[int, int]) -> dict[str, Tensor]:
+    """Return the state dict of torchvision's best weights, downloaded once to torch's hub folder.
 
     Raises:
-        UserError: They cannot be had.
+        UserError: They cannot be downloaded.
     """
     weights = torchvision.models.get_model_weights(name).DEFAULT
     try:

@@ -1,4 +1,4 @@
-"""Averages of a training's weights and statistics, scored in the place of the last ones."""
+"""Averages of the weights of a training, which are validated and scored in place of the last."""
 
 from functools import partial
 from itertools import islice
@@ -14,108 +14,147 @@ from cellbench.models.classifier import CellClassifier
 
 Average = Literal["none", "ema", "swa"]
 
-SWA_BEGINS = 0.75
-"""The share of the epochs after which stochastic weight averaging begins."""
+SWA_START = 0.75
+"""Share of the epochs after which stochastic weight averaging starts."""
 
 
 class Averaging(WeightAveraging):
-    """Lightning's weight averaging, told when to begin and how to treat batch norm's statistics.
+    """Lightning's weight averaging, with a start, and with batch norm statistics for swa.
 
-    ema averages the statistics like the weights: both follow the training closely. The mean of the
-    weights of several epochs is another network, so swa computes its statistics anew over the
-    training images (Izmailov et al., UAI 2018, section 3.2).
+    ema updates the average after each step, batch norm statistics included. swa is the mean of the
+    weights after each of the last epochs; as that is another network, its statistics are computed
+    anew over the training images (Izmailov et al., UAI 2018, section 3.2).
+
+    Lightning's own `EMAWeightAveraging` has a constant decay, so that a short training would be
+    scored with weights close to the random ones that it started from.
 
     Args:
         kind: ema or swa.
-        decay: How slowly a moving average follows.
+        decay: Share of the moving average that each step keeps, 0 to 1; less in the first steps.
     """
 
     def __init__(self, kind: Average, decay: float) -> None:
         self._kind = kind
-        moving = partial(_moving, decay=decay)
-        super().__init__(avg_fn=moving if kind == "ema" else None, use_buffers=kind == "ema")
+        self._swa_start = 0  # epoch
+        self._training = False
+        self._due = False
+        self._begun = False  # the average has been updated at least once
+        moving = partial(_move, decay=decay) if kind == "ema" else None
+        super().__init__(device=None, avg_fn=moving, use_buffers=kind == "ema")
+
+    @property
+    def _active(self) -> bool:
+        return self._training and self._begun
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Makes the average on the device of the training, which the module is not yet on."""
-        self._device = trainer.strategy.root_device
-        self._begins = int(SWA_BEGINS * (trainer.max_epochs or 1))
+        """Make the average on the device of the training."""
+        if stage != "fit":
+            return
+        pl_module.to(trainer.strategy.root_device)  # Lightning moves it only after this
+        self._training = True
+        self._swa_start = int(SWA_START * (trainer.max_epochs or 1))
         super().setup(trainer, pl_module, stage)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Averages after each step, or each epoch of the last quarter before it is scored."""
-        ends = trainer.is_last_batch and trainer.current_epoch >= self._begins
-        self._due = self._kind == "ema" or ends
+        """Update the average: after each step, or after the last step of each of the last epochs.
+
+        Lightning's update at the end of an epoch would come after the validation.
+        """
+        epoch_ends = trainer.is_last_batch and trainer.current_epoch >= self._swa_start
+        self._due = self._kind == "ema" or epoch_ends
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if self._kind == "swa" and self._due:
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Return True after a step that `on_train_batch_end` wants."""
+        update = step_idx is not None and self._due
+        self._begun = self._begun or update
+        return update
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Swap the average into the module, if there is one."""
+        if not self._active:
+            return
+        super().on_validation_epoch_start(trainer, pl_module)
+        if self._kind == "swa":
             assert isinstance(pl_module, CellClassifier)
             self._compute_statistics(trainer, pl_module)
 
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Swap the training's weights back."""
+        if self._active:
+            super().on_validation_epoch_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the average in the module; later evaluations score the weights that are loaded."""
+        if self._active:
+            super().on_train_end(trainer, pl_module)
+        self._training = False
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the average during the training; after it, the module holds the average."""
+        if self._training:
+            super().on_save_checkpoint(trainer, pl_module, checkpoint)
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Restore the average."""
+        super().on_load_checkpoint(trainer, pl_module, checkpoint)
+        self._begun = int(checkpoint.get("averaging_state", {}).get("n_averaged", 0)) > 0
+
+    def validated_weights(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Tensor]:
+        """Return the state dict that the last validation scored."""
+        checkpoint: dict[str, Any] = {"state_dict": pl_module.state_dict()}
+        if self._active:
+            self.on_save_checkpoint(trainer, pl_module, checkpoint)
+        weights: dict[str, Tensor] = checkpoint["state_dict"]
+        return weights
+
     @torch.no_grad()
     def _compute_statistics(self, trainer: Trainer, model: CellClassifier) -> None:
-        """Give the average's batch norms the mean statistics of the epoch's training batches.
+        """Give the batch norms the mean statistics of the epoch's training batches.
 
-        torch's `update_bn` would change what is frozen as well. Dropout is off, so that no random
-        number is drawn that the training would miss.
+        torch's `update_bn` would also change frozen batch norms. Dropout stays off, so that no
+        random numbers are drawn.
+
+        Args:
+            trainer: The trainer.
+            model: The model in evaluation mode, with the averaged weights.
         """
-        assert self._average_model is not None
-        average: Any = self._average_model.module
-        norms: list[Any] = [
-            average.get_submodule(name) for name in model.norms_trained_since(self._begins)
-        ]
+        names = model.norms_trained_since(self._swa_start)
+        norms: list[Any] = [model.get_submodule(name) for name in names]
         if not norms:
             return
         momenta = [norm.momentum for norm in norms]
-        average.eval()
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # the mean of all batches, each counted alike
+            norm.momentum = None  # the mean over the batches, with equal weights
             norm.train()
         data: CellDataModule = trainer.datamodule  # type: ignore[attr-defined]
         batches = data.training_batches(trainer.current_epoch)
         for batch in islice(batches, int(trainer.num_training_batches)):
             moved = data.transfer_batch_to_device(batch, trainer.strategy.root_device, 0)
             with trainer.precision_plugin.forward_context():
-                average.logits(data.on_after_batch_transfer(moved, 0))
-        average.eval()
+                model.logits(data.on_after_batch_transfer(moved, 0))
         for norm, momentum in zip(norms, momenta, strict=True):
+            norm.eval()
             norm.momentum = momentum
             for statistic in (norm.running_mean, norm.running_var):
                 statistic.copy_(trainer.strategy.reduce(statistic.clone(), reduce_op="mean"))
 
-    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """Whether `on_train_batch_end` wants it."""
-        return step_idx is not None and self._due
 
-    @property
-    def _begun(self) -> bool:
-        return self._average_model is not None and bool(self._average_model.n_averaged > 0)
+def _move(mean: Tensor, new: Tensor, n: Any, decay: float) -> Tensor:
+    """Return a moving average after one more value; equal values stay the same to the bit.
 
-    def scored(self, pl_module: LightningModule) -> Any:
-        """The module whose weights were validated last."""
-        assert self._average_model is not None
-        return self._average_model.module if self._begun else pl_module
-
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the average, where there is one."""
-        if self._begun:
-            super().on_validation_epoch_start(trainer, pl_module)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gives the training its weights back."""
-        if self._begun:
-            super().on_validation_epoch_end(trainer, pl_module)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leaves the average in the module, where there is one."""
-        if self._begun:
-            super().on_train_end(trainer, pl_module)
-        self._average_model = None  # what follows scores what is loaded
-
-
-def _moving(mean: Tensor, new: Tensor, n: Any, decay: float) -> Tensor:
-    # With few steps behind it, a slow average would still be the random beginning. What is frozen
-    # stays as it is, to the bit.
-    share = torch.clamp((1 + n) / (10 + n), max=decay)
-    return mean + (new - mean) * (1 - share)
+    Args:
+        mean: The average of `n` values.
+        new: The next value.
+        n: Their number.
+        decay: Share of the average that is kept; less while `n` is small.
+    """
+    kept = torch.clamp((1 + n) / (10 + n), max=decay)
+    return mean + (new - mean) * (1 - kept)

@@ -16,9 +16,9 @@ from cellbench.data.preprocessing import LARGEST_SIDE, SMALLEST_SIDE, Masks, Pre
 from cellbench.data.stain import Normalisation
 from cellbench.data.views import View
 from cellbench.errors import CannotWrite, UserError
-from cellbench.models.backbones import Norm
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.heads import OwnPooling
+from cellbench.models.norms import Norm
 from cellbench.models.weights import DESCRIPTION
 from cellbench.runs.averaging import Average, Averaging
 from cellbench.runs.folder import whole_file
@@ -243,9 +243,10 @@ class BestEpoch(Callback):
             groups = [group for each in trainer.optimizers for group in each.param_groups]
             learns = {id(p) for group in groups for p in group["params"]}
             frozen = {name for name, p in pl_module.named_parameters() if id(p) not in learns}
-            scored = pl_module if self._averaging is None else self._averaging.scored(pl_module)
-            weights = scored.state_dict().items()
-            kept = {k: v if k in frozen else v.to("cpu", copy=True) for k, v in weights}
+            weights = pl_module.state_dict()
+            if self._averaging is not None:
+                weights = self._averaging.validated_weights(trainer, pl_module)
+            kept = {k: v if k in frozen else v.to("cpu", copy=True) for k, v in weights.items()}
             self._unwritten = {"state_dict": kept, "epoch": trainer.current_epoch}
             pl_module.on_save_checkpoint(self._unwritten)
 

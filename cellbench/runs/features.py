@@ -1,4 +1,4 @@
-"""A frozen backbone's features: computed once, kept on disk, and trained on in place of images."""
+"""Features of a frozen backbone: computed once, kept on disk, and trained on instead of images."""
 
 import hashlib
 import json
@@ -19,31 +19,32 @@ from cellbench.models import timm_networks
 from cellbench.models.classifier import CellClassifier
 
 FORMAT = 2
-"""Part of every file's name: raise it when features are computed or stored otherwise."""
+"""Part of every file's name; to be raised when features are computed or stored differently."""
 
 
 def keep(model: CellClassifier, data: CellDataModule, trainer: Trainer) -> str | None:
-    """Gives the data module the features of its images, if they are the same in every epoch.
+    """Give the data module the features of its images, if they are the same in every epoch.
 
-    They are those of all images of the table, whatever the split, so that folds share them.
+    All images of the table have features, whatever their part of the split, so that folds share
+    the file.
 
     Args:
-        model: The model, its weights loaded.
+        model: The model, with its weights.
         data: The data module, set up.
-        trainer: Whose device and precision the features are computed with.
+        trainer: Trainer with the device and the precision to compute with.
 
     Returns:
-        What was done, in a line; None where the backbone is trained.
+        A line that says what was done; None if the backbone is trained.
 
     Raises:
-        UserError: The features cannot be kept.
+        UserError: The features cannot be written.
     """
     if not suffice(model, data):
         if model.sees_images or not data.cache.features:
             return None
         return (
             "features   not kept: data.augment (or data.smote) makes other images in every epoch; "
-            "with a number of data.augment_variants each image has that many, seen once"
+            "with data.augment_variants each image has that many variants, computed once"
         )
     trainer.accelerator.setup_device(trainer.strategy.root_device)
     model.to(trainer.strategy.root_device)
@@ -56,10 +57,11 @@ def keep(model: CellClassifier, data: CellDataModule, trainer: Trainer) -> str |
     width, dtype = probe.shape[1] * probe.element_size(), probe.dtype
     network = _identify(model, trainer)
 
-    def of(variant: int | None) -> np.ndarray:
+    def features_of(variant: int | None) -> np.ndarray:
         return _features(compute, model.device, data, variant, network, width)
 
-    plain, variants = of(None), [of(variant) for variant in range(data.variants or 0)]
+    plain = features_of(None)
+    variants = [features_of(variant) for variant in range(data.variants or 0)]
     data.features = Features(plain, variants, dtype)
     times = f", {len(variants)} variants each" if variants else ""
     return (
@@ -69,7 +71,7 @@ def keep(model: CellClassifier, data: CellDataModule, trainer: Trainer) -> str |
 
 
 def suffice(model: CellClassifier, data: CellDataModule) -> bool:
-    """Whether the training sees features in the place of images."""
+    """Return True if the training can use features instead of images."""
     return not model.sees_images and data.cache.features and data.variants is not None
 
 
@@ -81,7 +83,19 @@ def _features(
     network: list[Any],
     width: int,
 ) -> np.ndarray:
-    """The features of all images, as bytes, (n, width): from the disk, or from the backbone."""
+    """Return the features of all images, from the disk or else from the backbone.
+
+    Args:
+        compute: Function from images, uint8, (B, 3, H, W), to features, (B, D).
+        device: Device to compute on.
+        data: The data module.
+        variant: Index of the augmented variant; None for the images as they are.
+        network: What `_identify` gives.
+        width: Bytes of an image's features.
+
+    Returns:
+        The features as bytes, uint8, (n, width).
+    """
     identity = json.dumps([FORMAT, network, data.identify(variant)])
     name = hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()
     path, n = data.cache.path / f"{name}.features", len(data.table)
@@ -102,7 +116,7 @@ def _features(
 
 
 def _identify(model: CellClassifier, trainer: Trainer) -> list[Any]:
-    """Plain values that differ where the features of equal images may do."""
+    """Return plain values that differ if the features of equal images may differ."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in model.backbone.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

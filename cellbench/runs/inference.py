@@ -21,8 +21,7 @@ from cellbench.data.unlabelled import UnlabelledImages
 from cellbench.data.views import Image
 from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
-from cellbench.models.heads import HeadConfig
-from cellbench.models.weights import Undrawn
+from cellbench.models.weights import SkipInit
 from cellbench.runs import figures
 from cellbench.runs.attributions import side_by_side
 from cellbench.runs.checkpoint import Description, check_pooling, read_checkpoint
@@ -49,9 +48,8 @@ def build_model(described: Description, state: dict[str, torch.Tensor]) -> CellC
             earlier cellbench that pooled the network's features in another way.
     """
     try:
-        arguments = described.model | {"head": HeadConfig(**described.model["head"])}
-        with Undrawn():
-            model = CellClassifier(**arguments)
+        with SkipInit():
+            model = CellClassifier.from_arguments(described.model)
         model.load_state_dict(state)
     except UserError as error:
         raise UserError(f"the checkpoint's description makes no model: {error}") from error

@@ -1,4 +1,4 @@
-"""How probable a training found each of its labels, epoch by epoch."""
+"""Probability that a training gave each of its labels, epoch by epoch."""
 
 import csv
 import io
@@ -17,14 +17,15 @@ from cellbench.runs.ranks import Ranks
 
 
 class LabelHistory(Callback):
-    """Writes label_history.csv: a row a training image, its label, a column an epoch.
+    """Callback that writes label_history.csv: one row per training image, one column per epoch.
 
-    The probability is that of the step that trained on the image, the last one of an epoch.
+    A value is the probability of the image's label in the step that trained on it; in the last such
+    step, if an epoch shows an image several times.
 
     Args:
         path: The file.
         data: The data module.
-        ranks: The processes that have each a share of every batch; the first of them writes.
+        ranks: Processes that share every batch; the first of them writes.
     """
 
     def __init__(self, path: Path, data: CellDataModule, ranks: Ranks) -> None:
@@ -33,25 +34,25 @@ class LabelHistory(Callback):
         self._current: torch.Tensor | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The epochs so far, and what all processes have seen of the one that has begun."""
+        """Return the epochs so far, and the part of the current one that is done."""
         current = None if self._current is None else self._gathered()
         return {"epochs": self._epochs, "current": current}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on behind the checkpoint's."""
+        """Restore what `state_dict` gave."""
         self._epochs, self._current = list(state_dict["epochs"]), state_dict["current"]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Notes a step."""
+        """Record the probabilities of a step."""
         if self._current is None:
             self._current = torch.full((len(self._data.table),), torch.nan)
         own = outputs["logits"].softmax(dim=1).gather(1, batch.labels[:, None])[:, 0]
         self._current[batch.positions.cpu()] = own.cpu()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Puts the processes' shares together, and writes the file."""
+        """Join the probabilities of all processes, and write the file."""
         self._epochs.append(self._gathered())
         self._current = None
         if not self._ranks.first:
@@ -67,18 +68,19 @@ class LabelHistory(Callback):
         write_text(self._path, text.getvalue())
 
     def _gathered(self) -> torch.Tensor:
+        """Return the current epoch's probabilities by all processes, (n,); NaN for unseen ones."""
         assert self._current is not None
         return torch.stack(self._ranks.gather(self._current)).nanmean(dim=0)
 
 
 def read_label_history(path: Path) -> tuple[list[str], list[str], np.ndarray]:
-    """Read it back.
+    """Read a label_history.csv.
 
     Returns:
-        The ids, their labels, and the probabilities of these, (n, epochs).
+        The ids of the images, their labels, and the labels' probabilities, (n, epochs).
 
     Raises:
-        UserError: It cannot be read.
+        UserError: The file cannot be read.
     """
     try:
         with open_text(path) as file:
@@ -87,5 +89,5 @@ def read_label_history(path: Path) -> tuple[list[str], list[str], np.ndarray]:
         if not rows or min(map(len, rows)) < 3:
             raise ValueError("rows are missing")
     except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"cannot read {path}: {error}; delete its run, and train anew") from error
+        raise UserError(f"cannot read {path}: {error}; delete its run, and train again") from error
     return [row[0] for row in rows], [row[1] for row in rows], probabilities

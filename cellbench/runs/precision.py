@@ -1,4 +1,4 @@
-"""The fastest safe precision of a device."""
+"""Fastest safe precision of a device."""
 
 from typing import Literal, cast, get_args
 
@@ -10,14 +10,14 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 def choose(device: str, *, grouped: bool) -> tuple[Precision, str]:
-    """Chooses a precision.
+    """Choose a precision.
 
     Args:
         device: cpu, cuda or mps.
-        grouped: Whether the network has grouped (depthwise) convolutions.
+        grouped: True if the network has grouped (depthwise) convolutions.
 
     Returns:
-        The precision, and why it was chosen.
+        The precision, and the reason for it.
     """
     if device == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -33,16 +33,19 @@ def choose(device: str, *, grouped: bool) -> tuple[Precision, str]:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    has = torch.cpu.get_capabilities()
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("arm_bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16"))
 
 
 def normalise(precision: str | int) -> Precision:
-    """Lightning's name of a precision in full.
+    """Return the full name of a precision.
+
+    Args:
+        precision: A name of Lightning's, short or full.
 
     Raises:
-        UserError: It is not one that trains: 16-true gives NaN (measured on a CPU), and the others
-            are not what the images are normalised to.
+        UserError: It is not supported: 16-true gives NaN (measured on a CPU), and images are not
+            normalised to the other types.
     """
     aliases = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
     name = aliases.get(str(precision), str(precision))

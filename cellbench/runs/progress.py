@@ -193,10 +193,7 @@ class Progress(EndAtSignal):
             "ended": self._ended,
             "metrics": self._ranks.gather(
                 {
-                    name: {
-                        "count": metric.update_count,
-                        "state": move_data_to_device(dict(metric.metric_state), "cpu"),
-                    }
+                    name: {"state": move_data_to_device(dict(metric.metric_state), "cpu")}
                     for name, metric in _train_metrics(pl_module)
                 }
             ),
@@ -227,9 +224,6 @@ class Progress(EndAtSignal):
         for name, metric in _train_metrics(pl_module):
             for key, value in counted[name]["state"].items():
                 setattr(metric, key, value.to(pl_module.device))
-            # Private: torchmetrics leaves the count out of its state, and warns that a restored
-            # metric was never updated.
-            metric._update_count = counted[name]["count"]
 
 
 def _skip_lightnings_broadcast(trainer: Trainer) -> None:

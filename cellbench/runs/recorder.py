@@ -1,4 +1,4 @@
-"""Callbacks that note what a run says of itself: history.csv, and the probabilities."""
+"""Callbacks that record the course of a run: history.csv, and the predicted probabilities."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ from cellbench.runs.ranks import Ranks
 
 
 class History(Callback):
-    """Writes history.csv, a row an epoch, and stops a training that has diverged.
+    """Callback that writes history.csv, one row per epoch, and ends a diverged training.
 
     Args:
         path: The file.
@@ -28,38 +28,38 @@ class History(Callback):
     def __init__(self, path: Path) -> None:
         self._path = path
         self.rows: list[dict[str, float]] = []
-        self._begun, self._lr = 0.0, 0.0
+        self._started, self._lr = 0.0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows so far, for a training that goes on from a checkpoint."""
+        """Return the rows so far."""
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on behind the checkpoint's rows."""
+        """Restore what `state_dict` gave."""
         self.rows = list(state_dict["rows"])
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the epoch's clock."""
-        self._begun = time.perf_counter()
+        """Start the epoch's clock."""
+        self._started = time.perf_counter()
 
-    on_train_start = on_train_epoch_start  # an epoch gone on with has no start of its own
+    on_train_start = on_train_epoch_start  # a resumed epoch has no start of its own
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Notes the learning rate, which a phase may have set as the step began."""
+        """Record the learning rate, which a new phase sets only at the start of its first step."""
         self._lr = optimizer.param_groups[0]["lr"]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the epoch's row; the validation has been done by now.
+        """Write the epoch's row; the epoch has been validated by now.
 
         Raises:
-            UserError: The loss is no number any more.
+            UserError: The training loss is not finite.
         """
         row: dict[str, float] = {"epoch": trainer.current_epoch, "lr": self._lr}
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
         row |= {name: logged[name] for name in sorted(logged) if "/" in name}
-        row["seconds"] = round(time.perf_counter() - self._begun, 3)
+        row["seconds"] = round(time.perf_counter() - self._started, 3)
         self.rows.append(row)
         if trainer.is_global_zero:
             self._write()
@@ -79,10 +79,10 @@ class History(Callback):
 
 
 class Collector(Callback):
-    """Keeps the probabilities of the last pass over an evaluation split.
+    """Callback that collects the probabilities of the last evaluation of a split.
 
     Args:
-        ranks: The processes that have each a share of the split.
+        ranks: Processes that share the split.
     """
 
     def __init__(self, ranks: Ranks) -> None:
@@ -91,7 +91,7 @@ class Collector(Callback):
         self._probabilities: list[Tensor] = []
 
     def take(self) -> tuple[np.ndarray, np.ndarray]:
-        """Hands over what all processes have kept, in the table's order.
+        """Return the probabilities of all processes, in the order of the table.
 
         Returns:
             The samples' positions in the table, (n,), and their probabilities, (n, classes).
@@ -107,7 +107,7 @@ class Collector(Callback):
         return positions[order], probabilities[order]
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forgets the pass before."""
+        """Discard the last evaluation."""
         self._positions, self._probabilities = [], []
 
     def on_validation_batch_end(
@@ -119,7 +119,7 @@ class Collector(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keeps a batch."""
+        """Keep a batch."""
         self._positions.append(batch.positions)
         self._probabilities.append(outputs)
 

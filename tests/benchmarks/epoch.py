@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from cellbench.cli.engine import TRAINER_DEFAULTS
 from cellbench.data.synthetic import SyntheticDataModule
 from cellbench.models.classifier import CellClassifier
+from cellbench.models.config import ModelConfig
 from cellbench.runs import precision
 from cellbench.runs.checkpoint import CheckpointConfig
 from cellbench.runs.folder import RunFolder
@@ -44,7 +45,7 @@ class Clock(Callback):
 def cellbench_epoch(data: SyntheticDataModule, network: str, chosen: str) -> float:
     """Seconds of an epoch with all the callbacks of a run of `fit`."""
     torch.manual_seed(0)
-    model = CellClassifier(data.classes, data.input_size, backbone=network)
+    model = CellClassifier(data.classes, data.input_size, ModelConfig(network))
     clock = Clock()
     with tempfile.TemporaryDirectory() as path:
         ours = RunCallbacks.make(RunFolder(Path(path)), data, CheckpointConfig(), Ranks(), "")
@@ -72,7 +73,7 @@ def bare_epoch(data: SyntheticDataModule, network: str, chosen: str, *, naive: b
             channels_last.
     """
     torch.manual_seed(0)
-    model = CellClassifier(data.classes, data.input_size, backbone=network)
+    model = CellClassifier(data.classes, data.input_size, ModelConfig(network))
     if naive:
         model.to(memory_format=torch.contiguous_format)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=None if naive else True)
@@ -135,7 +136,7 @@ def measure() -> Iterator[tuple[str, str]]:
     """Yields rows of the table: what, and its figure."""
     loops = ("cellbench", "bare", "naive", "input")
     for network in NETWORKS:
-        model = CellClassifier(("a", "b"), (128, 128), backbone=network)
+        model = CellClassifier(("a", "b"), (128, 128), ModelConfig(network))
         chosen, _ = precision.choose("cpu", grouped=model.grouped)
         results = [
             {loop: apart(_run, network, chosen, loop) for loop in loops} for _ in range(REPETITIONS)

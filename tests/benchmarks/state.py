@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cellbench.models.classifier import CellClassifier
+from cellbench.models.config import ModelConfig
 from cellbench.runs.checkpoint import CheckpointConfig
 from cellbench.runs.progress import Progress
 from tests.benchmarks.measure import apart, quietly, ratios, spread
@@ -83,7 +84,7 @@ def measure() -> Iterator[tuple[str, str]]:
         with tempfile.TemporaryDirectory() as folder:
             results.append(apart(save_and_resume, folder))
     step, save, afresh, going_on = zip(*results, strict=True)
-    model = CellClassifier(("a", "b"), (128, 128), backbone="resnet18")
+    model = CellClassifier(("a", "b"), (128, 128), ModelConfig("resnet18"))
     size = 12 * sum(p.numel() for p in model.parameters()) / 2**20  # weights and Adam's moments
     what = f"a save of last.ckpt (ResNet-18 and Adam, {size:,.0f} MiB)"
     yield f"{what}: against a step of 16 images at 128 px", ratios(save, step)

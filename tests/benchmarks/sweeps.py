@@ -62,6 +62,7 @@ def loop(threads: int) -> float:
 
     from cellbench.data.synthetic import SyntheticDataModule
     from cellbench.models.classifier import CellClassifier
+    from cellbench.models.config import ModelConfig
 
     torch.set_num_threads(threads)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -73,7 +74,7 @@ def loop(threads: int) -> float:
     def objective(trial: optuna.Trial) -> float:
         begun = time.perf_counter()
         lr = trial.suggest_float("lr", 1e-4, 1e-2, log=True)
-        model = CellClassifier(data.classes, (32, 32), "small_cnn", lr=lr, l2=1e-4)
+        model = CellClassifier(data.classes, (32, 32), ModelConfig("small_cnn", lr=lr, l2=1e-4))
         trainer = Trainer(
             max_epochs=1,
             accelerator="cpu",

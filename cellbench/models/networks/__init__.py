@@ -1,1 +1,1 @@
-"""From-scratch networks: each module here is a backbone of its name, made by its `build()`."""
+"""Networks to train from scratch: each module is a backbone by its name, made by `build()`."""

@@ -1,4 +1,4 @@
-"""The bottleneck ResNet of the leukemia notebooks: 165,904 parameters with a plain head."""
+"""Bottleneck ResNet of the leukemia notebooks: 165,904 parameters with a plain head."""
 
 import torch
 from torch import Tensor, nn
@@ -8,11 +8,11 @@ from cellbench.models.keras import convolution, keras_norm
 
 
 def build() -> nn.Module:
-    """Batch norm of the input, a 7x7 stem, and two stages of two bottleneck blocks.
+    """Return batch norm of the input, a 7x7 stem, and two stages of two bottleneck blocks.
 
-    Published is the number of parameters (for 4 classes, batch norm's statistics counted), not the
-    layout: this one has that number, with 1x1, 3x3 and 1x1 convolutions of 32 (64), 32 (64) and 64
-    (128) channels in a block and a projection beside each.
+    The number of parameters is published (for 4 classes, with batch norm's statistics), the layout
+    is not. This one has that number: a block has 1x1, 3x3 and 1x1 convolutions of 32 (64), 32 (64)
+    and 64 (128) channels, and a projection as its shortcut.
 
     Bottleneck blocks: He et al., Deep residual learning for image recognition, CVPR 2016.
 
@@ -31,7 +31,7 @@ def build() -> nn.Module:
 
 
 class Bottleneck(nn.Module):
-    """Three convolutions that widen two times, and a projection beside them."""
+    """Three convolutions, with twice as many channels at the end, and a projecting shortcut."""
 
     def __init__(self, inputs: int, width: int, stride: int = 1) -> None:
         super().__init__()
@@ -50,6 +50,6 @@ class Bottleneck(nn.Module):
         )
 
     def forward(self, maps: Tensor) -> Tensor:
-        """From (B, inputs, h, w) to (B, 2 width, h / stride, w / stride)."""
+        """Map (B, inputs, h, w) to (B, 2 width, h / stride, w / stride)."""
         summed: Tensor = torch.add(self.residual(maps), self.shortcut(maps))
         return relu(summed)

@@ -1,18 +1,19 @@
-"""A small residual network with squeeze-and-excitation, for a few hundred cells."""
+"""Small residual network with squeeze-and-excitation, for a few hundred cells."""
 
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
 WIDTHS = (24, 48, 80)
 SQUEEZE = 8
+"""Factor by which squeeze-and-excitation reduces the channels."""
 
 
 def build() -> nn.Module:
-    """A strided stem and three residual blocks: 143,000 parameters with a head for four classes.
+    """Return a strided stem and three residual blocks: 143,000 parameters for four classes.
 
-    Residual blocks: He et al., CVPR 2016; the averaging shortcut where the size is halved: He et
-    al., Bag of tricks, CVPR 2019; squeeze-and-excitation: Hu et al., CVPR 2018. The widths were
-    chosen among four by the validation accuracy on the hpv cells.
+    Residual blocks: He et al., CVPR 2016; average pooling in the shortcuts of strided blocks: He
+    et al., Bag of tricks, CVPR 2019; squeeze-and-excitation: Hu et al., CVPR 2018. The widths are
+    those, of four candidates, with the best validation accuracy on the hpv cells.
 
     Returns:
         A network from (B, 3, H, W) to feature maps (B, 80, H/8, W/8).
@@ -26,7 +27,7 @@ def build() -> nn.Module:
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions whose channels are weighed by the whole image, and a shortcut."""
+    """Two 3x3 convolutions with squeeze-and-excitation, and a shortcut."""
 
     def __init__(self, inputs: int, width: int, stride: int) -> None:
         super().__init__()
@@ -45,7 +46,7 @@ class Block(nn.Module):
         self.activation = nn.SiLU(inplace=True)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """From (B, inputs, h, w) to (B, width, h / stride, w / stride)."""
+        """Map (B, inputs, h, w) to (B, width, h / stride, w / stride)."""
         activated: Tensor = self.activation(self.residual(maps) + self.shortcut(maps))
         return activated
 

@@ -1,4 +1,4 @@
-"""The separable network of the blood-cell notebooks: 2,314,532 parameters with its own head."""
+"""Separable network of the blood-cell notebooks: 2,314,532 parameters with its own head."""
 
 from torch import nn
 
@@ -8,11 +8,11 @@ WIDTHS = (32, 64, 128, 256)
 
 
 def build() -> nn.Module:
-    """Two plain convolutions of 16 channels, then four blocks of two separable ones, each halved.
+    """Return two plain convolutions of 16 channels, and four blocks of two separable ones.
 
-    Convolutions with bias and ReLU, batch norm once a block, dropout 0.2 in the last two blocks.
-    Its head is `pool: flatten`, `hidden: [512, 128, 64]`, `dropout: [0, 0.7, 0.5, 0.3]`, and its
-    images are 150 px.
+    Convolutions have bias and ReLU, each block has one batch norm and ends with a max pooling, and
+    the last two have dropout 0.2. The published head is `pool: flatten`, `hidden: [512, 128, 64]`,
+    `dropout: [0, 0.7, 0.5, 0.3]`, for images of 150 px.
 
     Separable convolutions: Chollet, Xception, CVPR 2017.
 
@@ -37,7 +37,7 @@ def build() -> nn.Module:
 
 
 def _separable(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
-    """A 3x3 convolution of each channel, then one of 1x1 over all, with ReLU."""
+    """Return a 3x3 convolution of each channel, a 1x1 convolution over all, and a ReLU."""
     return (
         convolution(inputs, inputs, 3, groups=inputs, bias=False),
         convolution(inputs, outputs, 1),

@@ -1,4 +1,4 @@
-"""A small convolutional network that trains from scratch on a few hundred images."""
+"""Small convolutional network that trains from scratch on a few hundred images."""
 
 from torch import nn
 
@@ -6,10 +6,10 @@ WIDTHS = (24, 48, 96, 192)
 
 
 def build() -> nn.Module:
-    """Four stages of two 3x3 convolutions with batch norm and ReLU, each after a halving.
+    """Return four stages of two 3x3 convolutions with batch norm and ReLU, and a max pooling.
 
-    The plain VGG scheme (Simonyan and Zisserman 2015) with batch norm and few channels:
-    650,000 parameters.
+    The VGG scheme (Simonyan and Zisserman 2015) with batch norm and few channels: 650,000
+    parameters.
 
     Returns:
         A network from (B, 3, H, W) to feature maps (B, 192, H/16, W/16).

@@ -1,4 +1,4 @@
-"""The first VGG-style network of the leukemia notebooks: 306,352 parameters with its own head."""
+"""First VGG-style network of the leukemia notebooks: 306,352 parameters with its own head."""
 
 from torch import nn
 
@@ -6,10 +6,11 @@ from cellbench.models.keras import keras_norm, vgg_style
 
 
 def build() -> nn.Module:
-    """Batch norm of the input, then three blocks of two 3x3 convolutions, each halved.
+    """Return batch norm of the input, and three blocks of two 3x3 convolutions and a max pooling.
 
-    Its head is `hidden: [128]` with `batch_norm: true`. Published is the number of parameters (for
-    4 classes, batch norm's statistics counted), not the layout: this one has that number.
+    The published head is `hidden: [128]` with `batch_norm: true`. The number of parameters is
+    published (for 4 classes, with batch norm's statistics), the layout is not; this one has that
+    number.
 
     Simonyan and Zisserman, Very deep convolutional networks for large-scale image recognition,
     ICLR 2015.

@@ -1,6 +1,5 @@
-"""Finds the command's module by its name; imports nothing heavy."""
+"""Entry point: finds a command's module by its name, and imports nothing heavy itself."""
 
-import errno
 import signal
 import sys
 from collections.abc import Sequence
@@ -8,7 +7,8 @@ from importlib import import_module
 
 from cellbench import __version__, streams
 from cellbench.cli import COMMANDS
-from cellbench.errors import Interrupted, UserError, find_user_error, one_line, suggest
+from cellbench.cli.exit_code import exit_code
+from cellbench.errors import UserError, one_line, suggest
 
 _USAGE = """usage: python -m cellbench COMMAND [--help] [options]
 
@@ -29,35 +29,6 @@ example:
 
 _PRINTED = {"-h", "--help", "--version", "--print_config"}
 """Options that only print a text."""
-
-_FILES = "no more files can be opened; raise the limit (ulimit -n), or close other programs"
-_THREADS = (
-    "no more threads or processes can be started; raise the limit (ulimit -u), or end other "
-    "programs"
-)
-_MEMORY = (
-    "the memory is not enough; end other programs, or give smaller batches or images, or a smaller "
-    "network"
-)
-_EXHAUSTED = {
-    errno.EMFILE: _FILES,
-    errno.ENFILE: _FILES,
-    errno.EAGAIN: _THREADS,
-    errno.ENOMEM: _MEMORY,
-    errno.ENOSPC: "the disk is full; make room",
-    errno.EDQUOT: "the disk's quota is used up; make room",
-}
-"""Advice for each error number (errno) that means an exhausted resource."""
-
-_EXHAUSTED_WORDS = {
-    "Too many open files": _FILES,
-    "can't start new thread": _THREADS,
-    "Resource temporarily unavailable": _THREADS,
-    "can't allocate memory": _MEMORY,
-    "out of memory": _MEMORY,
-    "Cannot allocate memory": _MEMORY,
-}
-"""The same advice by the error's text, for libraries that do not pass on the number."""
 
 
 def program() -> int:
@@ -90,13 +61,13 @@ def _is_printed(arguments: list[str]) -> bool:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs a command.
+    """Run a command.
 
     Args:
-        args: The command line without the program; None for sys.argv's.
+        args: The command line without the program; None for that of sys.argv.
 
     Returns:
-        The exit code: 0, 2 for a mistake of the user's, 128 and more for a signal.
+        The exit code: 0, 2 for a user's mistake, 128 and more for a signal.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     debug = "--debug" in arguments
@@ -104,53 +75,11 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         return run(arguments)
     except BaseException as error:
-        return end(error, debug=debug)
-
-
-def end(error: BaseException, *, debug: bool) -> int:
-    """Says in a line why a command has ended.
-
-    Args:
-        error: What it has raised.
-        debug: Whether a mistake is to show its traceback.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        BaseException: The error, where it is none of those that a user can mend.
-    """
-    if isinstance(error, KeyboardInterrupt):  # before a command could take care of it itself
-        print("cellbench: SIGINT", file=sys.stderr)
-        return 130
-    if isinstance(error, Interrupted):
-        print(f"cellbench: {one_line(error)}", file=sys.stderr)
-        return 128 + error.signum
-    told = str(find_user_error(error) or _exhausted(error)) if isinstance(error, Exception) else ""
-    if not told or debug:
-        raise error
-    print(f"cellbench: error: {one_line(told)}", file=sys.stderr)
-    return 2
-
-
-def _exhausted(error: BaseException | None) -> str:
-    """Return advice if an error means an exhausted resource, else an empty string."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _EXHAUSTED:
-            file = f"{error.filename}: " if error.filename else ""
-            return file + _EXHAUSTED[error.errno]
-        if isinstance(error, MemoryError):
-            return _MEMORY
-        if isinstance(error, OSError | RuntimeError | ImportError):
-            for words, told in _EXHAUSTED_WORDS.items():
-                if words in str(error):
-                    return told
-        error = error.__cause__ or error.__context__
-    return ""
+        return exit_code(error, debug=debug)
 
 
 def run(arguments: list[str]) -> int:
-    """Runs a command, and raises what it raises."""
+    """Run a command, and raise what it raises."""
     if not arguments or arguments[0] in ("-h", "--help"):
         width = max(map(len, COMMANDS))
         commands = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())

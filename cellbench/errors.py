@@ -76,8 +76,13 @@ def find_user_error(error: BaseException | None) -> UserError | None:
     return error
 
 
-def suggest(name: object, allowed: Iterable[object]) -> str:
+def suggest(name: object, allowed: Iterable[object], prefix: str = "") -> str:
     """Say which of the allowed names is closest to `name`, or list them all if they are few.
+
+    Args:
+        name: The name that was given.
+        allowed: The names that there are.
+        prefix: Text to put before each of the closest.
 
     Returns:
         Text to put behind a message, such as ``"; closest: resnet18, resnet50"``; empty if
@@ -86,5 +91,5 @@ def suggest(name: object, allowed: Iterable[object]) -> str:
     known = [str(each) for each in allowed]  # a key in a file may be a number
     close = get_close_matches(str(name), known, n=3, cutoff=0.6)
     if close:
-        return f"; closest: {', '.join(close)}"
+        return f"; closest: {', '.join(prefix + each for each in close)}"
     return f"; allowed: {', '.join(known)}" if len(known) <= 12 else ""

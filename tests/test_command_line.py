@@ -63,10 +63,13 @@ def test_print_config_gives_a_config_that_runs(tmp_path, capsys, fit):
             "model.co_teaching: expected options, as {forget_rate: ...}",
         ),
         (["--data.smote=100"], "data.smote: expected options, as {count: ...} or null; got '100'"),
-        (["--data.smote={cuont: 5}"], "unknown option 'data.smote.cuont'; closest: count"),
+        (
+            ["--data.smote={cuont: 5}"],
+            "unknown option 'data.smote.cuont'; closest: data.smote.count",
+        ),
         (
             ["--model.phases=[{epoch: 2}]"],
-            "unknown option 'model.phases[0].epoch'; closest: epochs",
+            "unknown option 'model.phases[0].epoch'; closest: model.phases[0].epochs",
         ),
         (["--model.loss=focal"], "model.loss: expected options, as {name: ...}"),
         (["--model.freeze=layer4"], "small_cnn has no stage 'layer4'; allowed: none, stage1"),
@@ -122,14 +125,14 @@ def test_a_mistake_gets_one_line_and_leaves_nothing(args, message, tmp_path, fai
     ("text", "message"),
     [
         ("model:\n  lrr: 1\n", "unknown option 'model.lrr'"),
-        ("modl:\n  lr: 1\n", "unknown option 'modl.lr'; closest: model.lr"),
+        ("modl:\n  lr: 1\n", "unknown option 'modl'; closest: model, model.l"),
         (
             "data:\n  class_path: HPVDataModule\n  init_args: {rot: x}\n",
             "unknown option 'data.rot'",
         ),
         ("data: {class_path: os.system, init_args: {}}\n", "data"),
         ("model: {lr: yes}\n", "model.lr: expected float"),
-        ("model: 3\n", "model must hold keys; got '3'"),
+        ("model: 3\n", "model: expected options, as {backbone: ...}; got '3'"),
         ("", "holds no keys"),
         ("model: {classes: [a, b]}\n", "model.classes: it is taken from data.classes; remove it"),
         ("model: [\n", "wrong.yaml is not valid YAML: "),

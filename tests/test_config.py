@@ -10,7 +10,7 @@ import pytest
 import yaml as pyyaml
 
 from cellbench.__main__ import main
-from cellbench.cli.engine import CellbenchCLI
+from cellbench.cli.lightning_cli import CellbenchCLI
 from cellbench.cli.options import stored_types
 from cellbench.cli.stored import read_config
 from cellbench.config import strict_json, values, yaml
@@ -315,7 +315,7 @@ def test_null_where_it_means_something_is_taken(fit):
 
 def test_null_on_the_command_line_for_an_option_of_an_option():
     options = ["--data.split.folds=null", "--data.split.test=null", "--data.smote.count=null"]
-    data = Parsed("fit", options, ()).config.fit.data.init_args
+    data = CellbenchCLI("fit", options).config.data.init_args
     assert (data.split.folds, data.split.test, data.smote.count) == (None, None, None)
 
 
@@ -333,16 +333,6 @@ NAMES = (
     [{"name": {"inner": {"class_path": f"{MODULE}.X"}}}],
 )
 """Ways to name a class, of which jsonargparse takes each in some place."""
-
-
-class Parsed(CellbenchCLI):
-    """Parses a command line and makes what it describes, and runs nothing."""
-
-    def instantiate_classes(self):
-        self.parser.instantiate(self.config)
-
-    def _run_subcommand(self, subcommand):
-        pass
 
 
 @pytest.fixture
@@ -400,7 +390,7 @@ def test_no_option_of_a_stored_configuration_names_code(fit, exploding):
                 continue  # one way for each place is enough to parse
             read |= {"runs": "runs"}
             try:
-                Parsed("fit", [f"--config={json.dumps(read)}"], ())
+                CellbenchCLI("fit", [f"--config={json.dumps(read)}"]).instantiate()
             except UserError:
                 continue
     assert accepted <= {
@@ -463,9 +453,9 @@ def test_no_command_runs_what_a_stored_configuration_names(
 
 def test_the_types_of_a_stored_configuration_are_those_of_the_command_line():
     """One place for a fact: what fit takes is what a run's folder may hold, but its own flags."""
-    cli = Parsed("fit", [], ())
-    own = cli._subcommand_parsers["fit"].types
-    assert own.keys() - stored_types().keys() == {"config", "resume", "folder"} & own.keys()
+    own = CellbenchCLI("fit", []).parser.types
+    of_command = {"resume", "folder", "ckpt_path", "weights_only"}
+    assert own.keys() - stored_types().keys() == of_command
     for name, kind in stored_types().items():
         if not isinstance(kind, values.OneOf):
             expected = values.parameters(kind) if hasattr(kind, "__dataclass_fields__") else kind
@@ -490,15 +480,15 @@ def test_a_message_is_one_short_line():
 
 def test_a_dataset_that_cannot_be_imported_stops_no_other(tmp_path, monkeypatch, fails, capsys):
     from cellbench import data
-    from cellbench.cli import parsing
+    from cellbench.cli import data_modules as names
 
     source = "import no_such_package\n\nclass BrokenDataModule:\n    ...\n"
     (tmp_path / "broken.py").write_text(source)
     monkeypatch.setattr(data, "__path__", [*data.__path__, str(tmp_path)])
-    parsing.unusable_modules.cache_clear()
+    names.unusable_modules.cache_clear()
     try:
-        assert "SyntheticDataModule" in parsing.data_modules()
-        assert "SyntheticDataModule" in parsing.data_modules()
+        assert "SyntheticDataModule" in names.data_modules()
+        assert "SyntheticDataModule" in names.data_modules()
         warned = capsys.readouterr().err
         assert warned.count("broken.py cannot be imported") == 1
         assert "No module named 'no_such_package'" in warned
@@ -506,7 +496,7 @@ def test_a_dataset_that_cannot_be_imported_stops_no_other(tmp_path, monkeypatch,
         assert reason in fails("fit", "--data=BrokenDataModule", *TINY[1:])
         assert reason in fails("fetch", "broken")
     finally:
-        parsing.unusable_modules.cache_clear()
+        names.unusable_modules.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ from rich.table import Table
 
 from cellbench.audit.audit import Audit, as_plain, audit
 from cellbench.audit.page import render
-from cellbench.cli.experiment import ExperimentParser
-from cellbench.cli.parsing import check_yaml, take_option
+from cellbench.cli.parser import Parser, refuse_sweep_file, take_option
 from cellbench.config import yaml
 from cellbench.data.base import CellDataModule
 from cellbench.errors import Interrupted, UserError, printable
@@ -25,7 +24,6 @@ from cellbench.terminal import Console, say
 
 def main(args: Sequence[str]) -> int:
     """Runs the command; the exit code is 1 where the chosen split leaks."""
-    check_yaml(args)
     config, rest = take_option(args, "--config")
     if take_option(rest, "--config")[0] is not None:
         raise UserError("--config: one experiment at a time")
@@ -64,14 +62,14 @@ def _cross_validations(paths: Sequence[Path]) -> list[Condition]:
     return [each.with_seed(seed) for each in conditions(runs) for seed in each.seeds]
 
 
-def _parser() -> ExperimentParser:
-    parser = ExperimentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m cellbench audit",
         description="Looks for copies, leaks, conflicting labels and shortcuts in a dataset, and "
         "writes audit.html and audit.json. Exit code 1: the split leaks, or cannot be drawn.",
     )
     parser.add_argument("--config", type=Path | None, help="an experiment, for its data")
-    parser.add_lightning_class_args(CellDataModule, "data", subclass_mode=True, required=True)
+    parser.add_subclass_arguments(CellDataModule, "data", fail_untyped=False, required=True)
     parser.add_argument(
         "--runs",
         type=Path,
@@ -88,6 +86,7 @@ def _data_of(config: str | None) -> list[str]:
     if config is None:
         return []
     content = yaml.read_mapping(Path(config), "--config")
+    refuse_sweep_file(config, content)
     if "data" not in content:
         raise UserError(f"--config: {config} has no data")
     data = content["data"]

@@ -1,4 +1,4 @@
-"""What the commands print, and what Lightning is kept from printing."""
+"""Printing of results, and silencing of what Lightning prints."""
 
 import logging
 import warnings
@@ -14,8 +14,6 @@ from cellbench.terminal import Console, say
 # a run goes on in its own folder, and with the very batch), and Lightning's own use of torch.
 _NOISE = (
     ".*does not have many workers.*",
-    ".*sys.argv.*",
-    ".*LightningCLI's args.*",
     ".*LeafSpec.*",
     ".*smaller than the logging interval.*",
     ".*in eval mode at the start of training.*",
@@ -26,7 +24,7 @@ _NOISE = (
 
 
 def quieten_lightning() -> None:
-    """Keeps Lightning's hints and advertisements off the screen; its errors still show."""
+    """Keep Lightning's hints and advertisements off the screen; its errors still show."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in _NOISE:
@@ -34,7 +32,7 @@ def quieten_lightning() -> None:
 
 
 def show(folder: RunFolder, result: Mapping[str, Any]) -> None:
-    """Prints what a run found on its last split, beside its baseline, and where it lies."""
+    """Print a run's scores on its last split beside their baseline, and where its files are."""
     console = Console()
     part = "test" if "test" in result else "val"
     scores = result[part]

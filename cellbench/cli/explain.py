@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from cellbench.bar import bar
-from cellbench.cli.parsing import Parser
+from cellbench.cli.parser import Parser
 from cellbench.cli.stored import read_data
 from cellbench.errors import UserError, printable
 from cellbench.runs.attributions import (

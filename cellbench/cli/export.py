@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cellbench.cli.console import quieten_lightning
-from cellbench.cli.parsing import Parser
+from cellbench.cli.parser import Parser
 from cellbench.cli.stored import read_data
 from cellbench.data.base import CellDataModule
 from cellbench.data.preprocessing import Preprocessing

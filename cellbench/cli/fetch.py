@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from jsonargparse import DefaultHelpFormatter
 
-from cellbench.cli.parsing import Parser, data_modules, explain_unusable
+from cellbench.cli.data_modules import data_modules, explain_unusable
+from cellbench.cli.parser import Parser
 from cellbench.data.archive import unpack
 from cellbench.data.base import FileDataModule
 from cellbench.data.download import GitHub, OnRequest, Source, writing

@@ -1,20 +1,22 @@
-"""fit: trains, then tests the best checkpoint once."""
+"""Command `fit`: train, then test the best checkpoint once."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cellbench.cli.engine import CellbenchCLI
-from cellbench.cli.parsing import check_yaml, take_option
+from cellbench.cli.lightning_cli import CellbenchCLI
+from cellbench.cli.parser import take_option
+from cellbench.cli.running import run_command
 from cellbench.cli.stored import read_config
 from cellbench.errors import UserError
+from cellbench.runs.claim import Destination
 from cellbench.runs.folder import RunFolder
 from cellbench.runs.loggers import WandbConfig
 
 
 def main(args: Sequence[str]) -> int:
-    """Runs the command.
+    """Run the command.
 
     `--resume RUN` goes on with an interrupted run, and takes `--wandb.mode online` beside it if
     the run is online; `--resume auto`, beside the options of a fit, goes on with the newest
@@ -22,23 +24,37 @@ def main(args: Sequence[str]) -> int:
     folder, or begins it there.
     """
     resume, rest = take_option(args, "--resume")
-    check_yaml(rest)
+    if resume is not None and resume != "auto":
+        return _resume(Path(resume), rest, args)
+    to = Destination(resume="auto" if resume else None)
     if resume is None:
-        given, rest = take_option(rest, "--folder")
-        own = None if given is None else RunFolder(Path(given))
-        return CellbenchCLI("fit", rest, args, folder=own).exit_code
-    if resume == "auto":
-        return CellbenchCLI("fit", rest, args, resume="auto").exit_code
-    folder = RunFolder.open(Path(resume), "--resume")
+        folder, rest = take_option(rest, "--folder")
+        to = Destination(folder=None if folder is None else RunFolder(Path(folder)))
+    return _fit(rest, args, to)
+
+
+def _resume(run: Path, rest: Sequence[str], typed: Sequence[str]) -> int:
+    """Go on with an interrupted run, with the options that it began with.
+
+    Args:
+        run: The run's folder.
+        rest: The other options that were given.
+        typed: The whole command line.
+    """
+    folder = RunFolder.open(run, "--resume")
     mode, rest = take_option(rest, "--wandb.mode")
     if rest:
-        raise UserError(f"--resume {resume}: a run goes on as it began; remove {rest[0]}")
+        raise UserError(f"--resume {run}: a run goes on as it began; remove {rest[0]}")
     if not folder.unfinished:
-        raise UserError(f"--resume: the run {resume} is finished; its metrics.json is there")
+        raise UserError(f"--resume: the run {run} is finished; its metrics.json is there")
     config = read_config(folder, whole=True)
     _check_online(folder, config.get("wandb", {}), mode)
-    stored = [f"--config={json.dumps(config)}"]
-    return CellbenchCLI("fit", stored, args, resume=folder).exit_code
+    return _fit([f"--config={json.dumps(config)}"], typed, Destination(resume=folder))
+
+
+def _fit(args: Sequence[str], typed: Sequence[str], to: Destination) -> int:
+    options = CellbenchCLI("fit", args)
+    return run_command(options, typed, to, lambda run: run.fit(test=options.config.test))
 
 
 def _check_online(folder: RunFolder, wandb: Mapping[str, Any], mode: str | None) -> None:

@@ -1,7 +1,8 @@
-"""Runs a command once for each device of this machine, and ends as they end."""
+"""Launcher of a command in one process for each device of this machine."""
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -12,20 +13,19 @@ from types import FrameType
 from typing import IO
 
 from joblib import cpu_count
-from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
 from cellbench.runs.progress import SIGNALS
 from cellbench.runs.ranks import LAUNCHED
 
 GRACE = {True: 60.0, False: 5.0}
-"""Seconds that the others have to end, once one process was interrupted, or else has failed."""
+"""Seconds that the others have to end, by whether the first was interrupted, or has failed."""
 
 
 def launch(args: Sequence[str], processes: int) -> int:
-    """Runs `python -m cellbench ARGS` in several processes that share the work.
+    """Run `python -m cellbench ARGS` in several processes that share the work.
 
-    Signals are passed on to all of them. Rank 0 writes to this process' output; what another one
-    says is shown where it is the first to fail.
+    Signals are passed on to all of them. Rank 0 writes to this process's output; what another one
+    prints is shown if it is the first to fail.
 
     Returns:
         The exit code of the first process that fails, 128 more than the signal where one has
@@ -33,7 +33,7 @@ def launch(args: Sequence[str], processes: int) -> int:
     """
     shared = os.environ | {
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(find_free_network_port()),
+        "MASTER_PORT": str(_free_port()),
         "WORLD_SIZE": str(processes),
         LAUNCHED: "1",
     }
@@ -67,8 +67,15 @@ def launch(args: Sequence[str], processes: int) -> int:
     return code if code > 0 else 128 - code
 
 
+def _free_port() -> int:
+    """Return a network port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
 def _wait(ranks: list[subprocess.Popen[bytes]]) -> int | None:
-    """Waits for all; who still runs a while after one has failed is killed.
+    """Wait for all processes; kill those that still run a while after one has failed.
 
     Returns:
         The number of the first to fail, if any has.
@@ -87,14 +94,14 @@ def _wait(ranks: list[subprocess.Popen[bytes]]) -> int | None:
 
 
 def _first_failed(ranks: list[subprocess.Popen[bytes]]) -> int | None:
-    """A process that was killed comes before those that have failed for want of it."""
+    """Return the first process to blame: one that was killed comes before those that missed it."""
     codes = {rank: process.returncode for rank, process in enumerate(ranks) if process.returncode}
     return min(codes, key=lambda rank: (codes[rank] > 0, rank), default=None)
 
 
 @contextmanager
 def _passed_on(ranks: list[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Passes signals on to the processes, as long as this lasts."""
+    """Pass signals on to the processes while this lasts."""
 
     def pass_on(signum: int, frame: FrameType | None) -> None:
         for process in ranks:

@@ -1,12 +1,12 @@
-"""The types of a run's options: of cellbench's own, and of all that its config.yaml holds."""
+"""Types of a run's options: of cellbench's own, and of all that its config.yaml holds."""
 
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 
-from cellbench.cli.parsing import data_modules
-from cellbench.config.values import OneOf, parameters
+from cellbench.cli.data_modules import DATA
+from cellbench.config.values import Linked, parameters
 from cellbench.models.classifier import FlatCellClassifier
 from cellbench.models.config import ModelConfig
 from cellbench.runs.checkpoint import CheckpointConfig
@@ -22,10 +22,10 @@ OWN: dict[str, Any] = {
     "tensorboard": bool,
     "label_history": bool,
 }
-"""Options beside those of the trainer, the model and the data."""
+"""Options besides those of the trainer, the model and the data."""
 
 SEED = int
-"""The type of seed_everything; Lightning's own would take true for 0."""
+"""Type of seed_everything; Lightning's own would take true for 0."""
 
 MODEL = {
     **{k: v for k, v in parameters(FlatCellClassifier).items() if k != "options"},
@@ -34,19 +34,24 @@ MODEL = {
 """The types of the model's options, by name."""
 
 LIMIT = int | None
-"""The type of trainer.limit_train_batches.
+"""Type of trainer.limit_train_batches: a share of the batches, which Lightning takes, is not
+offered."""
 
-Of Lightning's `int | float` Python keeps the order that the process has met first, so that a
-sweep's 1 would become 1.0, which is all batches.
-"""
+LINKED = {"classes": "data.classes", "image_size": "data.input_size"}
+"""Options of the model that take their values from the data; they are never given."""
+
+
+def experiment_types() -> dict[str, Any]:
+    """Return the types of the options of Lightning's trainer, the model, the data and the seed."""
+    linked = {name: Linked(source) for name, source in LINKED.items()}
+    return {
+        "seed_everything": SEED,
+        "trainer": parameters(Trainer) | {"limit_train_batches": LIMIT},
+        "model": MODEL | linked,
+        "data": DATA,
+    }
 
 
 def stored_types() -> dict[str, Any]:
     """Return the types of everything that a run's config.yaml may hold, by name."""
-    trainer = parameters(Trainer) | {"limit_train_batches": LIMIT}
-    return OWN | {
-        "seed_everything": SEED,
-        "trainer": trainer,
-        "model": MODEL,
-        "data": OneOf(data_modules),
-    }
+    return OWN | experiment_types()

@@ -1,11 +1,11 @@
-"""predict: classifies images with a run's best checkpoint."""
+"""Command `predict`: classify images with a run's best checkpoint."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from cellbench.cli.console import quieten_lightning
-from cellbench.cli.parsing import Parser
+from cellbench.cli.parser import Parser
 from cellbench.data.files import MAX_PIXELS
 from cellbench.runs.folder import RunFolder
 from cellbench.runs.inference import predict

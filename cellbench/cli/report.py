@@ -9,7 +9,7 @@ from typing import Literal
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from cellbench.cli.parsing import Parser
+from cellbench.cli.parser import Parser
 from cellbench.errors import UserError, printable
 from cellbench.foreign import inside
 from cellbench.page import share

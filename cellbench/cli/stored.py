@@ -1,12 +1,12 @@
-"""A run's stored configuration, which may have been downloaded.
+"""Reader of a run's stored configuration, which may have been downloaded.
 
 Nothing in it may name code, nor a place to write to.
 """
 
 from typing import Any
 
-from cellbench.cli.experiment import ExperimentParser
 from cellbench.cli.options import stored_types
+from cellbench.cli.parser import Parser
 from cellbench.config import keys, values, yaml
 from cellbench.data.base import CellDataModule
 from cellbench.errors import UserError
@@ -53,8 +53,8 @@ def read_data(folder: RunFolder) -> CellDataModule:
     Raises:
         UserError: The configuration is none, or names code.
     """
-    parser = ExperimentParser()
-    parser.add_lightning_class_args(CellDataModule, "data", subclass_mode=True, required=True)
+    parser = Parser()
+    parser.add_subclass_arguments(CellDataModule, "data", fail_untyped=False, required=True)
     given = parser.parse_object({"data": read_config(folder, whole=False)["data"]})
     data: CellDataModule = parser.instantiate(given).data
     return data

@@ -1,9 +1,7 @@
-"""What `sweep` does, once the workers are on their way."""
+"""Body of the command `sweep`, which the process that workers are forked from imports too."""
 
 import os
 import sys
-import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,36 +12,58 @@ import torch
 from filelock import FileLock, Timeout
 from jsonargparse import Namespace
 
-from cellbench import __main__ as program
-from cellbench.cli import report
-from cellbench.cli.engine import CellbenchCLI
-from cellbench.cli.parsing import Parser, check_folder_name, check_yaml, plain, take_option
+from cellbench.cli import fit, test
+from cellbench.cli.checks import check_folder_name
+from cellbench.cli.exit_code import exit_code
+from cellbench.cli.lightning_cli import CellbenchCLI
+from cellbench.cli.parser import Parser, take_option
+from cellbench.cli.running import set_up_data
+from cellbench.cli.sweep_results import run_sweep
 from cellbench.config import keys, yaml
 from cellbench.errors import CannotWrite, OtherRun, UserError, find_user_error, one_line
-from cellbench.runs.finished import read_metrics
 from cellbench.runs.folder import RunFolder, as_yaml, write_text
 from cellbench.runs.loggers import check_tensorboard
 from cellbench.runs.progress import EndAtSignal
-from cellbench.sweeps import results, workers
+from cellbench.runs.ranks import Ranks
+from cellbench.runs.trainer import count_devices
+from cellbench.sweeps import workers
 from cellbench.sweeps.config import SweepConfig
-from cellbench.sweeps.folder import SweepFolder, merged
-from cellbench.sweeps.screen import Screen, shown
+from cellbench.sweeps.folder import SweepFolder
 from cellbench.sweeps.space import options
 from cellbench.sweeps.storage import check_storage
 from cellbench.sweeps.study import Study
 from cellbench.sweeps.sweep import OTHER_RUN, UNWRITABLE, Sweep
-from cellbench.sweeps.trial import OpenTrial
-from cellbench.terminal import say
 
 SPECIAL = {CannotWrite: UNWRITABLE, OtherRun: OTHER_RUN}
-"""The mistakes that a sweep does not take for the trial's."""
+"""Exit codes of the mistakes that are not the trial's own."""
 
-WRITE = 10.0
-"""Seconds between two writings of trials.csv and best.yaml while a sweep runs."""
+_COMMANDS = {"fit": fit.main, "test": test.main}
+"""Commands that a sweep gives to its workers."""
+
+
+class SweepParser(Parser):
+    """Parser of the command `sweep`."""
+
+    def check_file(self, path: str, config: Mapping[str, Any]) -> None:
+        """Refuse an experiment's file, and classes among what is varied."""
+        for where in ("space", "repeat"):
+            varied = config.get(where)
+            for name, value in varied.items() if isinstance(varied, dict) else ():
+                # But for data modules they would be imported here.
+                if name != "data" and (name == "class_path" or keys.names_class(value)):
+                    raise UserError(
+                        f"{path}: {where}: {name}: a class cannot be varied; give class_path in "
+                        "the experiment, or vary data"
+                    )
+        if "experiment" not in config and {"data", "model", "trainer"} & config.keys():
+            raise UserError(
+                f"--config: {path} is an experiment; a sweep's file names one as `experiment`, and "
+                "what varies as `space`"
+            )
 
 
 def main(args: Sequence[str]) -> int:
-    """Runs a sweep, or goes on with it.
+    """Run a sweep, or go on with it.
 
     Returns:
         0; 1 where trials have failed.
@@ -51,8 +71,6 @@ def main(args: Sequence[str]) -> int:
     own, given = _divide(args)
     if not {"-h", "--help"} & set(own) and take_option(own, "--config")[0] is None:
         raise UserError("sweep: which one? give its file as --config")
-    check_yaml(own, from_sweep=True)
-    _refuse_experiment(take_option(own, "--config")[0])
     asked = _parser().parse_args(own)
     file = Path(str(asked.config[-1]))
     config = _config(asked, file)
@@ -61,27 +79,9 @@ def main(args: Sequence[str]) -> int:
     check_storage(asked.storage)
     gpus = _gpus(config, given)
     slots = workers.divide(asked.workers, gpus, asked.gpus)
-    experiment = [f"--config={config.experiment}", *given]
-    if gpus and asked.gpus > 1:
-        experiment.append(f"--trainer.devices={int(asked.gpus)}")
-    experiment += [
-        f"--name={name}",
-        f"--runs={asked.runs}",
-        f"--wandb.group={name}",
-        "--figures=false",
-        "--trainer.enable_progress_bar=false",
-    ]
-    if not any(option.startswith("--data.cache") for option in given):
-        experiment.append("--data.cache.memory=0")  # decoded once, and mapped by all
+    experiment = _options_of_runs(config, asked, name, given, on_gpus=bool(gpus))
     resolved = _check(config, experiment, given, file)
-    steps = len(config.runs)
-    if steps == 1:
-        steps = resolved["trainer"]["max_epochs"]
-    if config.pruner != "none" and steps < 2:
-        raise UserError(
-            f"pruner: {config.pruner} judges by steps, and a trial has one epoch of one run; raise "
-            "trainer.max_epochs, repeat folds or seeds, or remove pruner"
-        )
+    steps = _steps(config, resolved)
     folder = SweepFolder(Path(asked.runs, name))
     hint = "nothing is lost: the same command goes on"
     with EndAtSignal(hint).watching(), _held(folder):
@@ -96,161 +96,27 @@ def main(args: Sequence[str]) -> int:
             extend=asked.extend,
         )
         _write_file(folder, stored, asked.storage, study.identifier, resolved)
-        return _run(Sweep(config, name, study, folder, work, experiment, slots), given)
+        return run_sweep(Sweep(config, name, study, folder, work, experiment, slots), given)
 
 
 def work(args: list[str]) -> workers.Ending:
-    """Run a command in a worker, as a user would.
+    """Run a command in a worker's process, as a user would.
 
     Returns:
         Its exit code, or one of SPECIAL, and the reason of a failure.
     """
     try:
-        return workers.Ending(program.run(args))
+        command, *rest = args
+        return workers.Ending(_COMMANDS[command](rest))
     except BaseException as error:
-        code = program.end(error, debug=False)
+        code = exit_code(error, debug=False)
         mistake = find_user_error(error)
         code = next((own for kind, own in SPECIAL.items() if isinstance(mistake, kind)), code)
         return workers.Ending(code, one_line(mistake) if mistake else "")
 
 
-def _run(sweep: Sweep, given: Sequence[str]) -> int:
-    config, study, folder = sweep.config, sweep.study, sweep.folder
-    total = "" if config.total is None else f"{config.total} trials of "
-    say(
-        f"sweep      {sweep.name}: {total}{len(config.runs)} run(s), {config.sampler}, "
-        f"{sweep.workers} worker(s)\nfolder     {folder.path}",
-        flush=True,
-    )
-    own = yaml.read_mapping(config.experiment)
-    overrides = {
-        option.removeprefix("--").partition("=")[0]: yaml.value_of(option.partition("=")[2])
-        for option in given
-    }
-    written = time.monotonic()
-
-    def write() -> None:
-        results.write_trials(folder, config, study)
-        results.write_best(folder, sweep.name, config, study, merged(own, overrides))
-
-    try:
-        with Screen() as screen:
-
-            def show(sweep: Sweep, ended: OpenTrial | None) -> None:
-                nonlocal written
-                screen.show(sweep, ended)
-                if ended is not None and time.monotonic() - written > WRITE:
-                    write()
-                    written = time.monotonic()
-
-            sweep.run(show)
-    finally:
-        write()
-    states = Counter(trial.state.name for trial in study.trials())
-    counts = [f"{states[state]} {word}" for state, word in results.STATES.items() if states[state]]
-    say(f"{states.total()} trials: {', '.join(counts) or 'none'}; trials.csv has them all")
-    if states["FAIL"]:
-        say("NOTE       failed trials stay failed; to run them again give another --name")
-    drawn = results.draw(folder, config, study)
-    if drawn:
-        say(f"figures    {folder.path / 'figures'}: {', '.join(drawn)}")
-    if config.compares and list((folder.path / "trials").glob("*/metrics.json")):
-        report.main([str(folder.path)])  # of those that this machine has
-    if len(config.metrics) > 1:
-        _show_front(sweep)
-    elif not config.compares:
-        _show_best(sweep)
-        if study.best() is not None and study.is_over:
-            _show_tests(sweep.test_best())
-    return 1 if states["FAIL"] else 0
-
-
-def _show_front(sweep: Sweep) -> None:
-    """Show the Pareto front of several metrics, from which nothing is chosen."""
-    config = sweep.config
-    say("no trial is better in every metric than these:")
-    for trial in sweep.study.front():
-        values = zip(config.metrics, trial.values, strict=True)
-        scores = ", ".join(f"{name} {value:.4g}" for name, value in values)
-        say(f"  trial {trial.number}: {scores} ({shown(results.point_of(config, trial))})")
-    if config.compares:
-        say("a grid chooses none of them; report compares all conditions on the test split")
-    else:
-        say("choose one, and test it: python -m cellbench test --run RUN")
-    if flag := results.warning_flag(config):
-        say(f"UNRELIABLE: {flag}")
-
-
-def _show_best(sweep: Sweep) -> None:
-    """Show the best trial of a search, so far."""
-    config, study = sweep.config, sweep.study
-    best = study.best()
-    if best is None:
-        say("no trial has finished")
-        return
-    say(
-        f"best       trial {best.number}, validation {config.metrics[0]} {best.values[0]:.4f}: "
-        f"{shown(results.point_of(config, best))}\n"
-        f"again      python -m cellbench fit --config {sweep.folder.best}"
-    )
-    if not study.is_over:
-        say("test       once all trials are done: give the same command again")
-
-
-def _show_tests(tests: Sequence[RunFolder]) -> None:
-    """Show the scores of a search's choice on the test split; there are none on other machines."""
-    for run in tests:
-        found = read_metrics(run)
-        try:
-            say(f"test       {_scores(found['test'])} ({run.path})")
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"cannot read {run.metrics}: {error!r}; delete {run.path}, and go on"
-            ) from error
-        for flag in found["stamps"]:
-            say(f"UNRELIABLE: {flag}")
-    if not tests:
-        say("test       on the machine that has the best trial's checkpoint")
-
-
-def _scores(test: Mapping[str, Any]) -> str:
-    """The scores of a test split in a line, as metrics.json has them."""
-    scores = test["metrics"]
-    told = ", ".join(
-        f"{key} {scores[key]['value']:.3f} [{scores[key]['low']:.3f}, {scores[key]['high']:.3f}]"
-        for key in ("accuracy", "f1_macro")
-    )
-    baseline = scores["accuracy"]["baseline"]
-    return f"n = {test['n']}: {told}; majority class {baseline:.3f}"
-
-
-def _refuse_experiment(file: str | None) -> None:
-    """Says so where the file is an experiment's; the parser would name some key of it."""
-    if file is None:
-        return
-    content = yaml.read_mapping(Path(file), "--config")
-    _refuse_classes(Path(file), content)
-    if "experiment" not in content and {"data", "model", "trainer"} & content.keys():
-        raise UserError(
-            f"--config: {file} is an experiment; a sweep's file names one as `experiment`, and "
-            "what varies as `space`"
-        )
-
-
-def _refuse_classes(file: Path, content: Mapping[str, Any]) -> None:
-    """Refuse classes among what is varied, but data modules: they would be imported here."""
-    for where in ("space", "repeat"):
-        varied = content.get(where)
-        for path, value in varied.items() if isinstance(varied, dict) else ():
-            if path != "data" and (path == "class_path" or keys.names_class(value)):
-                raise UserError(
-                    f"{file}: {where}: {path}: a class cannot be varied; give class_path in the "
-                    "experiment, or vary data"
-                )
-
-
 def _divide(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The sweep's own options, and the experiment's as --key=value."""
+    """Divide a command line into the sweep's own options, and the experiment's as --key=value."""
     own: list[str] = []
     given: list[str] = []
     rest = list(args)
@@ -268,8 +134,8 @@ def _divide(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return own, given
 
 
-def _parser() -> Parser:
-    parser = Parser(
+def _parser() -> SweepParser:
+    parser = SweepParser(
         prog="python -m cellbench sweep",
         description="Varies an experiment, as a sweep's file says. Given again, the command goes "
         "on with what is not done; options of fit (--data.root ...) change the experiment for all "
@@ -298,27 +164,20 @@ def _parser() -> Parser:
 
 
 def _config(asked: Namespace, file: Path) -> SweepConfig:
-    """The sweep's file, with the command line's options."""
-    fields = {key: plain(asked[key]) for key in SweepConfig.__dataclass_fields__}
-    with _named(file):
-        config = SweepConfig(**fields)
+    """Return the sweep's file, with the command line's options."""
+    parsed = asked.as_dict()
+    try:
+        config = SweepConfig(**{key: parsed[key] for key in SweepConfig.__dataclass_fields__})
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
     path = config.experiment if config.experiment.is_file() else file.parent / config.experiment
     if not path.is_file():
         raise UserError(f"{file}: experiment: there is no file {path}")
     return replace(config, experiment=path)
 
 
-@contextmanager
-def _named(file: Path) -> Iterator[None]:
-    """Says in which file a mistake is."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from error
-
-
 def _gpus(config: SweepConfig, given: Sequence[str]) -> list[str]:
-    """The GPUs that runs are divided among, as CUDA_VISIBLE_DEVICES names them."""
+    """Return the GPUs that runs are divided among, as CUDA_VISIBLE_DEVICES names them."""
     own = yaml.read_mapping(config.experiment).get("trainer")
     configured = own.get("accelerator", "auto") if isinstance(own, dict) else "auto"
     asked = [option.partition("=")[2] for option in given if "trainer.accelerator=" in option]
@@ -329,33 +188,37 @@ def _gpus(config: SweepConfig, given: Sequence[str]) -> list[str]:
     return visible.split(",")[:count] if visible else [str(number) for number in range(count)]
 
 
-class _Checked(CellbenchCLI):
-    """Makes all of a run but its folder and its trainer, and trains nothing."""
+def _options_of_runs(
+    config: SweepConfig, asked: Namespace, name: str, given: Sequence[str], *, on_gpus: bool
+) -> list[str]:
+    """Return the options of fit that all runs have in common.
 
-    def instantiate_classes(self) -> None:
-        """Makes the data and the model."""
-        self._count_devices()
-        self.config_init = self.parser.instantiate(self.config)
-        self.datamodule = self._get(self.config_init, "data")
-        self.model = self._get(self.config_init, "model")
-
-    def fit(self, **kwargs: Any) -> None:
-        """Trains nothing."""
-
-    def plain(self) -> dict[str, Any]:
-        """The whole configuration."""
-        return self._plain_config()
-
-    def check(self, args: Sequence[str]) -> None:
-        """Takes another command line, with the same parser."""
-        self.parse_arguments(self.parser, ["fit", *args])
-        self.instantiate_classes()
+    Args:
+        config: The sweep's file.
+        asked: The sweep's options.
+        name: Its name.
+        given: The options of fit that were given on the sweep's command line.
+        on_gpus: True if the runs have GPUs.
+    """
+    found = [f"--config={config.experiment}", *given]
+    if on_gpus and asked.gpus > 1:
+        found.append(f"--trainer.devices={int(asked.gpus)}")
+    found += [
+        f"--name={name}",
+        f"--runs={asked.runs}",
+        f"--wandb.group={name}",
+        "--figures=false",
+        "--trainer.enable_progress_bar=false",
+    ]
+    if not any(option.startswith("--data.cache") for option in given):
+        found.append("--data.cache.memory=0")  # decoded once, and mapped by all
+    return found
 
 
 def _check(
     config: SweepConfig, experiment: Sequence[str], given: Sequence[str], file: Path
 ) -> dict[str, Any]:
-    """Makes sure, before the first trial, that every parameter and every value is one.
+    """Check, before the first trial, that every parameter and every value is one.
 
     Returns:
         The experiment's whole configuration.
@@ -363,34 +226,60 @@ def _check(
     Raises:
         UserError: One is not.
     """
-    check_yaml(experiment)
     for option in given:
         path = option.removeprefix("--").partition("=")[0]
         for where in ("space", "repeat"):
             if path in getattr(config, where):
                 raise UserError(f"--{path}: it is in the sweep's {where}; choose one")
     try:
-        checked = _Checked("fit", experiment, experiment)
+        checked, made = _check_experiment(experiment)
     except UserError as error:
         raise UserError(f"{config.experiment}: {error}") from error
-    resolved = checked.plain()
-    if resolved["tensorboard"]:
+    if checked.config.tensorboard:
         check_tensorboard()
-    checked.datamodule.seed = resolved["seed_everything"]
-    checked.datamodule.setup("fit")  # what it decodes, the workers find
+    set_up_data(made.data, "fit", checked.config.seed_everything, Ranks())  # for all workers
+    resolved = checked.plain()
     repeated = [{path: value} for path, values in config.repeat.items() for value in values]
     for where, points in (("repeat", repeated), ("space", config.parameters.covering())):
         for point in points:
             try:
-                checked.check([*experiment, *options(point)])
+                _check_experiment([*experiment, *options(point)])
             except UserError as error:
                 raise UserError(f"{file}: {where}: {error}") from error
     return resolved
 
 
+def _check_experiment(args: Sequence[str]) -> tuple[CellbenchCLI, Namespace]:
+    """Check the options of a fit, and make all of its run but the folder and the trainer.
+
+    Returns:
+        The options, and what `CellbenchCLI.instantiate` makes of them.
+    """
+    checked = CellbenchCLI("fit", args)
+    count_devices(checked.config.trainer)
+    return checked, checked.instantiate()
+
+
+def _steps(config: SweepConfig, resolved: Mapping[str, Any]) -> int:
+    """Return after how many steps a trial is over: its runs, or the epochs of its only run.
+
+    Raises:
+        UserError: There is a pruner, and nothing for it to judge by.
+    """
+    steps = len(config.runs)
+    if steps == 1:
+        steps = resolved["trainer"]["max_epochs"]
+    if config.pruner != "none" and steps < 2:
+        raise UserError(
+            f"pruner: {config.pruner} judges by steps, and a trial has one epoch of one run; raise "
+            "trainer.max_epochs, repeat folds or seeds, or remove pruner"
+        )
+    return steps
+
+
 @contextmanager
 def _held(folder: SweepFolder) -> Iterator[None]:
-    """Keeps other sweeps off a folder."""
+    """Keep other sweeps off a folder."""
     RunFolder(folder.path).make()
     lock = FileLock(folder.lock)
     try:
@@ -409,7 +298,11 @@ def _held(folder: SweepFolder) -> Iterator[None]:
 
 
 def _stored(folder: SweepFolder, storage: str) -> dict[str, Any] | None:
-    """What sweep.yaml says, if there is one; it must be of the same storage."""
+    """Return what sweep.yaml holds, None if there is none.
+
+    Raises:
+        UserError: It is not a sweep's, or its study is in another storage.
+    """
     if not folder.file.is_file():
         return None
     stored = yaml.read_mapping(folder.file)
@@ -431,7 +324,7 @@ def _write_file(
     identifier: str,
     resolved: Mapping[str, Any],
 ) -> None:
-    """Writes sweep.yaml; what lies in the folder must be of the same study."""
+    """Write sweep.yaml; one that is there must be of the same study."""
     if stored is None:
         text = {"command": " ".join(sys.argv[1:]), "storage": storage, "study": identifier}
         write_text(folder.file, as_yaml(text | {"experiment": dict(resolved)}))

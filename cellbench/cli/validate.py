@@ -1,4 +1,4 @@
-"""validate: scores a run's best checkpoint on its validation split."""
+"""Command `validate`: score a run's best checkpoint on its validation split."""
 
 from collections.abc import Sequence
 
@@ -6,5 +6,5 @@ from cellbench.cli.scoring import score
 
 
 def main(args: Sequence[str]) -> int:
-    """Runs the command."""
+    """Run the command."""
     return score("validate", args)

@@ -1,6 +1,6 @@
-"""Imported by the process that a sweep's runs are forked from, and by nothing else.
+"""Imports of the process that a sweep's runs are forked from; nothing else imports this.
 
-What each run would import and make anew is here when it begins.
+Whatever each run would import and make anew is there when it begins.
 """
 
 import pkgutil
@@ -12,21 +12,11 @@ import torch.utils.serialization  # noqa: F401  # what a checkpoint's first save
 
 import cellbench.models.networks
 from cellbench.cli import fit, test  # noqa: F401
-from cellbench.cli.engine import CellbenchCLI
+from cellbench.cli.lightning_cli import CellbenchCLI
 
 for _module in pkgutil.iter_modules(cellbench.models.networks.__path__):
     with suppress(Exception):  # one that cannot be imported is said where it is asked for
         import_module(f"{cellbench.models.networks.__name__}.{_module.name}")
 
 
-class _Parsed(CellbenchCLI):
-    """Parses and does nothing: the command's parser is made."""
-
-    def instantiate_classes(self) -> None:
-        """Makes nothing."""
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Runs nothing."""
-
-
-_Parsed("fit", (), ())
+CellbenchCLI("fit", ())  # makes the command's parser

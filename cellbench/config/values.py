@@ -1,7 +1,8 @@
-"""Plain values checked against the types of the options that they are for.
+"""Checks of plain values against the types of the options that they are for.
 
-jsonargparse lets null pass for every option, takes true for a number in places, and imports what a
-dotted name names while it tries whether the name fits. What is checked here needs none of that.
+They come before jsonargparse's own: it tells a mistake in a dozen lines, lets null pass for every
+option, takes true for a number in places, and imports what a dotted name names while it tries
+whether the name fits.
 """
 
 import dataclasses
@@ -9,9 +10,10 @@ import inspect
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
@@ -22,17 +24,29 @@ from cellbench.errors import UserError, suggest
 _SCALARS = {bool: "true or false", int: "int", float: "float", str: "str"}
 _WORD = re.compile(r"[\w-]*")
 _MAX_PATH, _MAX_NAME = 4095, 255  # bytes: Linux' PATH_MAX without its end, and NAME_MAX
+_OF_OPTIONS = (".yaml", ".yml", ".json")  # endings of a file that has an option's own options
 
 
 @dataclasses.dataclass(frozen=True)
 class OneOf:
-    """The type of an option that names one of several classes, with arguments.
-
-    Attributes:
-        classes: Gives the classes, by the names that `class_path` may have.
-    """
+    """Type of an option that names one of several classes, with arguments."""
 
     classes: Callable[[], Mapping[str, type]]
+    """Returns the classes, by the names that `class_path` may have."""
+    what: str = "class"
+    """What the classes are, for messages."""
+    explain: Callable[[str], str] = lambda name: ""
+    """Returns why a name is not among the classes, as the end of a message; empty if unknown."""
+    default: str | None = None
+    """Name of the class where a value names none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Linked:
+    """Type of an option that takes the value of another option, and must not be given."""
+
+    source: str
+    """Name of the other option."""
 
 
 def check(key: str, value: Any, kind: Any, *, closed: bool = False) -> None:
@@ -42,62 +56,38 @@ def check(key: str, value: Any, kind: Any, *, closed: bool = False) -> None:
         key: The option's name, with dots.
         value: Dictionaries, lists and scalars, as YAML gives them, or what jsonargparse has made
             of them.
-        kind: The option's type: a scalar, a container of types, a Literal, a dataclass, OneOf, or
-            a dictionary of types by name for a group of options.
-        closed: Whether the value comes from a file that may not name code. Then every key must be
-            known, and a value that could be taken for the name of a class or of a file of
-            configuration is refused. Else what other classes take is left to them.
+        kind: The option's type: a scalar, a container of types, a Literal, a dataclass, OneOf,
+            Linked, or a dictionary of types by name for a group of options.
+        closed: True if the value comes from a file that may not name code. Then a value that
+            could be taken for the name of a class or of a file of configuration is refused. Else
+            it is left to jsonargparse.
 
     Raises:
         UserError: The value does not have the type, or is a number that is not finite or does not
-            fit into 64 bits.
+            fit into 64 bits, or has options that are not known.
     """
-    origin, arguments = get_origin(kind), get_args(kind)
     if isinstance(kind, Mapping):
         check_group(key, value, kind, closed=closed)
     elif isinstance(kind, OneOf):
         _check_one_of(key, value, kind, closed)
+    elif isinstance(kind, Linked):
+        if value is not None:
+            raise UserError(
+                f"{key}: it is taken from {kind.source}; remove it from the configuration"
+            )
     elif kind is Any:
         _check_plain(key, value, closed)
-    elif origin in (Union, UnionType):
+    elif get_origin(kind) in (Union, UnionType):
         _check_union(key, value, kind, closed)
-    elif origin is Literal:
-        if not any(value == each and type(value) is type(each) for each in arguments):
+    elif get_origin(kind) is Literal:
+        if not any(value == each and type(value) is type(each) for each in get_args(kind)):
             _refuse(key, value, kind)
+    elif inspect.isclass(get_origin(kind)):
+        _check_container(key, value, kind, closed)
     elif kind in (None, NoneType) or kind in _SCALARS:
         _check_scalar(key, value, kind)
-    elif isinstance(kind, type) and issubclass(kind, os.PathLike):
-        _check_path(key, value)
-    elif isinstance(kind, type) and issubclass(kind, Enum):
-        if not isinstance(value, kind) and value not in kind.__members__:
-            _refuse(key, value, kind)
-    elif origin is tuple and Ellipsis not in arguments:
-        if not isinstance(value, list | tuple) or len(value) != len(arguments):
-            _refuse(key, value, kind)
-        for i, (each, inner) in enumerate(zip(value, arguments, strict=True)):
-            check(f"{key}[{i}]", each, inner, closed=closed)
-    elif inspect.isclass(origin) and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            _refuse(key, value, kind)
-        for name, each in value.items():
-            check(f"{key} (a key)", name, arguments[0], closed=closed)
-            check(f"{key}.{name}", each, arguments[1], closed=closed)
-    elif inspect.isclass(origin) and issubclass(origin, Iterable):
-        if not isinstance(value, list | tuple):
-            _refuse(key, value, kind)
-        for i, each in enumerate(value):
-            check(f"{key}[{i}]", each, arguments[0], closed=closed)
-    elif isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        if not closed and isinstance(value, Mapping) and "init_args" in value:
-            value = value["init_args"]  # jsonargparse keeps an element of a list so
-        if isinstance(value, Mapping):  # jsonargparse fills in null for what is missing
-            _refuse_unknown(key, value, parameters(kind))
-            missing = [name for name in _required(kind) if value.get(name) is None]
-            if missing:
-                raise UserError(f"{key}: missing {', '.join(missing)}")
-        check_group(key, value, parameters(kind), closed=closed)
-    elif closed:
-        _refuse(key, value, kind)
+    else:
+        _check_class(key, value, kind, closed)
 
 
 def check_group(key: str, value: Any, kinds: Mapping[str, Any], *, closed: bool = False) -> None:
@@ -110,32 +100,48 @@ def check_group(key: str, value: Any, kinds: Mapping[str, Any], *, closed: bool 
         closed: As in `check`.
 
     Raises:
-        UserError: As in `check`; or the value is not a mapping, or has an unknown key.
+        UserError: As in `check`; or the value is not a mapping.
     """
-    if not isinstance(value, Mapping):
-        raise UserError(f"{key}: expected {_options_like(kinds)}; got '{shown(value)}'")
-    if closed:
-        _refuse_unknown(key, value, kinds)
-    for name, each in value.items():
-        if name in kinds:
-            check(f"{key}.{name}" if key else name, each, kinds[name], closed=closed)
+    _check_options(key, value, kinds, closed)
 
 
-def find_type(kinds: Mapping[str, Any], key: str) -> Any:
-    """Return the type of an option by its name with dots; None where there is no such option."""
+def find_type(kinds: Mapping[str, Any], key: str, group: str = "") -> Any:
+    """Return the type of an option, by its name with dots.
+
+    Args:
+        kinds: The types of a group's options, by name.
+        key: The option's name within the group.
+        group: The group's own name, for errors.
+
+    Returns:
+        The type; None for an option of another library's class, which only jsonargparse knows.
+
+    Raises:
+        UserError: There is no such option.
+    """
     kind: Any = kinds
-    for name in key.split("."):
+    parts = key.split(".")
+    for i, name in enumerate(parts):
+        owner = ""
         if isinstance(kind, OneOf):
+            if name == "class_path":
+                return kind
             if name == "init_args":
                 continue
-            kind = {k: v for each in kind.classes().values() for k, v in parameters(each).items()}
-        for each in (kind, *get_args(kind)):
-            if isinstance(each, type) and dataclasses.is_dataclass(each):
-                kind = parameters(each)
-        if not isinstance(kind, Mapping) or name not in kind:
+            owner = kind.default or ""
+        options = _options(kind)
+        if options is None:
             return None
-        kind = kind[name]
+        if name not in options:
+            above = ".".join(each for each in (group, *parts[:i]) if each)
+            _refuse_unknown(above, ".".join(parts[i:]), options, owner)
+        kind = options[name]
     return kind
+
+
+def has_options(kind: Any) -> bool:
+    """Return True for an option that has options of its own, which may be in a file."""
+    return bool(_options(kind))
 
 
 def expected(kind: Any) -> str:
@@ -197,21 +203,101 @@ def parameters(kind: type) -> dict[str, Any]:
     return {k: v for k, v in get_type_hints(constructor).items() if k != "return"}
 
 
-def _refuse_unknown(key: str, value: Mapping[Any, Any], kinds: Mapping[str, Any]) -> None:
-    for name in value:
-        if name not in kinds:
-            path = f"{key}.{name}" if key else str(name)
-            raise UserError(f"unknown option '{path}'{suggest(name, kinds)}")
-
-
-def _required(kind: type) -> list[str]:
+def required(kind: type) -> list[str]:
     """Return the options of a dataclass that have no default."""
     signature = inspect.signature(kind).parameters.values()
     return [each.name for each in signature if each.default is inspect.Parameter.empty]
 
 
+def _options(kind: Any) -> Mapping[str, Any] | None:
+    """Return the options that an option has, by name: none, or None where they are not known."""
+    if isinstance(kind, Mapping):
+        return kind
+    if isinstance(kind, OneOf):
+        chosen = kind.classes().get(kind.default or "")
+        return None if chosen is None else parameters(chosen)
+    if isinstance(kind, Linked):
+        return {}
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return parameters(kind)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any or (inspect.isclass(origin) and issubclass(origin, Mapping)):
+        return None
+    if origin is Literal or not arguments:
+        return {} if _is_plain(kind) else None
+    options: dict[str, Any] = {}
+    for each in arguments:
+        if each is not Ellipsis:
+            inner = _options(each)
+            if inner is None:
+                return None
+            options |= inner
+    return options
+
+
+def _refuse_unknown(group: str, name: str, kinds: Mapping[str, Any], owner: str = "") -> NoReturn:
+    """Refuse an option that is not among a group's, and name the closest.
+
+    Args:
+        group: The group's name; empty at the top.
+        name: The option's name within the group.
+        kinds: The options that there are.
+        owner: The class that has them, if it was chosen among several.
+    """
+    path = f"{group}.{name}" if group else name
+    of = f" of {owner}" if owner else ""
+    close = suggest(name, kinds, prefix=f"{group}.") if group else suggest(name, _names(kinds))
+    raise UserError(f"unknown option '{path}'{of}{close}")
+
+
+def _names(kinds: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the names of all options, with dots."""
+    for name, kind in kinds.items():
+        yield prefix + name
+        yield from _names(_options(kind) or {}, f"{prefix}{name}.")
+
+
+def _check_options(
+    key: str,
+    value: Any,
+    kinds: Mapping[str, Any],
+    closed: bool,
+    needed: Collection[str] = (),
+    owner: str = "",
+) -> None:
+    """Check a mapping of options: their names, that none is missing, and their values.
+
+    Args:
+        key: The group's name.
+        value: The options' values, by name.
+        kinds: Their types, by name.
+        closed: As in `check`.
+        needed: The options that must be given.
+        owner: The class that has the options, if it was chosen among several.
+    """
+    if not isinstance(value, Mapping):
+        raise UserError(f"{key}: expected {_options_like(kinds)}; got '{shown(value)}'")
+    found = {}
+    for name in value:
+        if name in kinds:
+            found[name] = kinds[name]
+        elif closed or not isinstance(name, str):
+            _refuse_unknown(key, str(name), kinds, owner)
+        else:  # jsonargparse takes names with dots in a file, and `name+` to append to a list
+            kind = find_type(kinds, name.removesuffix("+"), key)
+            found[name] = None if name.endswith("+") else kind
+    # jsonargparse fills in null for what is missing.
+    missing = [name for name in needed if value.get(name) is None]
+    if missing:
+        raise UserError(f"{key}: missing {', '.join(missing)}")
+    for name, kind in found.items():
+        if kind is not None:
+            check(f"{key}.{name}" if key else name, value[name], kind, closed=closed)
+
+
 def _options_like(kinds: Mapping[str, Any]) -> str:
-    return f"options, as {{{next(iter(kinds))}: ...}}"
+    first = next(name for name, kind in kinds.items() if not isinstance(kind, Linked))
+    return f"options, as {{{first}: ...}}"
 
 
 def _refuse(key: str, value: Any, kind: Any) -> NoReturn:
@@ -248,6 +334,44 @@ def _check_scalar(key: str, value: Any, kind: Any) -> None:
         raise UserError(f"{key}: a whole number beyond 64 bits; at most {MAX_INTEGER}")
 
 
+def _check_container(key: str, value: Any, kind: Any, closed: bool) -> None:
+    """Check a list, a tuple or a dictionary of types."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is tuple and Ellipsis not in arguments:
+        if not isinstance(value, list | tuple) or len(value) != len(arguments):
+            _refuse(key, value, kind)
+        for i, (each, inner) in enumerate(zip(value, arguments, strict=True)):
+            check(f"{key}[{i}]", each, inner, closed=closed)
+    elif issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            _refuse(key, value, kind)
+        for name, each in value.items():
+            check(f"{key} (a key)", name, arguments[0], closed=closed)
+            check(f"{key}.{name}", each, arguments[1], closed=closed)
+    elif issubclass(origin, Iterable):
+        if not isinstance(value, list | tuple):
+            _refuse(key, value, kind)
+        for i, each in enumerate(value):
+            check(f"{key}[{i}]", each, arguments[0], closed=closed)
+    elif closed:
+        _refuse(key, value, kind)
+
+
+def _check_class(key: str, value: Any, kind: Any, closed: bool) -> None:
+    """Check a path, a word of an Enum, or the options of a dataclass."""
+    if isinstance(kind, type) and issubclass(kind, os.PathLike):
+        _check_path(key, value)
+    elif isinstance(kind, type) and issubclass(kind, Enum):
+        if not isinstance(value, kind) and value not in kind.__members__:
+            _refuse(key, value, kind)
+    elif isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        if not closed and isinstance(value, Mapping) and "init_args" in value:
+            value = value["init_args"]  # jsonargparse keeps an element of a list so
+        _check_options(key, value, parameters(kind), closed, required(kind))
+    elif closed:
+        _refuse(key, value, kind)
+
+
 def _check_path(key: str, value: Any) -> None:
     if not isinstance(value, str | os.PathLike):
         _refuse(key, value, Path)
@@ -266,6 +390,9 @@ def _check_union(key: str, value: Any, kind: Any, closed: bool) -> None:
     if closed and of_code and is_name:
         _refuse_class(key, kind)
     if not closed and of_code and _could_name_classes(value):
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(each, Mapping) and isinstance(each.get("class_path"), str):
+                _import(key, each["class_path"])
         return  # what the classes take is theirs to say
     errors = []
     for each in members if closed else filter(_is_plain, members):
@@ -339,22 +466,58 @@ def _check_plain(key: str, value: Any, closed: bool) -> None:
 
 
 def _check_one_of(key: str, value: Any, kind: OneOf, closed: bool) -> None:
-    if not closed and isinstance(value, str):  # the name alone
-        return
+    """Check the name of a class, and its arguments."""
+    if isinstance(value, str) and not closed:
+        value = {"class_path": value}
     if not isinstance(value, Mapping):
         wanted = "{class_path: ..., init_args: ...}"
         raise UserError(f"{key}: expected {wanted}; got '{shown(value)}'")
-    classes, name = kind.classes(), value.get("class_path")
-    if not closed and isinstance(name, str):
-        name = name.rpartition(".")[2]
-    if not isinstance(name, str) or name not in classes:
-        if closed:
-            raise UserError(
-                f"{key}.class_path: '{shown(name)}' is not a data module here"
-                f"{suggest(name, classes)}"
-            )
+    spec = {"class_path", "init_args"}
+    if not closed and not value.keys() & spec:
+        value = {"init_args": value}
+    if value.keys() - spec:
+        names = ", ".join(map(str, value))
+        raise UserError(f"{key}: expected class_path and init_args; got {names}")
+    name = value.get("class_path", None if closed else kind.default)
+    if not closed and (name is None or _is_file_of_options(name)):
         return
-    if closed and value.keys() - {"class_path", "init_args"}:
-        raise UserError(f"{key}: expected class_path and init_args; got {', '.join(value)}")
-    given = value.get("init_args", {})
-    check_group(key, given, parameters(classes[name]), closed=closed)
+    chosen = _find_class(key, name, kind, closed)
+    arguments = value.get("init_args", {})
+    _check_options(key, arguments, parameters(chosen), closed, owner=chosen.__name__)
+
+
+def _find_class(key: str, name: Any, kind: OneOf, closed: bool) -> type:
+    """Return the class of a name, or of a path with dots where code may be named.
+
+    Raises:
+        UserError: There is none.
+    """
+    classes = kind.classes()
+    if isinstance(name, str) and name in classes:
+        return classes[name]
+    if isinstance(name, str) and "." in name and not closed:
+        found: type = _import(key, name)
+        if found in kind.classes().values():  # the import may have added it
+            return found
+    close = kind.explain(str(name)) or suggest(name, classes)
+    raise UserError(f"{key}: unknown {kind.what} '{shown(name)}'{close}")
+
+
+def _import(key: str, path: str) -> Any:
+    """Import what the user names by a path with dots; a name without dots is jsonargparse's.
+
+    Raises:
+        UserError: It is not there, or its module cannot be imported.
+    """
+    module, _, name = path.rpartition(".")
+    if not module:
+        return None
+    try:
+        return getattr(import_module(module), name)
+    except Exception as error:  # whatever the user's module raises
+        raise UserError(f"{key}: cannot use {path}: {error}") from error
+
+
+def _is_file_of_options(name: Any) -> bool:
+    """Return True for a file's name in the place of options, which jsonargparse reads."""
+    return isinstance(name, str) and (name.endswith(_OF_OPTIONS) or os.path.isfile(name))

@@ -13,7 +13,6 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch.nn.functional import cross_entropy
 
-from cellbench.cli.engine import TRAINER_DEFAULTS
 from cellbench.data.synthetic import SyntheticDataModule
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.config import ModelConfig
@@ -22,6 +21,7 @@ from cellbench.runs.checkpoint import CheckpointConfig
 from cellbench.runs.folder import RunFolder
 from cellbench.runs.ranks import Ranks
 from cellbench.runs.run import RunCallbacks
+from cellbench.runs.trainer import TRAINER_DEFAULTS
 from tests.benchmarks.measure import apart, ratios, spread
 
 NETWORKS = ("resnet18", "mobilenet_v2")

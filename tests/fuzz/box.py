@@ -130,12 +130,12 @@ def program(args: Sequence[str]) -> None:
     Two things differ: a sweep's workers are forked from this process, as a fork server of their own
     would import for ten seconds; and a run on several devices is not started.
     """
-    from cellbench.cli import engine
+    from cellbench.cli import running
     from cellbench.sweeps import workers
 
     workers._context = multiprocessing.get_context("fork")  # type: ignore[assignment]
     workers.warm_up = lambda modules: None
-    engine.launch = lambda args, processes: 0
+    running.launch = lambda args, processes: 0
     sys.argv = ["cellbench", *args]
     with suppress(FileNotFoundError):
         sys.path.insert(0, os.getcwd())

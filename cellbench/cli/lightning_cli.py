@@ -1,0 +1,191 @@
+"""Lightning's command line with cellbench's options: what fit, validate and test take."""
+
+import dataclasses
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from cellbench.cli import COMMANDS
+from cellbench.cli.checks import check_options
+from cellbench.cli.console import quieten_lightning
+from cellbench.cli.data_modules import DATA, data_modules
+from cellbench.cli.options import LIMIT, LINKED, OWN, experiment_types
+from cellbench.cli.parser import Parser, refuse_sweep_file, take_option
+from cellbench.config import keys, values
+from cellbench.data.base import CellDataModule
+from cellbench.errors import UserError, find_user_error
+from cellbench.models.classifier import FlatCellClassifier
+from cellbench.runs.checkpoint import CheckpointConfig
+from cellbench.runs.loggers import WandbConfig
+from cellbench.runs.trainer import TRAINER_DEFAULTS
+
+Command = Literal["fit", "validate", "test"]
+
+_PARSERS: dict[str, LightningArgumentParser] = {}
+"""Parsers by command, which take a while to make: a sweep's runs are forked with them."""
+
+
+class ExperimentParser(Parser, LightningArgumentParser):
+    """Parser of the commands that take an experiment."""
+
+    def check_file(self, path: str, config: Mapping[str, Any]) -> None:
+        """Refuse a sweep's file."""
+        refuse_sweep_file(path, config)
+
+
+class CellbenchCLI(LightningCLI):
+    """Options of one command, parsed and checked; `instantiate` makes what they name.
+
+    Args:
+        command: The command.
+        args: The command line behind it.
+    """
+
+    def __init__(self, command: Command, args: Sequence[str]) -> None:
+        self.command = command
+        quieten_lightning()
+        asked, _ = take_option(args, "--data.help")
+        if asked in data_modules():  # the parser's own help has the first line alone
+            print(inspect.getdoc(data_modules()[asked]), end="\n\n")
+        super().__init__(
+            FlatCellClassifier,
+            CellDataModule,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults=TRAINER_DEFAULTS,
+            parser_class=ExperimentParser,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={
+                "prog": f"python -m cellbench {command}",
+                "description": f"{COMMANDS[command]}.",
+            },
+            args=list(args),
+            run=False,  # `run_command` runs it
+        )
+
+    def setup_parser(self, *args: Any) -> None:
+        """Make the command's parser, or take the one that this process has made before."""
+        if self.command not in _PARSERS:
+            super().setup_parser(*args)
+            _PARSERS[self.command] = self.parser
+        self.parser = _PARSERS[self.command]
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the options of the trainer, the model and the data.
+
+        Of the `int | float` that Lightning gives trainer.limit_train_batches, Python keeps the
+        order that the process has met first, so that a sweep's 1 would become 1.0, which is all
+        batches. So that option is added with a type of its own.
+        """
+        limit = "limit_train_batches"
+        parser.add_class_arguments(
+            Trainer,
+            "trainer",
+            skip={limit},
+            fail_untyped=False,
+            instantiate=False,
+            sub_configs=True,
+        )
+        assert parser.groups is not None
+        parser.groups["trainer"].add_argument(
+            f"--trainer.{limit}", type=LIMIT, default=None, help="batches of a training epoch"
+        )
+        parser.set_defaults({f"trainer.{key}": value for key, value in TRAINER_DEFAULTS.items()})
+        parser.add_lightning_class_args(FlatCellClassifier, "model")
+        parser.add_lightning_class_args(CellDataModule, "data", subclass_mode=True)
+        for target, source in LINKED.items():
+            parser.link_arguments(source, f"model.{target}", apply_on="instantiate")
+        parser.set_defaults({"data": {"class_path": "SyntheticDataModule"}})
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add cellbench's own options, and those of the Trainer's method of the command's name."""
+        assert isinstance(parser, ExperimentParser)
+
+        def add(name: str, default: Any, text: str | None = None) -> None:
+            parser.add_argument(f"--{name}", type=OWN[name], default=default, help=text)
+
+        add("name", None, "experiment's name (config's file name)")
+        # --resume, --folder and --run are taken off the command line before it comes here; --help
+        # shows them.
+        if self.command == "fit":
+            parser.add_argument("--resume", type=str | None, help=_RESUME)
+            parser.add_argument("--folder", type=str | None, help=_FOLDER)
+            add("test", True, "score the test split at the end; false leaves it to `test --run`")
+            add("figures", True, "draw figures")
+        else:
+            parser.add_argument("--run", type=str | None, help="the run's folder")
+        add("runs", Path("runs"), "folder of all runs")
+        add("checkpoint", CheckpointConfig())
+        add("wandb", WandbConfig())
+        add("tensorboard", False, "write event files")
+        add("label_history", False, _LABEL_HISTORY)
+        skipped = set(LightningCLI.subcommands()[self.command])
+        added = parser.add_method_arguments(Trainer, self.command, skip=skipped)
+        parser.types |= experiment_types() | dict.fromkeys(added, Any)
+        parser.types["data"] = dataclasses.replace(DATA, default="SyntheticDataModule")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse, and check options that depend on each other."""
+        assert isinstance(args, list)
+        self.config = parser.parse_args(args)
+        check_options(self.command, self.config)
+
+    def instantiate_classes(self) -> None:
+        """Make nothing yet: several devices need a process each first."""
+
+    def instantiate(self) -> Namespace:
+        """Make the data module, the model, and the classes that the trainer's options name.
+
+        Returns:
+            The options, with the objects in the place of their descriptions.
+
+        Raises:
+            UserError: One cannot be made.
+        """
+        try:
+            made: Namespace = self.parser.instantiate(self.config)
+        except (ImportError, ValueError, TypeError, RuntimeError) as error:
+            if (mistake := find_user_error(error)) is not None:
+                raise mistake from error
+            cause: BaseException = error
+            while cause.__cause__ is not None:  # jsonargparse's own say where, and not why
+                cause = cause.__cause__
+            raise UserError(
+                f"the configuration names a class that cannot be made: {cause or repr(cause)}; "
+                "--debug shows more"
+            ) from error
+        return made
+
+    def plain(self) -> dict[str, Any]:
+        """Return the configuration as config.yaml holds it: dictionaries, lists and scalars."""
+        # Parsed, and so valid; and JSON is read a hundred times as fast as YAML.
+        text = self.parser.dump(self.config, skip_unset=False, skip_validation=True, format="json")
+        config = keys.settings_of_run(json.loads(text))
+        data, trainer = config["data"], config["trainer"]
+        data["class_path"] = data["class_path"].rpartition(".")[2]
+        config["trainer"] = {
+            name: trainer[name]
+            for name in values.parameters(Trainer)
+            if trainer.get(name) is not None
+        }
+        return config
+
+
+_RESUME = (
+    "a run's folder to go on with, and nothing else (but --wandb.mode=online, which a run that is "
+    "online needs); or auto, beside the options of a fit: the newest unfinished run of the same "
+    "configuration, if there is one"
+)
+_FOLDER = (
+    "the run's own folder, in the place of RUNS/NAME/TIME; given again, an interrupted run there "
+    "goes on"
+)
+_LABEL_HISTORY = "write label_history.csv: how probable each training label was, epoch by epoch"

@@ -1,0 +1,215 @@
+"""A run put together from a command's options: data, model, folder, trainer."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch.loggers import Logger
+
+from cellbench.cli.checks import check_folder_name
+from cellbench.cli.console import show
+from cellbench.cli.launch import launch
+from cellbench.cli.lightning_cli import CellbenchCLI, Command
+from cellbench.config import keys
+from cellbench.data.base import CellDataModule
+from cellbench.errors import UserError
+from cellbench.runs import features, loggers, precision
+from cellbench.runs.announcement import announcement
+from cellbench.runs.callbacks import check_callbacks
+from cellbench.runs.claim import Claim, Destination
+from cellbench.runs.folder import RunFolder
+from cellbench.runs.ranks import Ranks, environment
+from cellbench.runs.run import Run, RunCallbacks
+from cellbench.runs.trainer import (
+    as_list,
+    choose_precision,
+    count_devices,
+    device_kind,
+    make_trainer,
+)
+from cellbench.terminal import say
+
+Work = Callable[[Run], dict[str, Any] | None]
+"""Trains or scores a run; returns what metrics.json holds, on the first rank alone."""
+
+
+def run_command(options: CellbenchCLI, typed: Sequence[str], to: Destination, work: Work) -> int:
+    """Run a command here, or in a process for each device.
+
+    Args:
+        options: The command's options.
+        typed: The command line as the user gave it, for the processes of several devices.
+        to: Where the run is to be written.
+        work: What the command does with the run.
+
+    Returns:
+        The exit code.
+    """
+    here, everywhere = count_devices(options.config.trainer)
+    if everywhere > 1 and environment() is None:
+        return launch([options.command, *typed], everywhere)
+    with prepared(options, to, here) as run:
+        result = work(run)
+    if result is not None:
+        show(run.folder, result)
+    return 0
+
+
+@contextmanager
+def prepared(options: CellbenchCLI, to: Destination, here: int) -> Iterator[Run]:
+    """Make a run, hold its folder while it lasts, and print what is about to run.
+
+    Args:
+        options: The command's options.
+        to: Where the run is to be written.
+        here: Number of devices on this machine.
+
+    Raises:
+        UserError: The machine or the data lack what was asked for, or the folder is in use.
+    """
+    config = options.config
+    device = device_kind(config.trainer.accelerator)
+    ranks = Ranks.join(device)
+    made = options.instantiate()
+    loading = _load(options, made, device, here, ranks)
+    if options.command == "fit":
+        check_callbacks(as_list(made.trainer.callbacks), made.model.logged, logged=_logs(made))
+    name = _experiment_name(options, made)
+    stored = _stored_config(options, made, name)
+    claim = Claim.acquire(to, config.runs / name, stored) if ranks.first else None
+    folder = RunFolder(ranks.agree(Path() if claim is None else claim.folder.path))
+    hint = "nothing is lost: give the command again"
+    if options.command == "fit" and to.folder is None:
+        hint = _how_to_resume(folder, stored)
+    try:
+        run, chosen = _make_run(options, made, stored, folder, device, ranks, hint)
+    except UserError:
+        if claim is not None:
+            claim.abandon()
+        raise
+    try:
+        if ranks.first:
+            say(announcement(run, chosen, loading), flush=True)
+        yield run
+    finally:
+        if claim is not None:
+            claim.release()
+    ranks.leave()  # not where it failed: the others may wait for us, and we for them
+
+
+def set_up_data(data: CellDataModule, command: Command, seed: int, ranks: Ranks) -> None:
+    """Read a data module's samples, draw its split, and decode what is kept in the cache.
+
+    Args:
+        data: The data module.
+        command: The command, which decides what is needed.
+        seed: The run's seed.
+        ranks: The processes that share the samples.
+    """
+    data.seed = seed
+    data.shard = (ranks.rank, ranks.size)
+    data.setup(command)
+
+
+def _load(options: CellbenchCLI, made: Namespace, device: str, here: int, ranks: Ranks) -> str:
+    """Set up the data module, and choose how it loads images.
+
+    Returns:
+        How it does, and why, in words.
+    """
+    data = made.data
+    set_up_data(data, options.command, options.config.seed_everything, ranks)
+    kept = features.suffice(made.model, data)
+    epochs = 1 + (data.variants or 0) if kept else made.trainer.max_epochs
+    loading: str = data.choose_loading(device, epochs, here)
+    return loading
+
+
+def _logs(made: Namespace) -> bool:
+    """Return True where some logger was asked for."""
+    asked = as_list(made.trainer.logger) or made.tensorboard or made.wandb.mode != "disabled"
+    return bool(asked)
+
+
+def _experiment_name(options: CellbenchCLI, made: Namespace) -> str:
+    """Return the experiment's name: as given, or that of its file, or of its data module."""
+    name = options.config.name
+    if name is None:
+        files = options.config.config or []
+        name = Path(str(files[-1])).stem if files else type(made.data).__name__
+    check_folder_name(str(name))
+    return str(name)
+
+
+def _stored_config(options: CellbenchCLI, made: Namespace, name: str) -> dict[str, Any]:
+    """Return the run's configuration, with what was chosen for it."""
+    config = options.plain()
+    config["name"] = name
+    config["data"]["init_args"]["augment_on"] = made.data.augment_on
+    if made.trainer.precision is not None:
+        config["trainer"]["precision"] = precision.normalise(made.trainer.precision)
+    return config
+
+
+def _how_to_resume(folder: RunFolder, stored: Mapping[str, Any]) -> str:
+    """Return how to go on with a training that was interrupted."""
+    if keys.named_code(stored):  # it is not taken from a run
+        return "go on with the same command and --resume auto"
+    online = " --wandb.mode=online" if stored["wandb"]["mode"] == "online" else ""
+    return f"go on with: python -m cellbench fit --resume {folder.path}{online}"
+
+
+def _make_run(
+    options: CellbenchCLI,
+    made: Namespace,
+    stored: dict[str, Any],
+    folder: RunFolder,
+    device: str,
+    ranks: Ranks,
+    hint: str,
+) -> tuple[Run, str]:
+    """Make a run in its folder: callbacks, loggers, precision, trainer.
+
+    Args:
+        options: The command's options.
+        made: The options, with the objects that they name.
+        stored: The configuration, as config.yaml will have it.
+        folder: The run's folder.
+        device: cpu, cuda or mps.
+        ranks: The processes that share the run.
+        hint: How to go on after a signal.
+
+    Returns:
+        The run, and its precision with the reason for it.
+    """
+    training = options.command == "fit"
+    callbacks = RunCallbacks.make(
+        folder, made.data, made.checkpoint, ranks, hint, label_history=made.label_history
+    )
+    own: list[Logger] = []
+    try:
+        if ranks.first:
+            own += loggers.build(folder, stored["name"], made.wandb, made.tensorboard)
+        begun = folder.last if training else Path(options.config.ckpt_path)
+        chosen, reason = choose_precision(
+            stored["trainer"].get("precision"), begun, device, grouped=made.model.grouped
+        )
+        trainer = make_trainer(made.trainer, folder, device, chosen, callbacks.in_order(), own)
+    except UserError:
+        loggers.finish(own, failed=True)
+        raise
+    run = Run(
+        folder,
+        stored,
+        made.model,
+        made.data,
+        trainer,
+        made.checkpoint,
+        callbacks,
+        ranks,
+        trains=training,
+        draws=stored.get("figures", True),
+    )
+    return run, f"{chosen} ({reason})"

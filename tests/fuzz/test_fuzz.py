@@ -33,6 +33,11 @@ def _sink(path):
     sqlite3.connect(path).execute("CREATE TABLE t (x)")
 
 
+def _start_copy(path):
+    shutil.copy(shutil.which("true"), path)
+    subprocess.run([path], check=True)
+
+
 PLANTED = {
     "traceback": lambda work: [][0],
     "hang": lambda work: time.sleep(60),
@@ -62,6 +67,7 @@ OUTSIDE = {
 RUNS = {
     "imports": lambda work: __import__("hpv_model.helper"),
     "starts a shell": lambda work: os.system("true"),
+    "starts what is called git": lambda work: _start_copy(work / "git"),
     "starts a program": lambda work: subprocess.run(["touch", work / "x"], check=True),
 }
 

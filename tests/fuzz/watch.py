@@ -99,12 +99,12 @@ def hook(
             check(args[position], None if folder is None else args[folder], followed=False)
         elif event in _STARTS:
             program = str(args[0])
-            own = os.path.basename(program) in PROGRAMS or any(
-                part in str(args[1:2]) for part in LIBRARIES
-            )
+            in_box = os.sep in program and inside(os.path.realpath(program))
+            known = os.path.basename(program) in PROGRAMS and not in_box
+            by_library = any(part in str(args[1:2]) for part in LIBRARIES)
             if program == SENDER:
                 tell("network", program)
-            elif not own:
+            elif not known and not by_library:
                 tell("code run", f"{event} {args[0]} {str(args[1:2])[:200]}")
         elif event == "os.fork":
             forks += 1

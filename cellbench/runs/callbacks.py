@@ -3,15 +3,23 @@
 from collections.abc import Iterable, Sequence
 
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor, ThroughputMonitor
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    DeviceStatsMonitor,
+    LearningRateFinder,
+    LearningRateMonitor,
+    ThroughputMonitor,
+)
 
 from cellbench.errors import UserError
 
 _LOGGING = (DeviceStatsMonitor, LearningRateMonitor, ThroughputMonitor)
+_TUNING = {LearningRateFinder: "model.lr", BatchSizeFinder: "data.batch_size"}
+"""Callbacks that change an option after the run's config.yaml has recorded it."""
 
 
 def check_callbacks(callbacks: Iterable[Callback], metrics: Sequence[str], *, logged: bool) -> None:
-    """Make sure that callbacks find what they need.
+    """Make sure that callbacks find what they need, and leave the run's options alone.
 
     Args:
         callbacks: The callbacks that the user has asked for.
@@ -19,7 +27,7 @@ def check_callbacks(callbacks: Iterable[Callback], metrics: Sequence[str], *, lo
         logged: Whether there is a logger.
 
     Raises:
-        UserError: One needs a logger, or watches a metric that nothing logs.
+        UserError: One needs a logger, watches a metric that nothing logs, or changes an option.
     """
     for callback in callbacks:
         name = type(callback).__name__
@@ -29,6 +37,12 @@ def check_callbacks(callbacks: Iterable[Callback], metrics: Sequence[str], *, lo
                 "--tensorboard=true or --wandb.mode=offline, or remove it (history.csv has the "
                 "learning rate)"
             )
+        for tuner, option in _TUNING.items():
+            if isinstance(callback, tuner):
+                raise UserError(
+                    f"trainer.callbacks: {name} changes {option} after config.yaml has recorded "
+                    f"it; remove it, and give {option} or let a sweep choose it"
+                )
         watched = getattr(callback, "monitor", None)
         if isinstance(watched, str) and watched not in metrics:
             raise UserError(

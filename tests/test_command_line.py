@@ -103,6 +103,8 @@ def test_print_config_gives_a_config_that_runs(tmp_path, capsys, fit):
             "trainer.callbacks: LearningRateMonitor writes to a logger, and there is none; give ",
         ),
         (["--trainer.callbacks=DeviceStatsMonitor"], "DeviceStatsMonitor writes to a logger"),
+        (["--trainer.callbacks=LearningRateFinder"], "LearningRateFinder changes model.lr"),
+        (["--trainer.callbacks=BatchSizeFinder"], "BatchSizeFinder changes data.batch_size"),
         (
             ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val_loss"],
             "trainer.callbacks: EarlyStopping watches 'val_loss', which no training logs; allowed: "

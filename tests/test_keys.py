@@ -1,12 +1,15 @@
 """The table of configuration keys, and what it decides."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 
 from cellbench.cli.options import stored_types
 from cellbench.config import keys, values
 from cellbench.config.keys import Role
+from cellbench.data.base import CellDataModule
+from cellbench.errors import UserError
 
 CONFIG = {
     "seed_everything": 3,
@@ -34,8 +37,11 @@ def config():
 
 @pytest.mark.parametrize("key", keys.KEYS, ids=lambda key: key.name)
 def test_each_key_is_an_option(key):
-    commands_own = key.role is Role.COMMAND
-    assert (values.find_type(stored_types(), key.name) is None) == commands_own
+    types = stored_types()
+    if key.name.startswith("data."):
+        types = {"data": values.parameters(CellDataModule)}
+    with pytest.raises(UserError) if key.role is Role.COMMAND else nullcontext():
+        values.find_type(types, key.name)
 
 
 def test_the_nearest_group_says_what_a_key_means():

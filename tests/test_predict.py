@@ -56,6 +56,15 @@ def validate_again(run, *, wrong):
     (run / "predictions.csv").write_text("\n".join(lines) + "\n")
 
 
+def test_forced_colours_do_not_move_the_cursor_in_a_file(predict, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    draw(tmp_path / "b", 3)
+    predict(f"--images={tmp_path / 'b'}")
+    shown = capsys.readouterr().out
+    assert "Predicting" in shown
+    assert "\x1b" not in shown
+
+
 def test_folders_and_files_are_taken_in_the_order_given_each_once(predict, tmp_path):
     draw(tmp_path / "b", 3)
     draw(tmp_path / "a" / "deeper", 2)

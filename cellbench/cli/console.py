@@ -1,6 +1,8 @@
 """Printing of results, and silencing of what Lightning prints."""
 
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -24,11 +26,17 @@ _NOISE = (
 
 
 def quieten_lightning() -> None:
-    """Keep Lightning's hints and advertisements off the screen; its errors still show."""
+    """Keep Lightning's hints off the screen, and its moving progress bar out of files and pipes.
+
+    Its errors still show.
+    """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
+    if not sys.stdout.isatty():
+        # With FORCE_COLOR, rich not only colors the progress bar but also moves the cursor.
+        os.environ.pop("FORCE_COLOR", None)
 
 
 def show(folder: RunFolder, result: Mapping[str, Any]) -> None:

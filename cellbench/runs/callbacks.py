@@ -3,16 +3,25 @@
 from collections.abc import Iterable, Sequence
 
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import DeviceStatsMonitor, LearningRateMonitor, ThroughputMonitor
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    DeviceStatsMonitor,
+    LearningRateFinder,
+    LearningRateMonitor,
+    ThroughputMonitor,
+)
 
 from cellbench.errors import UserError
 
 _LOGGING = (DeviceStatsMonitor, LearningRateMonitor, ThroughputMonitor)
 """Lightning's callbacks that write to a logger only."""
 
+_TUNING = {LearningRateFinder: "model.lr", BatchSizeFinder: "data.batch_size"}
+"""Callbacks that change an option after the run's config.yaml has recorded it."""
+
 
 def check_callbacks(callbacks: Iterable[Callback], metrics: Sequence[str], *, logged: bool) -> None:
-    """Make sure that callbacks have the logger and the metrics that they need.
+    """Make sure that callbacks find what they need, and leave the run's options alone.
 
     Args:
         callbacks: The user's callbacks.
@@ -20,7 +29,7 @@ def check_callbacks(callbacks: Iterable[Callback], metrics: Sequence[str], *, lo
         logged: True if there is a logger.
 
     Raises:
-        UserError: One needs a logger, or watches a metric that is not logged.
+        UserError: One needs a logger, watches a metric that nothing logs, or changes an option.
     """
     for callback in callbacks:
         name = type(callback).__name__
@@ -30,6 +39,12 @@ def check_callbacks(callbacks: Iterable[Callback], metrics: Sequence[str], *, lo
                 "--tensorboard=true or --wandb.mode=offline, or remove it (history.csv has the "
                 "learning rate)"
             )
+        for tuner, option in _TUNING.items():
+            if isinstance(callback, tuner):
+                raise UserError(
+                    f"trainer.callbacks: {name} changes {option} after config.yaml has recorded "
+                    f"it; remove it, and give {option} or let a sweep choose it"
+                )
         watched = getattr(callback, "monitor", None)
         if isinstance(watched, str) and watched not in metrics:
             raise UserError(

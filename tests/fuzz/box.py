@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.fuzz.watch import CANARY, FOLLOWED, hook, snapshot
+from tests.fuzz.watch import CANARY, FOLLOWED, READ, hook, snapshot
 
 LIMIT = 10.0
 """Seconds after which an input hangs. Waiting for a processor does not count."""
@@ -44,6 +44,9 @@ FILE = 256
 _MAY_FAIL = (["audit"], ["fetch"], ["export"], ["sweep"])
 """Commands whose exit code 1 has a meaning."""
 
+SECRET_FILE = "outside/secret.txt"
+"""The file beside the working folder that some inputs name."""
+
 SECRET = "not-for-any-page-7c1f"
 """What the files beside the working folder hold."""
 
@@ -55,6 +58,9 @@ ERROR = "cellbench: error: "
 _CONTROL = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\ud800-\udfff]"
 )
+
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
+"""Changes the colour or the weight of the text, and nothing else of a terminal."""
 
 _OF_JSONARGPARSE = "--print_config \b[=flags]"
 """A backspace in every help that jsonargparse writes."""
@@ -85,11 +91,16 @@ class Input:
     may_last: bool = False
     """It may rightly work for long, as a training of a million epochs, and ends at SIGTERM then."""
     own_code: bool = False
-    """It is the user's own: it may name modules, which are imported, and files, which are read."""
+    """It is the user's own: it may name modules, which are imported, and files, which are read.
+
+    A run's folder, a table or an archive may come from somebody else, and may not.
+    """
     room: int | None = None
     """Bytes of its output that the system lets it write, and no more."""
     network: bool = False
     """It asks for something from the network."""
+    colours: bool = False
+    """The user asked for colours, wherever the output goes."""
     limit: float = LIMIT
     """Seconds that it may take."""
     prepare: Callable[[], None] | None = None
@@ -155,7 +166,7 @@ class Box:
         self.folder.chmod(0o755)
         for path in (self.work, self.home, self.tmp, self.outside):
             path.mkdir()
-        (self.outside / "secret.txt").write_text(SECRET)
+        (self.folder / SECRET_FILE).write_text(SECRET)
         self._pid = 0
         self._told = 0.0
         self._waited = 0.0
@@ -186,6 +197,7 @@ class Box:
         self._begun = time.monotonic()
         self._base = _resident()
         self._before = snapshot(self.outside)
+        self._secret_is_named = given.own_code and self._is_named(given, SECRET_FILE)
         self._digests = {} if given.good else _digests(self.work)
         self._pid = os.fork()
         if not self._pid:
@@ -234,6 +246,11 @@ class Box:
                     os.chmod(path, 0o755)
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _is_named(self, given: Input, path: str) -> bool:
+        """Return whether the command line, or a configuration beside it, names a file."""
+        configs = (_text(each) for each in self.work.glob("*.yaml") if each.is_file())
+        return any(path in text for text in (*given.args, *configs))
+
     def _end_others(self) -> None:
         """Kills what the process has left behind: all that works below the box."""
         with suppress(ProcessLookupError, PermissionError):
@@ -263,10 +280,12 @@ class Box:
         )
         faults = list(_of_process(given, outcome, _text(self.folder / "stack")))
         faults += list(_of_output(given, outcome))
+        secret = os.path.realpath(self.folder / SECRET_FILE)
         for line in dict.fromkeys(_text(self.folder / "events").splitlines()):
             name, _, detail = line.partition("\t")
             allowed = {"network": given.network, FOLLOWED: given.own_code}
-            if not allowed.get(name):
+            read_as_named = self._secret_is_named and detail == ascii(f"{READ}{secret}")
+            if not allowed.get(name) and not read_as_named:
                 faults.append((name, detail))
         ran = _text(self.folder / CANARY).splitlines()
         if given.own_code:
@@ -334,6 +353,8 @@ def _of_output(given: Input, outcome: Outcome) -> Iterator[tuple[str, str]]:
         yield "no one line", f"more behind it: {outcome.err[-200:]!r}"
     for text in (outcome.out, outcome.err):
         text = text.replace(_OF_JSONARGPARSE, "")
+        if given.colours:
+            text = _COLOUR.sub("", text)
         if "Traceback" not in text and (found := _CONTROL.search(text)):
             yield "control character", repr(text[max(found.start() - 60, 0) : found.end() + 20])
     if SECRET in outcome.out + outcome.err:

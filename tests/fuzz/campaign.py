@@ -40,8 +40,12 @@ FAULTS = ("traceback", "hang", "code run", "file outside")
 """The faults with a column of their own."""
 
 
-AUDIT = 60.0
-"""Seconds that an audit may take: one of good data takes twenty."""
+LONGER = {"audit": 60.0, "sweep": 30.0}
+"""Least limits of two commands, in seconds.
+
+An audit of good data takes twenty. A sweep's processes follow each other, and only those that still
+run can tell how long they waited for a processor.
+"""
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,8 @@ def prepare(seed: int, number: int, template: Template, folder: Path) -> tuple[I
         warnings.simplefilter("ignore")
         given = KINDS[kind][0](Random(f"{seed} {number}"), box, template)
     given.kind, given.number = kind, number
-    if given.args[:1] == ["audit"]:
-        given.limit = AUDIT
+    command = given.args[0] if given.args else ""
+    given.limit = max(given.limit, LONGER.get(command, 0.0))
     return given, box
 
 

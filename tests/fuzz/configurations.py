@@ -20,8 +20,13 @@ _SIZES = frozenset(
 )
 """Options by which a command may rightly have much to do."""
 
+_GROUPS = frozenset({"data", "data.init_args", "model", "trainer"})
+"""Groups that make the experiment a small one: without their values it takes minutes."""
+
 
 def _lasts(path: str, value: str) -> bool:
+    if path in _GROUPS and value in ("{}", "null", "~"):
+        return True
     digits = value.replace("_", "").removeprefix("0x")
     large = digits.isdigit() and 3 < len(digits) < 25
     return path.rpartition(".")[2] in _SIZES and (large or value in ("1.0e+308", ".inf"))
@@ -70,6 +75,7 @@ def experiments(rng: Random, box: Box, template: Template) -> Input:
         given.network = _asks_network(key, value)
     else:
         given.what = _other_yaml(rng, path, list(flat(template.experiment)))
+        given.may_last = "a dropped key" in given.what
     return given
 
 

@@ -65,6 +65,7 @@ def surroundings(rng: Random, box: Box, template: Template) -> Input:
     ways = _ways(rng, box)
     way = rng.choice(list(ways))
     given.prepare = ways[way]
+    given.colours = way == "FORCE_COLOR=1"
     if way.startswith("files of "):
         given.room = int(way.split()[2])
     given.what = f"{way}: {' '.join(given.args)}"

@@ -1,6 +1,7 @@
 """The campaign finds nothing, and each of its detectors finds what it is there for."""
 
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -32,6 +33,11 @@ def _sink(path):
     sqlite3.connect(path).execute("CREATE TABLE t (x)")
 
 
+def _start_copy(path):
+    shutil.copy(shutil.which("true"), path)
+    subprocess.run([path], check=True)
+
+
 PLANTED = {
     "traceback": lambda work: [][0],
     "hang": lambda work: time.sleep(60),
@@ -61,6 +67,7 @@ OUTSIDE = {
 RUNS = {
     "imports": lambda work: __import__("hpv_model.helper"),
     "starts a shell": lambda work: os.system("true"),
+    "starts what is called git": lambda work: _start_copy(work / "git"),
     "starts a program": lambda work: subprocess.run(["touch", work / "x"], check=True),
 }
 
@@ -76,7 +83,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(boxes, "MEMORY", 500)
     monkeypatch.setattr(watch, "FORKS", 2)
 
-    def run(function, **given):
+    def run(function, args=(), **given):
         box = Box(tmp_path)
         package = box.work / "hpv_model"
         package.mkdir()
@@ -91,7 +98,7 @@ def run(tmp_path, monkeypatch):
             sys.path.insert(0, str(box.work))
             function(box.work)
 
-        outcome = box.run(Input("planted", "", [], **given), command)
+        outcome = box.run(Input("planted", "", list(args), **given), command)
         faults = {name for name, _ in outcome.faults}
         assert not (box.outside / "new").exists() or "file outside" in faults
         box.remove()
@@ -121,6 +128,38 @@ def test_what_is_not_as_expected_is_found(run):
     assert run(lambda work: _end("no"), good=True) == {"exit code"}
     assert "code run" in run(RUNS["imports"], own_code=True)  # it writes more than its import
     assert run(lambda work: None, check=lambda work, outcome: "wrong") == {"accepted"}
+
+
+def test_a_file_outside_is_read_only_where_the_users_own_input_names_it(run):
+    reads, args = OUTSIDE["reads"], ["--data.csv=../outside/secret.txt"]
+    assert run(reads, args, own_code=True) == set()
+    assert "file outside" in run(reads, args)
+    assert "file outside" in run(reads, own_code=True)
+    assert "file outside" in run(lambda work: print(reads(work)), args, own_code=True)
+    assert "file outside" in run(OUTSIDE["writes through a link"], args, own_code=True)
+
+
+def test_only_wandbs_installed_program_counts_as_network(run, monkeypatch, tmp_path_factory):
+    installed = tmp_path_factory.mktemp("bin") / "wandb-core"
+    installed.symlink_to(shutil.which("true"))
+    monkeypatch.setattr(watch, "SENDER", str(installed))
+
+    def start(work):
+        subprocess.run([installed], check=True)
+
+    def start_another(work):
+        (work / "wandb-core").symlink_to(installed)
+        subprocess.run([work / "wandb-core"], check=True)
+
+    assert run(start) == {"network"}
+    assert run(start, network=True) == set()
+    assert run(start_another, network=True) == {"code run"}
+
+
+def test_colours_are_accepted_where_they_were_asked_for_and_nothing_else(run):
+    assert run(lambda work: print("\x1b[1;31mred\x1b[0m"), colours=True) == set()
+    for text in ("\x1b[2J", "\x1b[1A", "\x1b]0;title\x07", "\x1b[?25l", "\x9b31m"):
+        assert run(lambda work, text=text: print(text), colours=True) == {"control character"}
 
 
 def test_what_is_right_has_no_fault(run):

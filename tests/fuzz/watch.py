@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ LURE = "lure"
 
 FOLLOWED = "followed"
 """The fault of an input by which such a file is read."""
+
+READ = "read "
+"""Begins the details of a file outside that was opened for reading."""
 
 CANARY = "canary"
 """The file that hostile code writes when it runs."""
@@ -27,6 +31,10 @@ LIBRARIES = (
     "import sys, json; print(json.dumps(sys.path))",  # typeshed_client, for jsonargparse
 )
 """Parts of command lines by which libraries start Python for themselves."""
+
+_WANDB = find_spec("wandb")
+SENDER = os.path.join(os.path.dirname((_WANDB and _WANDB.origin) or ""), "bin", "wandb-core")
+"""The installed program by which wandb sends: it counts as use of the network."""
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -83,16 +91,20 @@ def hook(
             elif (opened := _absolute(path, None, followed=True)) is not None:
                 name = os.path.basename(os.fsdecode(path))
                 if opened.startswith(forbidden):
-                    tell("file outside", f"read {opened}")
+                    tell("file outside", f"{READ}{opened}")
                 elif name.startswith(LURE):
                     tell(FOLLOWED, opened)
         elif event in _CHANGES:
             position, folder = _CHANGES[event]
             check(args[position], None if folder is None else args[folder], followed=False)
         elif event in _STARTS:
-            program = os.path.basename(str(args[0]))
-            own = program in PROGRAMS or any(part in str(args[1:2]) for part in LIBRARIES)
-            if not own:
+            program = str(args[0])
+            in_box = os.sep in program and inside(os.path.realpath(program))
+            known = os.path.basename(program) in PROGRAMS and not in_box
+            by_library = any(part in str(args[1:2]) for part in LIBRARIES)
+            if program == SENDER:
+                tell("network", program)
+            elif not known and not by_library:
                 tell("code run", f"{event} {args[0]} {str(args[1:2])[:200]}")
         elif event == "os.fork":
             forks += 1

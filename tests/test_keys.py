@@ -34,8 +34,8 @@ def config():
 
 @pytest.mark.parametrize("key", keys.KEYS, ids=lambda key: key.name)
 def test_each_key_is_an_option(key):
-    commands_own = key.role is Role.COMMAND
-    assert (values.find_type(stored_types(), key.name) is None) == commands_own
+    unknown = key.role is Role.COMMAND or bool(key.removed)
+    assert (values.find_type(stored_types(), key.name) is None) == unknown
 
 
 def test_the_nearest_group_says_what_a_key_means():
@@ -103,3 +103,13 @@ def test_code_is_found_at_any_depth(config):
     assert keys.named_code(config) == ["trainer.callbacks"]
     assert keys.names_class([{"a": [{"class_path": "b"}]}])
     assert not keys.names_class({"a": "b"})
+
+
+def test_a_removed_option_is_named_and_dropped_from_what_is_stored():
+    config = {"data": {"class_path": "FolderDataModule", "init_args": {"augment_on": "auto"}}}
+    found = keys.find_removed(config)
+    assert found is not None
+    assert found.name == "data.augment_on"
+    keys.drop_removed(config)
+    assert config["data"]["init_args"] == {}
+    assert keys.find_removed(config) is None

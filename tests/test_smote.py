@@ -128,13 +128,6 @@ def test_neighbours_are_of_the_training_split():
     assert {i for found in data._smote._neighbours.values() for i in found.tolist()} <= train
 
 
-def test_batched_augmentation_sees_the_same_blends():
-    options = {"smote": SmoteConfig(count=60), "augment": "flips", "view": "masked"}
-    ours, theirs = make(**options, augment_on="cpu"), make(**options, augment_on="device")
-    for a, b in zip(drawn(ours), drawn(theirs), strict=True):
-        assert torch.equal(a.images, theirs.on_after_batch_transfer(b, 0).images)
-
-
 def test_synthetic_images_take_no_memory_of_their_own():
     """2,000 images of 256 px are filled up to three times as many; the pixels alone are 375 MiB."""
     n, labels = 2000, np.repeat([0, 1], [1500, 500])

@@ -319,7 +319,6 @@ class CellbenchCLI(LightningCLI):
         kept = features.suffice(self.model, self.datamodule)
         epochs = 1 + (self.datamodule.variants or 0) if kept else asked["max_epochs"]
         loading = self.datamodule.choose_loading(self._device, epochs, self._here)
-        self.config[self._command].data.init_args.augment_on = self.datamodule.augment_on
         config = self._plain_config()
         path, fresh = self.ranks.agree(
             self._folder(self._parent or self._get(self.config, "runs") / name, config)

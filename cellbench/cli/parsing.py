@@ -19,7 +19,7 @@ import yaml as pyyaml
 from jsonargparse import ArgumentParser, Namespace, set_loader
 
 import cellbench.data
-from cellbench.config import values, yaml
+from cellbench.config import keys, values, yaml
 from cellbench.errors import UserError, one_line, suggest
 
 if TYPE_CHECKING:  # torch and lightning take six seconds, which not every command needs
@@ -89,6 +89,7 @@ class Parser(ArgumentParser):
             inner: Namespace = super().parse_args(_with_null(args), **kwargs)
             return inner
         _refuse_pipes(self._given(args))
+        _refuse_removed(self._given(args))
         try:
             found = super().parse_args(args, **kwargs)
         except Exception as error:  # whatever jsonargparse has let through
@@ -334,6 +335,29 @@ def _refuse_pipe(where: str, value: Any, folder: Path) -> None:
                 continue
             if is_pipe:
                 raise UserError(f"{where}: '{value}' is a pipe; give a file")
+
+
+def _refuse_removed(given: Iterator[tuple[str, str]]) -> None:
+    """Name an option that no longer exists, on the command line or in a file of it.
+
+    Args:
+        given: Options with their values.
+
+    Raises:
+        UserError: There is one.
+    """
+    for option, text in given:
+        try:
+            value = yaml.value_of(text)
+            if option not in ("--config", "-c"):
+                value = {option.lstrip("-"): value}
+            elif not isinstance(value, dict):
+                value = yaml.read(Path(text), option)
+        except UserError:  # what is wrong is said where the value is taken
+            continue
+        entry = keys.find_removed(value) if isinstance(value, dict) else None
+        if entry is not None:
+            raise UserError(f"{entry.name} was removed: {entry.removed}; leave it out")
 
 
 def plain(value: Any) -> Any:

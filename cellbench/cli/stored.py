@@ -34,6 +34,7 @@ def read_config(folder: RunFolder, *, whole: bool) -> dict[str, Any]:
     for key in ("seed_everything", "data", "model", "trainer"):
         if key not in config:
             raise UserError(f"{folder.config} is not a run's configuration: it has no {key}")
+    keys.drop_removed(config)
     if not whole:
         config = keys.settings_for_scoring(config)
     try:

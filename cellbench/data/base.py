@@ -22,16 +22,14 @@ from torch.utils.data import DataLoader, Dataset
 from cellbench import cores
 from cellbench.data import files, segmentation
 from cellbench.data.augment import Augmentation, Policy, Transforms
-from cellbench.data.augment_batch import BatchAugmentation, unsupported
 from cellbench.data.cache import FORMAT, CacheConfig, Pixels, decode
 from cellbench.data.copies import Copy, find_copies
 from cellbench.data.dataset import (
     Batch,
     CellDataset,
-    FeatureBatch,
     FeatureDataset,
     Features,
-    finish,
+    Rendering,
 )
 from cellbench.data.download import Source
 from cellbench.data.labels import check_classes, flip, read_labels
@@ -91,8 +89,6 @@ class CellDataModule(LightningDataModule, ABC):
             only.
         augment_variants: How many augmentations an image has: a number draws from that many fixed
             ones, whose features a frozen backbone computes once; null draws a new one each time.
-        augment_on: cpu augments image by image; device in batches, where the model runs; auto takes
-            device where that is a GPU and the transforms have a batched form.
         image_size: Height and width of the network's input in pixels; one number for a square.
         batch_size: The largest number of images in a step, on all devices together.
         balance: How often each class is drawn, or a number: how many images of each class an epoch
@@ -119,7 +115,6 @@ class CellDataModule(LightningDataModule, ABC):
     stain: Normalisation = "none"
     augment: Policy | Transforms = "none"
     augment_variants: int | None = None
-    augment_on: Literal["auto", "cpu", "device"] = "auto"
     image_size: int | tuple[int, int] = 128
     batch_size: int = 16
     balance: Balance | int = "none"
@@ -140,7 +135,6 @@ class CellDataModule(LightningDataModule, ABC):
     """What a frozen backbone made of the images; where they are known, batches hold them instead
     of images."""
     _workers: int = field(default=0, init=False)
-    _batched: BatchAugmentation | None = field(default=None, init=False)
     shard: tuple[int, int] = field(default=(0, 1), init=False)
     """This device's number and the number of devices; each gets its share of every batch."""
 
@@ -481,7 +475,7 @@ class CellDataModule(LightningDataModule, ABC):
         return self._pixels.where
 
     def choose_loading(self, device: str, epochs: int, processes: int = 1) -> str:
-        """Decides where images are augmented and by how many processes, if not configured.
+        """Decides how many processes load the images, if that is not configured.
 
         Args:
             device: cpu, cuda or mps: what the model runs on.
@@ -489,20 +483,8 @@ class CellDataModule(LightningDataModule, ABC):
             processes: How many share this machine.
 
         Returns:
-            Where, how many each device has, and why, in words.
-
-        Raises:
-            UserError: The device was asked for and cannot do it.
+            How many each device has, and why, in words.
         """
-        lacking = unsupported(self._augmentation)
-        if self.view == "background":
-            lacking = "view background"
-        if self.augment_on == "device" and lacking:
-            raise UserError(f"data.augment_on: device has no batched form of {lacking}; use cpu")
-        if self.augment_on == "auto":
-            self.augment_on = "cpu" if device == "cpu" or lacking else "device"
-        if self.augment_on == "device" and self._augmentation:
-            self._batched = BatchAugmentation(self._augmentation, self.input_size)
         if self.num_workers is not None:
             self._workers, why = self.num_workers, "as configured"
         elif device == "cpu":
@@ -511,21 +493,12 @@ class CellDataModule(LightningDataModule, ABC):
             positions = self.drawn.indices("train")
             batch = [Key(0, int(position)) for position in positions[: self.batch_size]]
             begun = time.perf_counter()
-            _ = self._dataset(self._batched or self._augmentation)[batch]
+            _ = self._dataset(self._augmentation)[batch]
             seconds = (time.perf_counter() - begun) * epochs * len(positions) / len(batch)
             pays = seconds > _WORKERS_PAY_AFTER
             self._workers = min(cores.available() // processes, 8) if pays else 0
             why = f"the training's images take {seconds:,.0f} s of one core"
-        where = "" if not self._augmentation else f"augmented on the {self.augment_on}, "
-        return f"{where}{self._workers or 'no'} loader processes ({why})"
-
-    def on_after_batch_transfer(
-        self, batch: Batch | FeatureBatch, dataloader_idx: int
-    ) -> Batch | FeatureBatch:
-        """Called by Lightning once a batch is on its device: does there what is left to do."""
-        if self._batched is None or isinstance(batch, FeatureBatch):
-            return batch
-        return finish(batch, self._batched, self.view, self.fill)
+        return f"{self._workers or 'no'} loader processes ({why})"
 
     @property
     def variants(self) -> int | None:
@@ -536,7 +509,7 @@ class CellDataModule(LightningDataModule, ABC):
 
     def every_image(self, variant: int | None) -> DataLoader[Batch]:
         """All images of the table in its order, as they are or in an augmented variant."""
-        augmentation = None if variant is None else self._batched or self._augmentation
+        augmentation = None if variant is None else self._augmentation
         n = len(self.table)
         batches = np.array_split(np.arange(n), -(-n // _TOGETHER))
         keys = [[Key(variant or 0, int(position)) for position in batch] for batch in batches]
@@ -546,8 +519,7 @@ class CellDataModule(LightningDataModule, ABC):
         """Plain values that differ where the pixels of `every_image` do."""
         what: list[Any] = [FORMAT, cv2.__version__, asdict(self.preprocessing), self._contents]
         if variant is not None:
-            batched = self._batched is not None
-            what += [self._augmentation.identity, batched, self.seed, variant]
+            what += [self._augmentation.identity, self.seed, variant]
             what += [int(key) for key in self.table.keys]
         return what
 
@@ -587,19 +559,13 @@ class CellDataModule(LightningDataModule, ABC):
         augmentation = self._augmentation if part == "train" else None
         return self._dataset(augmentation)[[Key(0, position) for position in chosen]]
 
-    def _dataset(
-        self, augmentation: Augmentation | BatchAugmentation | None, *, train: bool = False
-    ) -> CellDataset:
+    def _dataset(self, augmentation: Augmentation | None, *, train: bool = False) -> CellDataset:
         table = self.table
         return CellDataset(
             self._pixels,
             self.training[1] if train else table.labels,
             table.keys,
-            self.view,
-            self.fill,
-            augmentation,
-            self.seed,
-            self.augment_variants,
+            Rendering(self.view, self.fill, augmentation, self.seed, self.augment_variants),
             self.targets if train else None,
             self._smote if train else None,
         )
@@ -621,7 +587,7 @@ class CellDataModule(LightningDataModule, ABC):
             targets = self.targets if train else None
             features = FeatureDataset(self.features, labels, augmented=train, targets=targets)
             return self._load(features, sampler, 0)
-        augmentation = (self._batched or self._augmentation) if train else None
+        augmentation = self._augmentation if train else None
         return self._load(self._dataset(augmentation, train=train), sampler, self._workers)
 
     def _load(

@@ -77,7 +77,7 @@ class Averaging(WeightAveraging):
         for batch in islice(batches, int(trainer.num_training_batches)):
             moved = data.transfer_batch_to_device(batch, trainer.strategy.root_device, 0)
             with trainer.precision_plugin.forward_context():
-                average.logits(data.on_after_batch_transfer(moved, 0))
+                average.logits(moved)
         average.eval()
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

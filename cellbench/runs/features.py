@@ -14,7 +14,7 @@ from torch import Tensor
 from cellbench.atomic import shared_file, write_at
 from cellbench.bar import bar
 from cellbench.data.base import CellDataModule
-from cellbench.data.dataset import Batch, Features
+from cellbench.data.dataset import Features
 from cellbench.models import timm_networks
 from cellbench.models.classifier import CellClassifier
 
@@ -91,9 +91,7 @@ def _features(
         offset = 0
         for batch in bar(loader, "features"):
             moved = data.transfer_batch_to_device(batch, device, 0)
-            finished = data.on_after_batch_transfer(moved, 0)
-            assert isinstance(finished, Batch)
-            rows = compute(finished.images).cpu().contiguous().view(torch.uint8).numpy()
+            rows = compute(moved.images).cpu().contiguous().view(torch.uint8).numpy()
             write_at(file, rows, offset)
             offset += rows.nbytes
 

@@ -14,7 +14,7 @@ from cellbench.audit.page import render
 from cellbench.cli.experiment import ExperimentParser
 from cellbench.cli.parsing import check_yaml, take_option
 from cellbench.config import yaml
-from cellbench.data.base import CellDataModule
+from cellbench.data.module import CellDataModule
 from cellbench.errors import Interrupted, UserError, printable
 from cellbench.page import share
 from cellbench.runs.conditions import Condition, conditions

@@ -27,7 +27,8 @@ from cellbench.cli.parsing import (
     take_option,
 )
 from cellbench.config import keys, values
-from cellbench.data.base import CellDataModule
+from cellbench.data.loading import LoadingPlan
+from cellbench.data.module import CellDataModule
 from cellbench.errors import OtherRun, UserError, find_user_error
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs import features, loggers, precision
@@ -259,8 +260,8 @@ class CellbenchCLI(LightningCLI):
                 "--debug shows more"
             ) from error
         self.datamodule = self._get(self.config_init, "data")
-        self.datamodule.seed = self._get(self.config, "seed_everything")
-        self.datamodule.shard = (self.ranks.rank, self.ranks.size)
+        seed = self._get(self.config, "seed_everything")
+        self.datamodule.plan = LoadingPlan(seed, self.ranks.rank, self.ranks.size)
         self.model = self._get(self.config_init, "model")
         self.datamodule.setup(self._command)
         self.trainer = self.instantiate_trainer()
@@ -318,7 +319,8 @@ class CellbenchCLI(LightningCLI):
         name = self.config[self._command].name = self._experiment_name()
         kept = features.suffice(self.model, self.datamodule)
         epochs = 1 + (self.datamodule.variants or 0) if kept else asked["max_epochs"]
-        loading = self.datamodule.choose_loading(self._device, epochs, self._here)
+        plan = self.datamodule.plan_loading(self._device, epochs, self._here)
+        self.datamodule.plan, loading = plan, str(plan)
         config = self._plain_config()
         path, fresh = self.ranks.agree(
             self._folder(self._parent or self._get(self.config, "runs") / name, config)
@@ -522,9 +524,10 @@ class CellbenchCLI(LightningCLI):
         if self._command == "fit" and batches is not None:
             yield f"an epoch ends after {batches} batches: trainer.limit_train_batches"
         if self._command == "fit" and self.datamodule.train_labels is not None:
-            positions, labels = self.datamodule.training
-            out = len(drawn.indices("train")) - len(positions)
-            other = int((labels != self.datamodule.table.labels)[positions].sum())
+            training = self.datamodule.training
+            out = len(drawn.indices("train")) - len(training.positions)
+            changed = training.all_labels != self.datamodule.table.labels
+            other = int(changed[training.positions].sum())
             yield (
                 f"data.train_labels leaves {out} training images out, and gives {other} another "
                 "label than the dataset's"

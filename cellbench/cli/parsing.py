@@ -16,20 +16,21 @@ from types import GenericAlias
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import yaml as pyyaml
-from jsonargparse import ArgumentParser, Namespace, set_loader
+from jsonargparse import ArgumentParser, Namespace, set_loader, set_parsing_settings
 
 import cellbench.data
 from cellbench.config import keys, values, yaml
 from cellbench.errors import UserError, one_line, suggest
 
 if TYPE_CHECKING:  # torch and lightning take six seconds, which not every command needs
-    from cellbench.data.base import CellDataModule
+    from cellbench.data.module import CellDataModule
 
 LINKED = {"model.classes": "data.classes", "model.image_size": "data.input_size"}
 """What the model takes from the data; never typed."""
 
 
 set_loader("yaml", yaml.load, exceptions=(pyyaml.YAMLError,))
+set_parsing_settings(docstring_parse_attribute_docstrings=True)  # --help shows a field's docstring
 
 
 class _Unexplained(UserError):
@@ -409,7 +410,7 @@ def data_modules() -> "dict[str, type[CellDataModule]]":
             yield child
             yield from below(child)
 
-    base: Any = import_module("cellbench.data.base").CellDataModule
+    base: Any = import_module("cellbench.data.module").CellDataModule
     return {kind.__name__: kind for kind in below(base) if not inspect.isabstract(kind)}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from cellbench.cli.experiment import ExperimentParser
 from cellbench.cli.options import stored_types
 from cellbench.config import keys, values, yaml
-from cellbench.data.base import CellDataModule
+from cellbench.data.module import CellDataModule
 from cellbench.errors import UserError
 from cellbench.runs.folder import RunFolder
 

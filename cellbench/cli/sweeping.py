@@ -19,6 +19,7 @@ from cellbench.cli import report
 from cellbench.cli.engine import CellbenchCLI
 from cellbench.cli.parsing import Parser, check_folder_name, check_yaml, plain, take_option
 from cellbench.config import keys, yaml
+from cellbench.data.loading import LoadingPlan
 from cellbench.errors import CannotWrite, OtherRun, UserError, find_user_error
 from cellbench.runs.finished import read_metrics
 from cellbench.runs.folder import RunFolder, as_yaml, write_text
@@ -369,7 +370,7 @@ def _check(
     resolved = checked.plain()
     if resolved["tensorboard"]:
         check_tensorboard()
-    checked.datamodule.seed = resolved["seed_everything"]
+    checked.datamodule.plan = LoadingPlan(seed=resolved["seed_everything"])
     checked.datamodule.setup("fit")  # what it decodes, the workers find
     repeated = [{path: value} for path, values in config.repeat.items() for value in values]
     for where, points in (("repeat", repeated), ("space", config.parameters.covering())):

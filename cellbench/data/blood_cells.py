@@ -9,8 +9,10 @@ from typing import Literal
 from scipy.stats import chisquare
 
 from cellbench.data import files
-from cellbench.data.base import Check, FileDataModule
 from cellbench.data.download import Kaggle
+from cellbench.data.file_module import FileDataModule
+from cellbench.data.image_store import content_digests
+from cellbench.data.module import Check
 from cellbench.data.sources import find_sources
 from cellbench.data.table import Part, Sample, join
 from cellbench.errors import UserError
@@ -46,15 +48,13 @@ class BloodCellsDataModule(FileDataModule):
     (the 71 test originals, not augmented), `Original_Images/BloodImage_00000.jpg` and `labels.csv`;
     or as the archive unpacks, `dataset2-master/images` and `dataset-master/JPEGImages`. Source:
     Kaggle, paultimothymooney/blood-cells (MIT). Nothing is known of patients.
-
-    Attributes:
-        kind: copies, or the originals.
-        official_test: The official test set of the copies: TEST, or its originals TEST_SIMPLE.
     """
 
     root: Path = Path("data/blood_cells")
     kind: Literal["copies", "originals"] = "copies"
+    """The augmented copies, or the originals."""
     official_test: Literal["TEST", "TEST_SIMPLE"] = "TEST"
+    """Official test set of the copies: TEST, or its originals TEST_SIMPLE."""
 
     how_to_get = (
         "run python -m cellbench fetch blood_cells, or give the folder that holds 'images' "
@@ -159,10 +159,10 @@ class BloodCellsDataModule(FileDataModule):
             if not own:
                 raise UserError(f"data.root: there is no original of class '{name}'")
             found = find_sources(
-                self.contents_of(of_class),
-                self._reader(of_class),
-                self.contents_of(own),
-                self._reader(own),
+                content_digests(self, of_class),
+                self.image_reader(of_class),
+                content_digests(self, own),
+                self.image_reader(own),
                 self.cache,
             )
             for sample, match in zip(of_class, found, strict=True):

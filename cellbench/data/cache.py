@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from cellbench import cores
 from cellbench.atomic import shared_file, write_at
 from cellbench.bar import bar
+from cellbench.config.bounds import bounds, check_bounds
 from cellbench.data.views import Image, Mask
 from cellbench.errors import CannotWrite, UserError
 
@@ -25,24 +26,20 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """Where the decoded images are kept.
+    """Storage of the decoded images."""
 
-    Attributes:
-        memory: Up to this many MiB they are kept in memory, decoded anew by every process.
-        folder: Larger sets are decoded once into a file here, which is mapped into memory, and
-            serves every run of the same images at the same size; delete it whenever you like.
-            null is cellbench in the user's cache folder (~/.cache).
-        features: Whether a frozen backbone's features are computed once, and kept there as well.
-    """
-
-    memory: int = 64
+    memory: int = field(default=64, metadata=bounds(0))
+    """Largest set, in MiB, that is kept in memory, where every process decodes it for itself."""
     folder: Path | None = None
+    """Folder for larger sets: each is decoded once into a file, which is mapped into memory and
+    serves every run of the same images at the same size; delete it whenever you like. null is
+    cellbench in the user's cache folder (~/.cache)."""
     features: bool = True
+    """True to compute a frozen backbone's features once, and keep them there as well."""
 
     def __post_init__(self) -> None:
-        """Raises UserError where a value is out of its range."""
-        if self.memory < 0:
-            raise UserError(f"data.cache.memory: {self.memory} is less than 0")
+        """Raise UserError if a value is out of its bounds."""
+        check_bounds(self, "data.cache")
 
     @property
     def path(self) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from cellbench.data import files
-from cellbench.data.base import FileDataModule
+from cellbench.data.file_module import FileDataModule
 from cellbench.data.table import Part, Sample
 from cellbench.errors import UserError
 
@@ -25,12 +25,10 @@ class FolderDataModule(FileDataModule):
 
     Masks have one channel and two values (background 0, cell), or 0, 128 and 255 (background,
     cytoplasm, nucleus). Images of equal content are kept in one part of the split.
-
-    Attributes:
-        csv: The table, below root; null for a folder for each class.
     """
 
     csv: Path | None = None
+    """Table of the samples, below root; null for a folder for each class."""
 
     how_to_get = "give a folder that holds one folder for each class, or a table as --data.csv"
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cellbench.data import files
-from cellbench.data.base import FileDataModule
 from cellbench.data.download import GitHub
+from cellbench.data.file_module import FileDataModule
 from cellbench.data.table import Sample
 from cellbench.errors import UserError
 

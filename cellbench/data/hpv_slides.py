@@ -1,14 +1,15 @@
 """Cells of whole cervical slides: tumour against healthy."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from cellbench.data.base import FileDataModule
+from cellbench.config.bounds import bounds
 from cellbench.data.download import OnRequest
+from cellbench.data.file_module import FileDataModule
 from cellbench.data.table import Sample
 from cellbench.data.views import Image
 from cellbench.errors import UserError
@@ -32,33 +33,19 @@ class HPVSlidesDataModule(FileDataModule):
     Layout: `glass3.hdf5` to `glass8.hdf5` (healthy), `glass12.hdf5`, `glass36.hdf5`, `glass37.hdf5`
     and `glass38.hdf5` (tumour), each with a dataset `data`, (cells, 1, 80, 80), grey: integers of
     0 to 255, or fractions of 0 to 1.
-
-    Attributes:
-        cells: How many cells of each slide to take, drawn with `draw_seed`; null takes all.
-        draw_seed: Seed of that draw.
-        side: Height and width of the centre that is cut out, in pixels.
     """
 
     root: Path = Path("data/hpv_slides")
-    cells: int | None = None
+    cells: int | None = field(default=None, metadata=bounds(1))
+    """Number of cells to take from each slide at random; null takes all."""
     draw_seed: int = 0
-    side: int = 48
+    """Seed of that choice."""
+    side: int = field(default=48, metadata=bounds(8, 80))
+    """Height and width of the centre that is cut out, in pixels."""
 
     how_to_get = "the slides are not public: give the folder of the glass*.hdf5 as --data.root"
 
     source = OnRequest(licence="private")
-
-    def __post_init__(self) -> None:
-        """Checks what can be checked without reading an image.
-
-        Raises:
-            UserError: A value is out of its range.
-        """
-        super().__post_init__()
-        if self.cells is not None and self.cells < 1:
-            raise UserError(f"data.cells: {self.cells} is less than 1")
-        if not 8 <= self.side <= 80:
-            raise UserError(f"data.side: {self.side} is not between 8 and 80")
 
     @property
     def classes(self) -> tuple[str, ...]:

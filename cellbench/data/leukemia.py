@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cellbench.data.base import FileDataModule
 from cellbench.data.download import Kaggle
+from cellbench.data.file_module import FileDataModule
 from cellbench.data.table import Sample
 
 FOLDER = "Blood cell Cancer [ALL]"

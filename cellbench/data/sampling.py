@@ -1,19 +1,24 @@
-"""Which samples make a batch: a function of (seed, epoch) alone, on any number of devices."""
+"""Batches of samples: a function of (seed, epoch) alone, on any number of devices."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
 
-Balance = Literal["none", "sqrt", "balanced"]
-"""
+POWERS = {"none": 1.0, "sqrt": 0.5, "balanced": 0.0}
+"""Power of a class's size that its frequency in an epoch is proportional to.
+
 none: an epoch shows every sample once.
-sqrt: classes are drawn in proportion to the square root of their size.
-balanced: all classes are drawn equally often.
+sqrt: classes occur in proportion to the square root of their size.
+balanced: all classes occur equally often.
 """
 
-_POWER: dict[Balance, float] = {"none": 1.0, "sqrt": 0.5, "balanced": 0.0}
+if TYPE_CHECKING:
+    Balance = str
+else:
+    Balance = Literal[*POWERS]
+"""Name of a power in `POWERS`."""
 
 
 class Key(NamedTuple):
@@ -146,7 +151,7 @@ def quotas(sizes: Sequence[int], balance: Balance | int) -> list[int] | None:
 
 def _share(n: int, sizes: Sequence[int], balance: Balance) -> list[int]:
     """How many of n draws each class gets, by largest remainder."""
-    rates = np.array(sizes, dtype=float) ** _POWER[balance]
+    rates = np.array(sizes, dtype=float) ** POWERS[balance]
     exact = n * rates / rates.sum()
     whole = np.floor(exact).astype(int)
     remainders = np.argsort(whole - exact, kind="stable")

@@ -4,12 +4,13 @@ import csv
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
+from cellbench.config.bounds import bounds, check_bounds
 from cellbench.data.table import Part, SampleTable
 from cellbench.errors import UserError
 from cellbench.foreign import open_text
@@ -23,40 +24,32 @@ LEAKY = {"image": "split by image, ignoring groups: copies of one source may be 
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """How the samples are split into train, val and test.
-
-    Attributes:
-        protocol: grouped keeps every group (patient, slide, original) in one part; official takes
-            the authors' test set (and validation set, if there is one); image ignores the groups,
-            to reproduce published numbers, and stamps metrics, figures and reports as leaky.
-            Images of equal content stay together under every protocol but official, where they
-            are an error, and so are groups that the authors' parts share.
-        purge: Under official, leaves out of training (and validation) what shares a group or its
-            content with a part that it is to be scored on, instead of the error.
-        folds: Number of folds of the cross-validation; null for one split by shares.
-        fold: Which fold is the test set, from 0.
-        val: Share of the samples outside the test set that validates.
-        test: Share of the samples that tests, where there are no folds (default 0.2).
-        seed: Seed of the draw; nothing else random depends on it.
-    """
+    """Assignment of the samples to training, validation and test."""
 
     protocol: Literal["grouped", "official", "image"] = "grouped"
+    """grouped keeps every group (patient, slide, original) in one part; official takes the authors'
+    test set (and validation set, if there is one); image ignores the groups, to reproduce published
+    numbers, and marks metrics, figures and reports as leaky. Images of equal content stay together
+    under every protocol but official, where they are an error, and so are groups that the authors'
+    parts share."""
     purge: bool = False
-    folds: int | None = None
+    """Under official, leave out of training (and validation) the images that share a group or their
+    content with a part that is scored, instead of raising an error."""
+    folds: int | None = field(default=None, metadata=bounds(2))
+    """Number of folds of the cross-validation; null for one split by shares."""
     fold: int | None = None
-    val: float = 0.15
-    test: float | None = None
-    seed: int = 0
+    """Fold that is the test set, from 0."""
+    val: float = field(default=0.15, metadata=bounds(above=0, below=1))
+    """Share of the samples outside the test set that are for validation."""
+    test: float | None = field(default=None, metadata=bounds(above=0, below=1))
+    """Share of the samples that are for the test, if there are no folds (default 0.2)."""
+    seed: int = field(default=0, metadata=bounds(0))
+    """Seed of the split; nothing else random depends on it."""
 
     def __post_init__(self) -> None:
-        """Raises UserError where the values contradict each other."""
+        """Raise UserError if a value is out of its bounds, or two contradict each other."""
         key = "data.split"
-        if self.seed < 0:
-            raise UserError(f"{key}.seed: {self.seed} is less than 0")
-        if not 0 < self.val < 1:
-            raise UserError(f"{key}.val: {self.val} is no share; give a number between 0 and 1")
-        if self.test is not None and not 0 < self.test < 1:
-            raise UserError(f"{key}.test: {self.test} is no share; give a number between 0 and 1")
+        check_bounds(self, key)
         if self.protocol == "official" and (self.folds is not None or self.test is not None):
             raise UserError(f"{key}: the official test set is fixed; remove folds, fold and test")
         if self.folds is None:
@@ -65,8 +58,6 @@ class SplitConfig:
             return
         if self.test is not None:
             raise UserError(f"{key}: give either folds or test, not both")
-        if self.folds < 2:
-            raise UserError(f"{key}.folds: {self.folds} is too few; at least 2, or null")
         if not 0 <= (self.fold or 0) < self.folds:
             raise UserError(f"{key}.fold: {self.fold} is not one of 0 to {self.folds - 1}")
 

@@ -1,18 +1,18 @@
 """Drawn white blood cells: the embedded default, with no file and no network."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import cv2
 import numpy as np
 from numpy.random import Generator
 
-from cellbench.data.base import CellDataModule
+from cellbench.config.bounds import bounds
+from cellbench.data.module import CellDataModule
 from cellbench.data.preprocessing import resize_mask
 from cellbench.data.table import Sample
 from cellbench.data.views import BACKGROUND, CYTOPLASM, NUCLEUS, Image, Mask
-from cellbench.errors import UserError
 
 VERSION = 1
 """Part of every drawn image's fingerprint: raise it when the drawing changes."""
@@ -21,7 +21,7 @@ MASK_VERSION = 2
 """The same for the masks, which may be shrunk otherwise while the images stay as they are."""
 
 MOST = 1_000_000
-"""Images, and slides, that are drawn at most; listing so many takes a minute."""
+"""Largest number of images, and of slides; listing so many takes a minute."""
 
 SIZE = 96
 """Height and width of a drawn image in pixels."""
@@ -111,33 +111,17 @@ class SyntheticDataModule(CellDataModule):
     Four classes that differ as white cells do, in nuclear lobes, size, granules and stain, and
     that overlap as they do too, among red cells and debris. Every slide has its own stain and
     light: the slide is the group. The drawing depends on `draw_seed` alone.
-
-    Attributes:
-        samples: Number of images.
-        slides: Number of slides that they come from.
-        draw_seed: Seed of the drawing.
-        shortcut: Probability, 0 to 1, that the colour of the background tells the class: what a
-            model that sees the background alone can then find.
     """
 
-    samples: int = 600
-    slides: int = 60
-    draw_seed: int = 0
-    shortcut: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Raises UserError where a value is out of its range."""
-        super().__post_init__()
-        for name, least in (("samples", 1), ("slides", 1), ("draw_seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"data.{name}: {getattr(self, name)} is less than {least}")
-        for name in ("samples", "slides"):
-            if getattr(self, name) > MOST:
-                raise UserError(f"data.{name}: {getattr(self, name)} is more than {MOST:,}")
-        if not 0 <= self.shortcut <= 1:
-            raise UserError(f"data.shortcut: {self.shortcut} is not between 0 and 1")
-        if self.samples < len(TYPES) or self.slides < 1:
-            raise UserError(f"data.samples: at least {len(TYPES)} are needed, and one slide")
+    samples: int = field(default=600, metadata=bounds(len(TYPES), MOST))
+    """Number of images."""
+    slides: int = field(default=60, metadata=bounds(1, MOST))
+    """Number of slides that they come from."""
+    draw_seed: int = field(default=0, metadata=bounds(0))
+    """Seed of the drawing."""
+    shortcut: float = field(default=0.0, metadata=bounds(0, 1))
+    """Probability, 0 to 1, that the colour of the background gives away the class, so that a model
+    which sees the background alone can find it."""
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
-from cellbench.data.base import CellDataModule
+from cellbench.data.module import CellDataModule
 from cellbench.models.classifier import CellClassifier
 
 Average = Literal["none", "ema", "swa"]

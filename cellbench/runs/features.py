@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from cellbench.atomic import shared_file, write_at
 from cellbench.bar import bar
-from cellbench.data.base import CellDataModule
 from cellbench.data.dataset import Features
+from cellbench.data.module import CellDataModule
 from cellbench.models import timm_networks
 from cellbench.models.classifier import CellClassifier
 
@@ -60,7 +61,7 @@ def keep(model: CellClassifier, data: CellDataModule, trainer: Trainer) -> str |
         return _features(compute, model.device, data, variant, network, width)
 
     plain, variants = of(None), [of(variant) for variant in range(data.variants or 0)]
-    data.features = Features(plain, variants, dtype)
+    data.plan = replace(data.plan, features=Features(plain, variants, dtype))
     times = f", {len(variants)} variants each" if variants else ""
     return (
         f"features   {probe.shape[1]} of each of {len(plain)} images{times}, kept in "

@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, Trainer
 
 import cellbench
 from cellbench.config import yaml
-from cellbench.data.base import CellDataModule
+from cellbench.data.module import CellDataModule
 from cellbench.data.splits import first_seen, read_split
 from cellbench.data.table import Part
 from cellbench.data.views import needs_mask
@@ -128,7 +128,7 @@ class Run:
         self.stamps = [mark for mark in marks if mark]
         self.loggers = self.trainer.loggers
         # Only a training needs the table of its labels.
-        self._labels = self.data.training_digest if self.trains else ""
+        self._labels = self.data.training.digest if self.trains else ""
         self.description = Description(
             cellbench=cellbench.__version__,
             model=self.model.arguments,
@@ -410,7 +410,7 @@ class Run:
             },
             "epoch": self._best_epoch() if self.callbacks.history.rows else None,
             "view": self.data.view,
-            "seed": self.data.seed,
+            "seed": self.data.plan.seed,
             "majority_class": classes[prior.argmax()],
             "parameters": sum(p.numel() for p in self.model.parameters()),
         }

@@ -62,7 +62,7 @@ class ChaoyangDataModule(FileDataModule):
 
     @property
     def targets(self) -> np.ndarray | None:
-        """The share of the annotators that chose each class, where training aims at the votes."""
+        """Share of the annotators that chose each class, if training aims at the votes."""
         if self.label != "votes":
             return None
         votes = np.array([sample.votes for sample in self.table.samples])
@@ -75,7 +75,7 @@ class ChaoyangDataModule(FileDataModule):
         return CLASSES
 
     def list_samples(self) -> list[Sample]:
-        """The tiles of both lists.
+        """List the tiles of both lists.
 
         Raises:
             UserError: A list or a tile is missing, or a list has another shape.

@@ -34,7 +34,7 @@ class FolderDataModule(FileDataModule):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The folders' names, or the CSV's labels, sorted."""
+        """Names of the folders, or labels of the CSV, sorted."""
         return self._classes
 
     @cached_property
@@ -49,7 +49,7 @@ class FolderDataModule(FileDataModule):
         return tuple(names)
 
     def list_samples(self) -> list[Sample]:
-        """The images of the class folders, or of the table's rows.
+        """List the images of the class folders, or of the table's rows.
 
         Raises:
             UserError: A listed file is missing, a class has no image, or a split is not known.

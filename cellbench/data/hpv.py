@@ -65,7 +65,7 @@ class HPVDataModule(FileDataModule):
         return tuple(CLASSES.values())
 
     def list_samples(self) -> list[Sample]:
-        """The 299 cells; every image must have its label and its mask, and every label its image.
+        """List the 299 cells; each image must have a label and a mask, and each label an image.
 
         Raises:
             UserError: They do not, or a label is not known.

@@ -53,7 +53,7 @@ class HPVSlidesDataModule(FileDataModule):
         return tuple(SLIDES)
 
     def list_samples(self) -> list[Sample]:
-        """The cells that were drawn of each slide.
+        """List the cells that were taken from each slide.
 
         Raises:
             UserError: A slide is missing, or holds no such dataset.
@@ -66,7 +66,7 @@ class HPVSlidesDataModule(FileDataModule):
         ]
 
     def read_image(self, sample: Sample) -> Image:
-        """The centre of a cell's image, its grey in all three channels."""
+        """Return the centre of a cell's image, its grey in all three channels."""
         name, number = sample.id.rsplit("/", 1)
         cell = self._drawn[name][int(number)]
         margin = (cell.shape[0] - self.side) // 2
@@ -74,11 +74,11 @@ class HPVSlidesDataModule(FileDataModule):
         return np.repeat(centre[..., None], 3, axis=2)
 
     def has_mask(self, sample: Sample) -> bool:
-        """No cell has one."""
+        """Return False: there are no masks."""
         return False
 
     def fingerprint(self, sample: Sample) -> str:
-        """A digest of the cell's pixels."""
+        """Return a digest of the cell's pixels."""
         return hashlib.blake2b(self.read_image(sample).tobytes(), digest_size=16).hexdigest()
 
     @cached_property
@@ -123,7 +123,7 @@ class HPVSlidesDataModule(FileDataModule):
 
 
 def _grey(cells: np.ndarray, path: Path) -> np.ndarray:
-    """Grey values as uint8."""
+    """Return grey values as uint8."""
     low, high = (float(cells.min()), float(cells.max())) if cells.size else (0.0, 0.0)
     if np.issubdtype(cells.dtype, np.integer) and low >= 0 and high <= 255:
         return np.asarray(cells, np.uint8)

@@ -57,7 +57,7 @@ class LeukemiaDataModule(FileDataModule):
         return tuple(FOLDERS)
 
     def list_samples(self) -> list[Sample]:
-        """The images of the four folders.
+        """List the images of the four folders.
 
         Raises:
             UserError: A folder is missing, or there is one of another name.

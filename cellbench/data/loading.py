@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -14,8 +14,10 @@ from cellbench.data.cache import Pixels
 from cellbench.data.dataset import Batch, CellDataset, FeatureDataset, Features, Rendering
 from cellbench.data.sampling import BatchSampler, Key
 from cellbench.data.smote import Smote
-from cellbench.data.table import SampleTable
+from cellbench.data.splits import Split
+from cellbench.data.table import Part, SampleTable
 from cellbench.data.training_split import TrainingSplit
+from cellbench.errors import UserError
 
 _CHUNK = 16
 """Images in a batch of `every_image`: results that are cached must not depend on batch_size."""
@@ -76,6 +78,25 @@ def plan_workers(
     workers = min(cores.available() // processes, _MAX_WORKERS) if pays else 0
     reason = f"the training's images take {seconds:,.0f} s of one core"
     return replace(plan, workers=workers, reason=reason)
+
+
+def check_devices(devices: int, batch_size: int, split: Split) -> None:
+    """Check that each device gets images of every part, and two or more of each batch.
+
+    Raises:
+        UserError: There are too many devices.
+    """
+    if devices > 1 and batch_size < 2 * devices:
+        raise UserError(
+            f"data.batch_size: {batch_size} for {devices} devices; it counts the images of a step "
+            "on all devices together, at least two for each"
+        )
+    for part in get_args(Part):
+        n = len(split.indices(part))
+        if n < devices:
+            raise UserError(
+                f"trainer.devices: {devices}, but {part} has {n} images; use fewer devices"
+            )
 
 
 @dataclass(frozen=True, eq=False)

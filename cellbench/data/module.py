@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import zip_longest
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
@@ -15,8 +14,9 @@ from cellbench.data.copies import Copy, find_copies
 from cellbench.data.dataset import Batch, Rendering
 from cellbench.data.hooks import DatasetHooks
 from cellbench.data.image_store import ImageStore, content_digests, digest_masks
-from cellbench.data.loading import Loaders, LoadingPlan, plan_workers
+from cellbench.data.loading import Loaders, LoadingPlan, check_devices, plan_workers
 from cellbench.data.options import DataOptions
+from cellbench.data.sampling import take_in_turn
 from cellbench.data.smote import Smote
 from cellbench.data.splits import Split, draw
 from cellbench.data.table import Part, Sample, SampleTable, check_ids
@@ -222,18 +222,7 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
             UserError: The split cannot be drawn, an image cannot be read, or there are too many
                 devices.
         """
-        devices = self.plan.world_size
-        if devices > 1 and self.batch_size < 2 * devices:
-            raise UserError(
-                f"data.batch_size: {self.batch_size} for {devices} devices; it counts the images "
-                "of a step on all devices together, at least two for each"
-            )
-        for part in get_args(Part):
-            n = len(self.drawn.indices(part))
-            if n < devices:
-                raise UserError(
-                    f"trainer.devices: {devices}, but {part} has {n} images; use fewer devices"
-                )
+        check_devices(self.plan.world_size, self.batch_size, self.drawn)
         _ = self.images.pixels
         if stage == "fit":
             _ = self.training, self._smote
@@ -275,10 +264,7 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
 
     def examples(self, part: Part, n: int = 8) -> Batch:
         """Return at most n samples of a part as the network sees them, the classes in turn."""
-        own = self.drawn.indices(part)
-        of_class = [own[self.table.labels[own] == label] for label in range(len(self.classes))]
-        turns = (position for turn in zip_longest(*of_class) for position in turn)
-        chosen = [int(position) for position in turns if position is not None][:n]
+        chosen = take_in_turn(self.drawn.indices(part), self.table.labels, n)
         return self._loaders.examples(chosen, augmented=part == "train")
 
     @property

@@ -41,7 +41,7 @@ class SmoteConfig:
 
 
 class Smote:
-    """Blends images of a training split with their neighbours.
+    """Blending of the images of a training split with their neighbours.
 
     Args:
         pixels: The decoded images.
@@ -92,7 +92,7 @@ class Smote:
         return small.astype(np.float32).ravel()
 
     def blend(self, position: int, seed: tuple[int, ...]) -> tuple[Image, Mask | None]:
-        """A synthetic image, and all that the masks of the two have inside.
+        """Return a synthetic image, and the union of the two masks.
 
         Args:
             position: The image that it begins with.

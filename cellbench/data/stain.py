@@ -67,7 +67,7 @@ _DENSITY = -np.log((np.arange(256) + 1) / 256)
 
 
 def density_of(image: Image) -> NDArray[np.float64]:
-    """Optical density against the image's own light, its brightest hundredth: (H * W, 3).
+    """Return the optical density against the image's own light, its 99th percentile: (H * W, 3).
 
     Slides are lit in different colours, which are no stain.
     """
@@ -135,7 +135,7 @@ def _image(density: NDArray[np.float64], shape: tuple[int, ...]) -> Image:
 
 
 class StainJitter(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations has no types
-    """Scales and shifts the concentration of each stain, and what neither explains.
+    """Random scale and shift of each stain's concentration, and of the remainder.
 
     Tellez et al., Whole-slide mitosis detection in H&E breast histology using PHH3 as a reference,
     IEEE Trans Med Imaging 37 (2018).
@@ -156,18 +156,18 @@ class StainJitter(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations
         self._basis, self._inverse = basis, np.linalg.inv(basis)
 
     def get_params(self) -> dict[str, Any]:
-        """Draws a factor and a shift for each of the three."""
+        """Draw a factor and a shift for each stain and for the remainder."""
         draw = self.random_generator.uniform
         scales = draw(1 - self.scale, 1 + self.scale, 3)
         return {"scales": scales, "shifts": draw(-self.shift, self.shift, 3)}
 
     def apply(self, img: Image, scales: Any, shifts: Any, **params: Any) -> Image:
-        """Applies what was drawn to an RGB image, uint8, (H, W, 3)."""
+        """Apply the factors and shifts to an RGB image, uint8, (H, W, 3)."""
         # All of it is one affine map of the densities.
         matrix = (self._inverse * scales) @ self._basis
         density = cv2.transform(_DENSITY[img], matrix.T) + shifts @ self._basis
         return _image(density, img.shape)
 
     def get_transform_init_args_names(self) -> tuple[str, ...]:
-        """What tells one such transform from another."""
+        """Return the names of the arguments that distinguish two such transforms."""
         return ("stain", "scale", "shift")

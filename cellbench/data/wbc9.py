@@ -58,7 +58,7 @@ class WBC9DataModule(FileDataModule):
         return CLASSES
 
     def list_samples(self) -> list[Sample]:
-        """The images of the nine folders.
+        """List the images of the nine folders.
 
         Raises:
             UserError: A folder is missing, or there is one of another name.

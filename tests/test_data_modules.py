@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from cellbench.__main__ import main
 from cellbench.data.folder import FolderDataModule
 from cellbench.data.hpv import HPVDataModule
 from cellbench.data.loading import LoadingPlan
@@ -401,3 +402,12 @@ def test_names_in_any_unicode(tmp_path, fit):
     text = (run / "predictions.csv").read_text(encoding="utf-8")
     assert "p_für,p_細胞 🦠" in text.splitlines()[0]
     assert "細胞 🦠/é" in text
+
+
+def test_help_describes_each_option_by_the_docstring_below_it(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--data.help", "SyntheticDataModule"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Largest number of images in a step, on all devices together. (type: int" in shown
+    assert "Number of slides that they come from. (type: int" in shown
+    assert "Share of the samples outside the test set that are for validation." in shown

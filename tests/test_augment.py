@@ -2,10 +2,12 @@
 
 from collections import Counter
 
+import albumentations as A
 import numpy as np
 import pytest
+import yaml
 
-from cellbench.data.augment import Augmentation
+from cellbench.data.augment import POLICIES, Augmentation
 from cellbench.errors import UserError
 
 IMAGE = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
@@ -60,3 +62,25 @@ def test_a_free_list_takes_names_and_arguments():
 def test_a_wrong_list_is_refused(transforms, message):
     with pytest.raises(UserError, match=message):
         Augmentation(transforms, (16, 16))
+
+
+@pytest.mark.parametrize("given", ["elastic", "[elastic]", "[flips, elastic]"])
+def test_a_policy_is_one_entry(fit, monkeypatch, given):
+    seen = []
+
+    def elastic(square):
+        seen.append(square)
+        return [A.ElasticTransform(p=1.0)]
+
+    monkeypatch.setitem(POLICIES, "elastic", elastic)
+    run = fit(f"--data.augment={given}")
+    assert seen == [True] * len(seen)
+    assert seen
+    stored = yaml.safe_load((run / "config.yaml").read_text())["data"]["init_args"]["augment"]
+    assert stored == yaml.safe_load(given)
+
+
+def test_an_unknown_policy_is_named_with_all_that_there_are(fails):
+    line = fails("fit", "--data.augment=flip")
+    assert line.startswith("data.augment: expected none, flips, geometric, ")
+    assert line.endswith(" or a list; got 'flip'; closest: flips")

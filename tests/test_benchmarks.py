@@ -20,6 +20,7 @@ SMALL = {
     "report": {"REPETITIONS": 1, "CONDITIONS": 2, "SEEDS": 1, "TESTED": 12},
     "statistics": {"TRIALS": 10, "verdicts.TRIALS": 10, "verdicts.SIZES": (60,)},
     "smote": {"IMAGES": 120, "SIZE": 32, "REPETITIONS": 1},
+    "augmentation": {"REPETITIONS": 1, "IMAGES": 4},
     "input_path": {"REPETITIONS": 1, "IMAGES": 200, "SIZE": 32, "POLICIES": ["flips"]},
 }
 

@@ -25,7 +25,7 @@ def module(root, folder, memory=0, **arguments):
 
 def pixels(data):
     data.setup("fit")
-    return data._pixels
+    return data.images.pixels
 
 
 @pytest.fixture

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from cellbench.__main__ import main
 from cellbench.data.folder import FolderDataModule
 from cellbench.data.hpv import HPVDataModule
+from cellbench.data.loading import LoadingPlan
 from cellbench.data.splits import SplitConfig
 from cellbench.data.synthetic import SyntheticDataModule
 from cellbench.data.views import BACKGROUND
@@ -49,6 +51,7 @@ class DataModuleContract:
     def build(self, **arguments):
         data = self.make(**({"image_size": 32, "batch_size": 7} | arguments))
         data.setup("fit")
+        data.plan = data.plan_loading("cpu", 1)
         return data
 
     def test_classes_are_known_before_any_image_is_read(self):
@@ -89,6 +92,7 @@ class DataModuleContract:
     def test_workers_and_runs_change_nothing_and_epochs_do(self):
         alone = self.build(augment="strong").train_dataloader()
         helped = self.build(augment="strong", num_workers=2).train_dataloader()
+        assert helped.num_workers == 2
         for epoch in (0, 1):
             for a, b in zip(batches(alone, epoch), batches(helped, epoch), strict=True):
                 assert torch.equal(a.images, b.images)
@@ -140,7 +144,7 @@ class MaskedContract(DataModuleContract):
         data = self.build(view="masked", fill=FILL)
         for batch in batches(data.test_dataloader()):
             for image, position in zip(batch.images, batch.positions, strict=True):
-                _, mask = data._pixels.read(int(position))
+                _, mask = data.images.pixels.read(int(position))
                 assert (image.numpy()[:, mask == BACKGROUND] == FILL).all()
 
 
@@ -151,8 +155,8 @@ class TestSynthetic(MaskedContract):
     def test_the_drawing_depends_on_its_seed_alone(self):
         first, again = self.build(), self.build(split=SplitConfig(seed=4))
         other = self.build(draw_seed=1)
-        assert np.array_equal(first._pixels.images, again._pixels.images)
-        assert not np.array_equal(first._pixels.images, other._pixels.images)
+        assert np.array_equal(first.images.pixels.images, again.images.pixels.images)
+        assert not np.array_equal(first.images.pixels.images, other.images.pixels.images)
 
     def test_the_shortcut_is_in_the_background_and_only_there(self):
         """A nearest-mean classifier of the background's colour finds it, and nothing without."""
@@ -320,7 +324,7 @@ def test_the_seed_decides_the_order():
     orders = []
     for seed in (0, 1):
         data = SyntheticDataModule(samples=90, slides=45, image_size=32)
-        data.seed = seed
+        data.plan = LoadingPlan(seed=seed)
         data.setup("fit")
         orders.append([b.positions.tolist() for b in batches(data.train_dataloader())])
     assert orders[0] != orders[1]
@@ -337,9 +341,9 @@ def test_the_real_hpv_cells():
     assert pairs["166"] == pairs["171"]
     assert pairs["157"] == pairs["158"]
     assert len(set(groups)) == 299 - 14
-    assert data._pixels.masks.max() == 2
+    assert data.images.pixels.masks.max() == 2
     # stained nuclei are darkest in red and green: BGR read as RGB would turn this round
-    nuclei = data._pixels.images[data._pixels.masks == 2].mean(axis=0)
+    nuclei = data.images.pixels.images[data.images.pixels.masks == 2].mean(axis=0)
     assert nuclei[1] == nuclei.min()
 
 
@@ -398,3 +402,12 @@ def test_names_in_any_unicode(tmp_path, fit):
     text = (run / "predictions.csv").read_text(encoding="utf-8")
     assert "p_für,p_細胞 🦠" in text.splitlines()[0]
     assert "細胞 🦠/é" in text
+
+
+def test_help_describes_each_option_by_the_docstring_below_it(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--data.help", "SyntheticDataModule"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Largest number of images in a step, on all devices together. (type: int" in shown
+    assert "Number of slides that they come from. (type: int" in shown
+    assert "Share of the samples outside the test set that are for validation." in shown

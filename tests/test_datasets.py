@@ -159,7 +159,9 @@ class TestHPVSlides(DataModuleContract):
             expected = cell if cell.dtype == np.uint8 else np.rint(cell * 255)
             positions = [i for i, s in enumerate(data.table.samples) if s.id == f"{name}/000007"]
             for channel in range(3):
-                assert np.array_equal(data._pixels.images[positions[0]][..., channel], expected)
+                assert np.array_equal(
+                    data.images.pixels.images[positions[0]][..., channel], expected
+                )
 
     def test_cells_are_drawn_by_their_seed(self):
         ids = [
@@ -329,7 +331,7 @@ def test_other_votes_are_another_training(chaoyang_root):
         data = ChaoyangDataModule(
             root=chaoyang_root, label=label, split=SplitConfig(protocol="official", val=0.3)
         )
-        return data.training_digest
+        return data.training.digest
 
     before = {label: digest(label) for label in ("final", "votes")}
     path = chaoyang_root / "train.json"

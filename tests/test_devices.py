@@ -16,6 +16,7 @@ import torch
 
 from cellbench.__main__ import main
 from cellbench.data.folder import FolderDataModule
+from cellbench.data.loading import LoadingPlan
 from cellbench.data.sampling import BatchSampler, quotas
 from cellbench.data.splits import SplitConfig
 from cellbench.runs.checkpoint import read_checkpoint
@@ -316,7 +317,7 @@ def test_the_statistics_of_swa_are_the_mean_over_the_devices(root, tmp_path):
             batch_size=12,
             split=SplitConfig(protocol="official"),
         )
-        data.shard = (rank, 2)
+        data.plan = LoadingPlan(rank=rank, world_size=2)
         data.setup("fit")
         network = build_model(description, saved)
         batches = [batch.images for batch in data.training_batches(2)]

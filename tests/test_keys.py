@@ -8,7 +8,7 @@ import pytest
 from cellbench.cli.options import stored_types
 from cellbench.config import keys, values
 from cellbench.config.keys import Role
-from cellbench.data.base import CellDataModule
+from cellbench.data.module import CellDataModule
 from cellbench.errors import UserError
 
 CONFIG = {
@@ -37,10 +37,11 @@ def config():
 
 @pytest.mark.parametrize("key", keys.KEYS, ids=lambda key: key.name)
 def test_each_key_is_an_option(key):
+    unknown = key.role is Role.COMMAND or key.removed
     types = stored_types()
     if key.name.startswith("data."):
         types = {"data": values.parameters(CellDataModule)}
-    with pytest.raises(UserError) if key.role is Role.COMMAND else nullcontext():
+    with pytest.raises(UserError) if unknown else nullcontext():
         values.find_type(types, key.name)
 
 
@@ -110,3 +111,13 @@ def test_code_is_found_at_any_depth(config):
     assert keys.named_code(config) == ["trainer.callbacks"]
     assert keys.names_class([{"a": [{"class_path": "b"}]}])
     assert not keys.names_class({"a": "b"})
+
+
+def test_a_removed_option_is_named_and_dropped_from_what_is_stored():
+    config = {"data": {"class_path": "FolderDataModule", "init_args": {"augment_on": "auto"}}}
+    found = keys.find_removed(config)
+    assert found is not None
+    assert found.name == "data.augment_on"
+    keys.drop_removed(config)
+    assert config["data"]["init_args"] == {}
+    assert keys.find_removed(config) is None

@@ -18,7 +18,6 @@ from tests.conftest import TINY, draw_cell, write_image
 def drawn(data):
     """The training loader's batches of an epoch."""
     data.setup("fit")
-    data.choose_loading("cpu", 1)
     return list(data.train_dataloader())
 
 
@@ -96,11 +95,11 @@ def test_hidden_pixels_stay_hidden():
     """What either mask shows may be seen, and nothing else."""
     data = make(view="masked", smote=SmoteConfig(count=60))
     data.setup("fit")
-    dataset = data._dataset(None, train=True)
-    position = int(data.training[0][data.training[1][data.training[0]] == 3][0])
+    dataset = data.train_dataloader().dataset
+    position = int(data.training.positions[data.training.labels == 3][0])
     batch = dataset[[Key(turn, position, True) for turn in range(8)]]
     plain = dataset[[Key(0, position)]].images[0]
-    masks = data._pixels.masks
+    masks = data.images.pixels.masks
     shown = np.maximum.reduce([masks[i] for i in data._smote._neighbours[position]])
     outside = (np.maximum(shown, masks[position]) == 0)[None]
     for image in batch.images.numpy():
@@ -112,7 +111,6 @@ def test_validation_and_test_are_untouched():
     plain, filled = make(), make(smote=SmoteConfig(count=60), augment="flips")
     for data in (plain, filled):
         data.setup("fit")
-        data.choose_loading("cpu", 1)
     for loader in ("val_dataloader", "test_dataloader"):
         ours, theirs = (list(getattr(data, loader)()) for data in (plain, filled))
         for a, b in zip(ours, theirs, strict=True):
@@ -126,13 +124,6 @@ def test_neighbours_are_of_the_training_split():
     train = set(data.drawn.indices("train").tolist())
     assert data._smote._neighbours.keys() <= train
     assert {i for found in data._smote._neighbours.values() for i in found.tolist()} <= train
-
-
-def test_batched_augmentation_sees_the_same_blends():
-    options = {"smote": SmoteConfig(count=60), "augment": "flips", "view": "masked"}
-    ours, theirs = make(**options, augment_on="cpu"), make(**options, augment_on="device")
-    for a, b in zip(drawn(ours), drawn(theirs), strict=True):
-        assert torch.equal(a.images, theirs.on_after_batch_transfer(b, 0).images)
 
 
 def test_synthetic_images_take_no_memory_of_their_own():
@@ -177,7 +168,7 @@ def test_a_class_of_one_image_is_named(lonely, fails):
         (["--data.smote={neighbours: 0}"], "data.smote.neighbours: 0 is less than 1"),
         (["--data.smote={}", "--data.balance=sqrt"], "data.smote: beside data.balance sqrt"),
         (["--data.balance=0"], "data.balance: 0 is less than 1"),
-        (["--data.label_noise=1.5"], "data.label_noise: 1.5 is not in 0 to 1"),
+        (["--data.label_noise=1.5"], "data.label_noise: 1.5 is not less than 1"),
     ],
 )
 def test_wrong_values_are_refused(fails, options, message):

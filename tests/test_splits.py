@@ -189,7 +189,7 @@ def test_a_class_that_the_authors_left_out_of_the_test_set_is_named():
         ({"fold": 1}, "needs data.split.folds"),
         ({"folds": 5, "fold": 5}, "not one of 0 to 4"),
         ({"folds": 5, "test": 0.2}, "either folds or test"),
-        ({"val": 0.0}, "no share"),
+        ({"val": 0.0}, "data.split.val: 0.0 is not greater than 0"),
         ({"protocol": "official", "folds": 5}, "official test set is fixed"),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 
 from cellbench.data import stain
 from cellbench.data.augment import POLICIES, Augmentation
-from cellbench.data.stain import REFERENCES, VECTORS, StainJitter, estimate, normalise
+from cellbench.data.stain import STAINS, StainJitter, estimate, normalise
 from cellbench.data.synthetic import SyntheticDataModule
 
 
@@ -23,9 +23,9 @@ def slide(vectors, strengths, seed=0, side=64):
     return stain._image(concentrations @ unit, (side, side, 3)), unit
 
 
-@pytest.mark.parametrize("kind", list(VECTORS))
+@pytest.mark.parametrize("kind", list(STAINS))
 def test_the_stains_of_an_image_are_found(kind):
-    image, unit = slide(VECTORS[kind], (1.5, 1.2))
+    image, unit = slide(STAINS[kind].vectors, (1.5, 1.2))
     found, most = estimate(image)
     angles = np.degrees(np.arccos((found * unit).sum(axis=1).clip(-1, 1)))
     assert angles.max() < 15
@@ -34,13 +34,13 @@ def test_the_stains_of_an_image_are_found(kind):
 
 def test_normalised_images_of_two_laboratories_look_alike():
     kind = "haematoxylin_eosin"
-    first, _ = slide(VECTORS[kind], (1.5, 1.2))
+    first, _ = slide(STAINS[kind].vectors, (1.5, 1.2))
     second, _ = slide(np.array([[0.55, 0.75, 0.4], [0.15, 0.9, 0.3]]), (0.9, 0.7))
     before = np.abs(first.astype(float) - second).mean()
     a, b = (normalise(image, kind).astype(float) for image in (first, second))
     assert np.abs(a - b).mean() < before / 2
     found, _ = estimate(normalise(second, kind))
-    colours, _ = REFERENCES[kind]
+    colours = STAINS[kind].reference
     assert ((found * colours).sum(axis=1) > 0.95).all()
 
 
@@ -50,13 +50,13 @@ def test_an_image_without_stain_stays_as_it_is():
     assert np.array_equal(normalise(blank, "giemsa"), blank)
     single = np.full((32, 32, 3), (150, 80, 180), np.uint8)  # of one colour, whatever it is
     assert np.array_equal(normalise(single, "giemsa"), single)
-    image, _ = slide(VECTORS["giemsa"], (1, 1))
+    image, _ = slide(STAINS["giemsa"].vectors, (1, 1))
     assert np.array_equal(normalise(image, "none"), image)
 
 
-@pytest.mark.parametrize("kind", list(VECTORS))
+@pytest.mark.parametrize("kind", list(STAINS))
 def test_jitter_scales_each_stain_alone(kind):
-    image, unit = slide(VECTORS[kind], (1.0, 1.0))
+    image, unit = slide(STAINS[kind].vectors, (1.0, 1.0))
     jitter = StainJitter(kind)
     none = {"scales": np.ones(3), "shifts": np.zeros(3)}
     assert np.abs(jitter.apply(image, **none).astype(int) - image).max() <= 1
@@ -72,7 +72,7 @@ def test_jitter_scales_each_stain_alone(kind):
 
 @pytest.mark.parametrize("policy", ["stain_he", "stain_giemsa"])
 def test_a_policy_draws_from_the_seed_alone(policy):
-    image, _ = slide(VECTORS["giemsa"], (1, 1))
+    image, _ = slide(STAINS["giemsa"].vectors, (1, 1))
     augmentation = Augmentation(policy, (64, 64))
     found = [augmentation(image, None, (seed,))[0] for seed in range(20)]
     assert np.array_equal(augmentation(image, None, (3,))[0], found[3])
@@ -100,7 +100,7 @@ def test_normalisation_is_in_every_split_and_in_the_cache_of_its_own():
     for part in ("train", "val", "test"):
         a, b = (data.examples(part).images.numpy() for data in (plain, brought))
         assert np.abs(a.astype(int) - b).mean() > 3
-    assert set(plain._contents).isdisjoint(brought._contents)
+    assert set(plain.images.identity[-1]).isdisjoint(brought.images.identity[-1])
 
 
 def test_a_checkpoint_says_how_images_are_normalised(fit):

@@ -6,11 +6,8 @@ import albumentations as A
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from cellbench.data.augment import POLICIES, Augmentation
-from cellbench.data.augment_batch import BatchAugmentation
-from cellbench.data.dataset import Batch, finish
 from cellbench.data.files import read_image, read_mask
 from cellbench.data.preprocessing import Preprocessing, resize, resize_mask
 from cellbench.data.views import BACKGROUND, CYTOPLASM, NUCLEUS, apply_view, crop_box
@@ -72,16 +69,6 @@ def test_a_silhouette_stands_out_from_every_fill(fill):
     shown = apply_view(image, mask, "silhouette", fill).astype(int)
     assert set(np.unique(shown[mask == BACKGROUND])) == {fill}
     assert (np.abs(shown[mask > 0] - fill) >= 127).all()
-    batched = BatchAugmentation(Augmentation("none", (SIZE, SIZE)), (SIZE, SIZE))
-    batch = Batch(
-        torch.from_numpy(image).permute(2, 0, 1)[None],
-        torch.tensor([0]),
-        torch.tensor([0]),
-        torch.from_numpy(mask)[None],
-        np.zeros((1, batched.size), np.float32),
-    )
-    finished = finish(batch, batched, "silhouette", fill).images[0].permute(1, 2, 0)
-    assert np.array_equal(finished.numpy(), shown)
 
 
 def test_background_hides_the_dilated_box_and_not_the_outline():

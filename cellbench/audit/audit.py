@@ -13,7 +13,7 @@ from cellbench.audit.labels import Doubtful
 from cellbench.audit.leaks import Leaks
 from cellbench.audit.masks import Overlap
 from cellbench.audit.shortcuts import Shortcut
-from cellbench.data.base import CellDataModule, Check
+from cellbench.data.module import CellDataModule, Check
 from cellbench.runs.conditions import Condition
 
 OUTLIERS = ("blur", "brightness", "clipped")
@@ -24,7 +24,7 @@ class Audit:
     """What is found of a dataset.
 
     Attributes:
-        data: Its data module.
+        data: Its data module, without the images that cannot be read.
         unreadable: Why images cannot be read, by their ids; all else is of the others.
         checks: What is known of it, and whether it holds.
         images: What its files are.
@@ -80,6 +80,7 @@ def audit(data: CellDataModule, runs: Sequence[Condition]) -> Audit:
         UserError: The dataset is not there, or what is found cannot be kept.
     """
     looked, unreadable = images.look(data)
+    data = data.without(unreadable)
     found = leaks.look(data)
     return Audit(
         data,

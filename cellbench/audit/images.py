@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 
 from cellbench.data import kept
-from cellbench.data.base import CellDataModule
+from cellbench.data.image_store import content_digests
+from cellbench.data.module import CellDataModule
 from cellbench.data.registration import to_compare
 from cellbench.data.table import Sample
 from cellbench.errors import UserError
@@ -80,11 +81,9 @@ class Images:
 def look(data: CellDataModule) -> tuple[Images, dict[str, str]]:
     """Reads every image of a data module once, or takes what an earlier audit has found.
 
-    Images that cannot be read are added to the data module's `exclude`, so that its table, which
-    must not have been asked for before, has those that can.
-
     Returns:
-        What the images of the table are, and why the others cannot be read, by their ids.
+        What the readable images are, in the order of their ids, and why the others cannot be read,
+        by their ids.
 
     Raises:
         UserError: No image can be read, or what is found cannot be kept.
@@ -94,7 +93,7 @@ def look(data: CellDataModule) -> tuple[Images, dict[str, str]]:
     def find(i: int) -> kept.Found:
         return {name: np.array([value]) for name, value in _describe(data, samples[i]).items()}
 
-    identities = [f"{FORMAT} {content}" for content in data.contents_of(samples)]
+    identities = [f"{FORMAT} {content}" for content in content_digests(data, samples)]
     found = kept.for_each("reading the images", identities, lambda: find, data.cache)
     errors = {
         sample.id: str(each["error"][0])
@@ -104,7 +103,6 @@ def look(data: CellDataModule) -> tuple[Images, dict[str, str]]:
     readable = [each for each in found if not each["error"][0]]
     if not readable:
         raise UserError(f"none of the {len(samples)} images can be read")
-    data.exclude = (*data.exclude, *errors)
     names = [name for name in readable[0] if name != "error"]
     return Images(
         **{name: np.concatenate([each[name] for each in readable]) for name in names}

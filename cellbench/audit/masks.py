@@ -6,7 +6,7 @@ import numpy as np
 
 from cellbench.audit.images import FORMAT
 from cellbench.data import kept, segmentation
-from cellbench.data.base import CellDataModule
+from cellbench.data.module import CellDataModule
 from cellbench.data.views import BACKGROUND, NUCLEUS, Mask
 from cellbench.errors import UserError
 from cellbench.runs.intervals import mean_interval

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from cellbench.audit.images import BINS, Images
 from cellbench.data import segmentation
-from cellbench.data.base import CellDataModule
+from cellbench.data.module import CellDataModule
 from cellbench.data.preprocessing import resize, resize_mask
 from cellbench.data.views import BACKGROUND, NUCLEUS, Image, Mask
 from cellbench.errors import UserError

@@ -12,7 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from cellbench.audit.images import FORMAT, Images, histogram
 from cellbench.data import kept, segmentation
-from cellbench.data.base import CellDataModule
+from cellbench.data.module import CellDataModule
 from cellbench.data.preprocessing import Preprocessing, resize
 from cellbench.data.segmentation import segment
 from cellbench.data.views import View, apply_view

@@ -13,7 +13,7 @@ from cellbench.audit.audit import Audit, as_plain, audit
 from cellbench.audit.page import render
 from cellbench.cli.parser import Parser, refuse_sweep_file, take_option
 from cellbench.config import yaml
-from cellbench.data.base import CellDataModule
+from cellbench.data.module import CellDataModule
 from cellbench.errors import Interrupted, UserError, printable
 from cellbench.page import share
 from cellbench.runs.conditions import Condition, conditions

@@ -15,7 +15,7 @@ from cellbench.config.values import OneOf
 from cellbench.errors import one_line
 
 if TYPE_CHECKING:  # torch and lightning take six seconds, which not every command needs
-    from cellbench.data.base import CellDataModule
+    from cellbench.data.module import CellDataModule
 
 
 def data_modules() -> "dict[str, type[CellDataModule]]":
@@ -27,7 +27,7 @@ def data_modules() -> "dict[str, type[CellDataModule]]":
             yield child
             yield from below(child)
 
-    base: Any = import_module("cellbench.data.base").CellDataModule
+    base: Any = import_module("cellbench.data.module").CellDataModule
     return {kind.__name__: kind for kind in below(base) if not inspect.isabstract(kind)}
 
 

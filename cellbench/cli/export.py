@@ -13,7 +13,7 @@ from torch import Tensor
 from cellbench.cli.console import quieten_lightning
 from cellbench.cli.parser import Parser
 from cellbench.cli.stored import read_data
-from cellbench.data.base import CellDataModule
+from cellbench.data.module import CellDataModule
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.splits import read_split
 from cellbench.data.table import Sample

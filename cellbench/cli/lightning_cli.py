@@ -18,7 +18,7 @@ from cellbench.cli.data_modules import DATA, data_modules
 from cellbench.cli.options import LIMIT, LINKED, OWN, experiment_types
 from cellbench.cli.parser import Parser, refuse_sweep_file, take_option
 from cellbench.config import keys, values
-from cellbench.data.base import CellDataModule
+from cellbench.data.module import CellDataModule
 from cellbench.errors import UserError, find_user_error
 from cellbench.models.classifier import FlatCellClassifier
 from cellbench.runs.checkpoint import CheckpointConfig

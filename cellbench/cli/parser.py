@@ -13,7 +13,7 @@ import yaml as pyyaml
 from jsonargparse import ArgumentParser, Namespace, set_loader, set_parsing_settings
 
 from cellbench.cli.data_modules import DATA
-from cellbench.config import values, yaml
+from cellbench.config import keys, values, yaml
 from cellbench.errors import UserError
 
 set_loader("yaml", yaml.load, exceptions=(pyyaml.YAMLError,))
@@ -148,6 +148,7 @@ class Parser(ArgumentParser):
                 raise UserError(f"{option}: expected a value")
             if option in self._config_options:
                 config = self._read_config(option, text)
+                _refuse_removed(config)
                 values.check_group("", config, types)
             else:
                 name = option.lstrip("-")
@@ -184,6 +185,7 @@ class Parser(ArgumentParser):
         """
         value, name = _value(option, text), option.lstrip("-")
         _refuse_pipe(option, value, Path())
+        _refuse_removed({name: value})
         kind = values.find_type(types, name.removesuffix("+")) if name else None
         if kind is None or name.endswith("+"):
             return value
@@ -311,6 +313,20 @@ def _with_null(args: Sequence[str]) -> list[str]:
         f"{name}=null" if value == "None" else name + equals + value
         for name, equals, value in halves
     ]
+
+
+def _refuse_removed(config: Mapping[str, Any]) -> None:
+    """Name an option that no longer exists.
+
+    Args:
+        config: Options as YAML has them.
+
+    Raises:
+        UserError: There is one.
+    """
+    entry = keys.find_removed(config)
+    if entry is not None:
+        raise UserError(f"{entry.name} was removed: {entry.removed}; leave it out")
 
 
 def _refuse_pipe(where: str, value: Any, folder: Path) -> None:

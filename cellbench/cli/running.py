@@ -13,7 +13,8 @@ from cellbench.cli.console import show
 from cellbench.cli.launch import launch
 from cellbench.cli.lightning_cli import CellbenchCLI, Command
 from cellbench.config import keys
-from cellbench.data.base import CellDataModule
+from cellbench.data.loading import LoadingPlan
+from cellbench.data.module import CellDataModule
 from cellbench.errors import UserError
 from cellbench.runs import features, loggers, precision
 from cellbench.runs.announcement import announcement
@@ -108,8 +109,7 @@ def set_up_data(data: CellDataModule, command: Command, seed: int, ranks: Ranks)
         seed: The run's seed.
         ranks: The processes that share the samples.
     """
-    data.seed = seed
-    data.shard = (ranks.rank, ranks.size)
+    data.plan = LoadingPlan(seed, ranks.rank, ranks.size)
     data.setup(command)
 
 
@@ -123,8 +123,8 @@ def _load(options: CellbenchCLI, made: Namespace, device: str, here: int, ranks:
     set_up_data(data, options.command, options.config.seed_everything, ranks)
     kept = features.suffice(made.model, data)
     epochs = 1 + (data.variants or 0) if kept else made.trainer.max_epochs
-    loading: str = data.choose_loading(device, epochs, here)
-    return loading
+    data.plan = data.plan_loading(device, epochs, here)
+    return str(data.plan)
 
 
 def _logs(made: Namespace) -> bool:
@@ -147,7 +147,6 @@ def _stored_config(options: CellbenchCLI, made: Namespace, name: str) -> dict[st
     """Return the run's configuration, with what was chosen for it."""
     config = options.plain()
     config["name"] = name
-    config["data"]["init_args"]["augment_on"] = made.data.augment_on
     if made.trainer.precision is not None:
         config["trainer"]["precision"] = precision.normalise(made.trainer.precision)
     return config

@@ -8,7 +8,7 @@ from typing import Any
 from cellbench.cli.options import stored_types
 from cellbench.cli.parser import Parser
 from cellbench.config import keys, values, yaml
-from cellbench.data.base import CellDataModule
+from cellbench.data.module import CellDataModule
 from cellbench.errors import UserError
 from cellbench.runs.folder import RunFolder
 
@@ -34,6 +34,7 @@ def read_config(folder: RunFolder, *, whole: bool) -> dict[str, Any]:
     for key in ("seed_everything", "data", "model", "trainer"):
         if key not in config:
             raise UserError(f"{folder.config} is not a run's configuration: it has no {key}")
+    keys.drop_removed(config)
     if not whole:
         config = keys.settings_for_scoring(config)
     try:

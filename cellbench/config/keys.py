@@ -49,6 +49,8 @@ class Key:
     """True where a sweep chooses the value for each of its runs."""
     changeable: bool = False
     """True where two commands of one sweep may differ in it."""
+    removed: str = ""
+    """For an option that no longer exists: the reason. Stored configurations may still have it."""
 
 
 KEYS = (
@@ -72,7 +74,11 @@ KEYS = (
     Key("data.cache.folder", Role.ENVIRONMENT, written_to=True),
     Key("data.num_workers", Role.ENVIRONMENT),
     Key("data.max_pixels", Role.ENVIRONMENT),
-    Key("data.augment_on", Role.ENVIRONMENT),
+    Key(
+        "data.augment_on",
+        Role.ENVIRONMENT,
+        removed="images are always augmented by albumentations, in the loader processes",
+    ),
     Key("model", scores=True),
     Key("model.weights", is_path=True, words=("none", "imagenet")),
     Key("trainer"),
@@ -184,6 +190,23 @@ def drop_places(config: Mapping[str, Any]) -> None:
     """Remove the places to write to from a stored configuration, as YAML has it."""
     for entry in KEYS:
         if entry.written_to:
+            group, name = _group_of(config, entry.name)
+            group.pop(name, None)
+
+
+def find_removed(config: Mapping[str, Any]) -> Key | None:
+    """Return the entry of the first removed option that a configuration gives; None for none.
+
+    Args:
+        config: A configuration as YAML has it.
+    """
+    return next((find(name) for name, _ in flatten(config) if find(name).removed), None)
+
+
+def drop_removed(config: Mapping[str, Any]) -> None:
+    """Remove the options that no longer exist from a stored configuration, as YAML has it."""
+    for entry in KEYS:
+        if entry.removed:
             group, name = _group_of(config, entry.name)
             group.pop(name, None)
 

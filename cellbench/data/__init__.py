@@ -1,4 +1,4 @@
-"""Data modules, one file a dataset, and what they share."""
+"""Data modules, one file per dataset, and their common parts."""
 
 import os
 

@@ -27,13 +27,13 @@ _DAMAGED = (
 
 
 def require_empty(root: Path) -> None:
-    """Raises UserError where a folder holds something already."""
+    """Raise UserError if a folder is not empty."""
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UserError(f"{root} is there already; remove it, or give another folder as --to")
 
 
 def unpack(archive: Path, root: Path, find: Callable[[Path], Path]) -> None:
-    """Unpacks a .zip, .tar or .tar.gz into a folder, whole or not at all.
+    """Unpack a .zip, .tar or .tar.gz into a folder, whole or not at all.
 
     Args:
         archive: The file.
@@ -99,7 +99,7 @@ class _Member:
 
 
 def _checked(archive: Path, file: zipfile.ZipFile | tarfile.TarFile, free: int) -> list[_Member]:
-    """What an archive holds, all of which can be written without harm."""
+    """Return the entries of an archive, all of which are safe to write."""
     members, size, most = [], 0, _RATIO * archive.stat().st_size
     files: set[str] = set()
     for member in _members(file):

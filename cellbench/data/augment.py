@@ -3,7 +3,7 @@
 import random
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import albumentations as A
 import cv2
@@ -13,7 +13,6 @@ from cellbench.data.stain import StainJitter
 from cellbench.data.views import Image, Mask
 from cellbench.errors import UserError, suggest
 
-Policy = Literal["none", "flips", "geometric", "colour", "strong", "stain_he", "stain_giemsa"]
 Transforms = list[str | dict[str, dict[str, Any]]]
 """Names of policies or albumentations transforms, or mappings of one name to its arguments."""
 
@@ -50,7 +49,7 @@ def _strong(square: bool) -> list[A.BasicTransform]:
     return [*_geometric(square), *_colour(square), soften]
 
 
-POLICIES: dict[Policy, Callable[[bool], list[A.BasicTransform]]] = {
+POLICIES: dict[str, Callable[[bool], list[A.BasicTransform]]] = {
     "none": lambda square: [],
     "flips": _flips,
     "geometric": _geometric,
@@ -59,14 +58,15 @@ POLICIES: dict[Policy, Callable[[bool], list[A.BasicTransform]]] = {
     "stain_he": lambda square: [StainJitter("haematoxylin_eosin")],
     "stain_giemsa": lambda square: [StainJitter("giemsa")],
 }
-"""Each policy's transforms; the argument says whether the image is square.
+"""Transforms of each policy; the argument is True for square images. An entry is all that a new
+policy needs.
 
-none: nothing.
+none: no transform.
 flips: both flips, and quarter turns of square images.
 geometric: flips, then rotation to 45 degrees, shift to 5 %, zoom to 10 %, shear to 6 degrees.
 colour: brightness, contrast and saturation to 20 %, hue to 4 %.
-strong: geometric, colour, and now and then blur or noise.
-stain_he, stain_giemsa: how strong each of two stains is, to 20 %, and 0.05 of optical density.
+strong: geometric, colour, and occasional blur or noise.
+stain_he, stain_giemsa: the strength of each of two stains, to 20 %, and 0.05 of optical density.
 """
 
 
@@ -80,38 +80,38 @@ RESIZING = (
     A.Resize,
     A.SmallestMaxSize,
 )
-"""The transforms that call cv2.resize, whose INTER_NEAREST moves a mask by half a pixel against
+"""Transforms that call cv2.resize, whose INTER_NEAREST moves a mask by half a pixel against
 its image. The other geometric transforms warp, where INTER_NEAREST rounds to the nearest pixel and
 INTER_NEAREST_EXACT is an error."""
 
 
 class Augmentation:
-    """A policy, or a list of transforms, whose random numbers are given with each call.
+    """A policy or a list of transforms; each call is told its random numbers.
 
     Attributes:
-        compose: The transforms; None where there are none.
+        compose: The transforms; None if there are none.
 
     Args:
         policy: A policy's name, or a list of albumentations transforms.
         image_size: Height and width of the images; transforms must return the same.
 
     Raises:
-        UserError: An unknown transform or argument, or one that does not return uint8 RGB of
-            the same size.
+        UserError: An unknown policy, transform or argument, or a transform that does not return
+            uint8 RGB of the same size.
     """
 
-    def __init__(self, policy: Policy | Transforms, image_size: tuple[int, int]) -> None:
+    def __init__(self, policy: str | Transforms, image_size: tuple[int, int]) -> None:
         square = image_size[0] == image_size[1]
         if isinstance(policy, list):
             transforms = [each for entry in policy for each in _from_entry(entry, square)]
         else:
-            transforms = POLICIES[policy](square)
+            transforms = _from_policy(policy, square)
         self.compose = A.Compose(transforms) if transforms else None
         self._check(image_size)
 
     @property
     def identity(self) -> str:
-        """A text that differs where equal random numbers give another image."""
+        """Text that differs if equal random numbers give another image."""
         return f"albumentations {A.__version__}: {self.compose!r}"
 
     def __bool__(self) -> bool:
@@ -120,7 +120,7 @@ class Augmentation:
     def __call__(
         self, image: Image, mask: Mask | None, seed: tuple[int, ...]
     ) -> tuple[Image, Mask | None]:
-        """Transforms an image and its mask alike.
+        """Transform an image and its mask alike.
 
         Args:
             image: RGB, uint8, (H, W, 3).
@@ -153,8 +153,18 @@ class Augmentation:
                 )
 
 
+def _from_policy(name: str, square: bool) -> list[A.BasicTransform]:
+    if name not in POLICIES:
+        close = suggest(name, POLICIES)
+        close = close if close.startswith("; closest") else ""  # the others are named anyway
+        raise UserError(
+            f"data.augment: expected {', '.join(POLICIES)} or a list; got '{name}'{close}"
+        )
+    return POLICIES[name](square)
+
+
 def _from_entry(entry: str | dict[str, dict[str, Any]], square: bool) -> list[A.BasicTransform]:
-    """A policy's transforms, or one of its name, or of a mapping of its name to its arguments."""
+    """Return the transforms of a list's entry: a policy, a name, or a name with arguments."""
     if isinstance(entry, str) and entry in POLICIES:
         return POLICIES[entry](square)
     if isinstance(entry, dict) and len(entry) != 1:

@@ -9,8 +9,10 @@ from typing import Literal
 from scipy.stats import chisquare
 
 from cellbench.data import files
-from cellbench.data.base import Check, FileDataModule
 from cellbench.data.download import Kaggle
+from cellbench.data.file_module import FileDataModule
+from cellbench.data.image_store import content_digests
+from cellbench.data.module import Check
 from cellbench.data.sources import find_sources
 from cellbench.data.table import Part, Sample, join
 from cellbench.errors import UserError
@@ -46,15 +48,13 @@ class BloodCellsDataModule(FileDataModule):
     (the 71 test originals, not augmented), `Original_Images/BloodImage_00000.jpg` and `labels.csv`;
     or as the archive unpacks, `dataset2-master/images` and `dataset-master/JPEGImages`. Source:
     Kaggle, paultimothymooney/blood-cells (MIT). Nothing is known of patients.
-
-    Attributes:
-        kind: copies, or the originals.
-        official_test: The official test set of the copies: TEST, or its originals TEST_SIMPLE.
     """
 
     root: Path = Path("data/blood_cells")
     kind: Literal["copies", "originals"] = "copies"
+    """The augmented copies, or the originals."""
     official_test: Literal["TEST", "TEST_SIMPLE"] = "TEST"
+    """Official test set of the copies: TEST, or its originals TEST_SIMPLE."""
 
     how_to_get = (
         "run python -m cellbench fetch blood_cells, or give the folder that holds 'images' "
@@ -74,7 +74,7 @@ class BloodCellsDataModule(FileDataModule):
 
     @property
     def note(self) -> str | None:
-        """How the numbers differ from the published ones, and how many copies have no original."""
+        """Differences from the published numbers, and the number of copies without an original."""
         notes = [super().note]
         if self.kind == "copies" and self._has_originals:
             lost = [sample.id for sample in self.table.samples if sample.group is None]
@@ -88,7 +88,7 @@ class BloodCellsDataModule(FileDataModule):
         return CLASSES
 
     def list_samples(self) -> list[Sample]:
-        """The copies of both parts, or the originals.
+        """List the copies of both parts, or the originals.
 
         Raises:
             UserError: A folder or the label file is missing.
@@ -103,7 +103,7 @@ class BloodCellsDataModule(FileDataModule):
         ]
 
     def group_samples(self, samples: list[Sample]) -> list[Sample]:
-        """Gives every original its field as the group, and every copy that of its original.
+        """Group originals by their field, and copies by their original's field.
 
         Raises:
             UserError: The groups matter, and the originals are not there to be recognised.
@@ -129,7 +129,7 @@ class BloodCellsDataModule(FileDataModule):
         return any((self.root / name).is_dir() for name in ORIGINALS)
 
     def _with_fields(self, originals: list[Sample]) -> list[Sample]:
-        """Groups the originals that show one field."""
+        """Return the originals, grouped by the field that they show."""
         pairs = [(copy.first, copy.second) for copy in self.find_copies(originals)]
         return [
             replace(sample, group=originals[first].id)
@@ -137,7 +137,7 @@ class BloodCellsDataModule(FileDataModule):
         ]
 
     def _originals(self) -> list[Sample]:
-        """The originals that show one cell of the four classes."""
+        """List the originals that show one cell of the four classes."""
         folder = self._find(ORIGINALS, "the originals' folder")
         table = self._find(LABELS, "the originals' label file")
         samples = []
@@ -151,7 +151,7 @@ class BloodCellsDataModule(FileDataModule):
         return samples
 
     def _matched(self, copies: list[Sample]) -> Iterator[tuple[Sample, Sample | None]]:
-        """Each copy with its original, None where none fits; a copy has its original's class."""
+        """Yield each copy with its original, or None if none fits; both have the same class."""
         originals = self._originals()
         for label, name in enumerate(CLASSES):
             of_class = [sample for sample in copies if sample.label == label]
@@ -159,17 +159,17 @@ class BloodCellsDataModule(FileDataModule):
             if not own:
                 raise UserError(f"data.root: there is no original of class '{name}'")
             found = find_sources(
-                self.contents_of(of_class),
-                self._reader(of_class),
-                self.contents_of(own),
-                self._reader(own),
+                content_digests(self, of_class),
+                self.image_reader(of_class),
+                content_digests(self, own),
+                self.image_reader(own),
                 self.cache,
             )
             for sample, match in zip(of_class, found, strict=True):
                 yield sample, None if match.original < 0 else own[match.original]
 
     def checks(self) -> list[Check]:
-        """The numbers, and what the originals that were recognised must fulfil if they are right.
+        """Compare the numbers, and check that the originals which were recognised are plausible.
 
         Nothing but the pixels tells a copy's original, and yet each original must have about as
         many copies as the others of its class, in one part alone, and TEST_SIMPLE shows those of
@@ -213,7 +213,7 @@ class BloodCellsDataModule(FileDataModule):
         return self._find(IMAGES, "the images' folder")
 
     def _find(self, names: Sequence[str], what: str) -> Path:
-        """The first of several places that is there."""
+        """Return the first of several paths that exists."""
         for name in names:
             if (self.root / name).exists():
                 return self.root / name
@@ -221,7 +221,7 @@ class BloodCellsDataModule(FileDataModule):
 
 
 def _evenness(name: str, copies: Counter[str]) -> tuple[str, bool]:
-    """How the copies of a class are spread over its originals; no less evenly than by chance."""
+    """Describe how evenly the copies of a class are spread over its originals, and test it."""
     counts = list(copies.values()) or [0]
     text = f"{name} {min(counts)} to {max(counts)} of {len(copies)} originals"
     return text, sum(counts) > 0 and float(chisquare(counts).pvalue) > 0.001

@@ -1,4 +1,4 @@
-"""Every image decoded once, for all epochs, workers, folds and processes."""
+"""Cache of decoded images, shared by all epochs, workers, folds and processes."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +16,37 @@ from joblib import cpu_count
 
 from cellbench.atomic import shared_file, write_at
 from cellbench.bar import bar
+from cellbench.config.bounds import bounds, check_bounds
 from cellbench.data.views import Image, Mask
 from cellbench.errors import CannotWrite, UserError
 
 FORMAT = 2
 """Part of every cache file's name: raise it when images are read or resized otherwise."""
 
+Read = Callable[[int], tuple[Image, Mask | None]]
+"""Reads the image at a position, and its mask if masks are kept."""
+
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """Where the decoded images are kept.
+    """Storage of the decoded images."""
 
-    Attributes:
-        memory: Up to this many MiB they are kept in memory, decoded anew by every process.
-        folder: Larger sets are decoded once into a file here, which is mapped into memory, and
-            serves every run of the same images at the same size; delete it whenever you like.
-            null is cellbench in the user's cache folder (~/.cache).
-        features: Whether a frozen backbone's features are computed once, and kept there as well.
-    """
-
-    memory: int = 64
+    memory: int = field(default=64, metadata=bounds(0))
+    """Largest set, in MiB, that is kept in memory, where every process decodes it for itself."""
     folder: Path | None = None
+    """Folder for larger sets: each is decoded once into a file, which is mapped into memory and
+    serves every run of the same images at the same size; delete it whenever you like. null is
+    cellbench in the user's cache folder (~/.cache)."""
     features: bool = True
+    """True to compute a frozen backbone's features once, and keep them there as well."""
 
     def __post_init__(self) -> None:
-        """Raises UserError where a value is out of its range."""
-        if self.memory < 0:
-            raise UserError(f"data.cache.memory: {self.memory} is less than 0")
+        """Raise UserError if a value is out of its bounds."""
+        check_bounds(self, "data.cache")
 
     @property
     def path(self) -> Path:
-        """The folder.
+        """Absolute path of the folder.
 
         Raises:
             UserError: It is in a home folder, and there is none.
@@ -63,7 +63,7 @@ class CacheConfig:
 
     @contextmanager
     def writing(self, size: int, instead: str) -> Iterator[None]:
-        """Says in one line why a file of so many bytes cannot be kept, and what to do instead."""
+        """Turn a failure to write a file of `size` bytes into one line that says what to do."""
         try:
             yield
         except OSError as error:
@@ -75,33 +75,30 @@ class CacheConfig:
 
 @dataclass(frozen=True)
 class Pixels:
-    """The images of a table at their final size. Forked loader workers share the memory.
-
-    Attributes:
-        images: RGB, uint8, (n, H, W, 3).
-        masks: BACKGROUND, CYTOPLASM or NUCLEUS, uint8, (n, H, W); None where the view needs none.
-        where: Where they are kept, in words.
-    """
+    """Images of a table at their final size. Forked loader workers share the memory."""
 
     images: np.ndarray
+    """RGB, uint8, (n, H, W, 3)."""
     masks: np.ndarray | None
+    """BACKGROUND, CYTOPLASM or NUCLEUS, uint8, (n, H, W); None if the view needs none."""
     where: str
+    """Place where they are kept, for the user."""
 
     def read(self, position: int) -> tuple[Image, Mask | None]:
-        """One image and its mask."""
+        """Return one image and its mask."""
         return self.images[position], None if self.masks is None else self.masks[position]
 
     @classmethod
     def divide(
         cls, block: np.ndarray, shape: tuple[int, int, int], where: str, *, with_masks: bool
     ) -> "Pixels":
-        """Takes a block of bytes for images and the masks behind them; shape is (n, H, W)."""
+        """Return a view of a block that holds images, then masks; shape is (n, H, W)."""
         size = int(np.prod(shape)) * 3
         masks = block[size:].reshape(shape) if with_masks else None
         return cls(block[:size].reshape(*shape, 3), masks, where)
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        """A mapped file is mapped anew by who unpickles it; numpy would copy all it holds."""
+        """Pickle a mapped file as its path; NumPy would copy all of it."""
         if not isinstance(self.images, np.memmap):
             return Pixels, (self.images, self.masks, self.where)
         shape = self.images.shape[:3]
@@ -116,61 +113,64 @@ def decode(
     config: CacheConfig,
     contents: Sequence[str],
     image_size: tuple[int, int],
-    read: Callable[[int], tuple[Image, Mask | None]],
+    read: Read,
     *,
     with_masks: bool,
 ) -> Pixels:
-    """Reads images, or takes them from the file that an earlier run has left.
+    """Read images, or take them from the file of an earlier run.
 
     Args:
-        config: Where they are kept.
-        contents: For each image a text that is equal only where what `read` gives is equal.
+        config: Storage of the images.
+        contents: A text for each image that is equal only if what `read` returns is equal.
         image_size: Their height and width.
-        read: Gives the image at a position, and its mask where masks are kept, at that size.
-        with_masks: Whether to keep the masks.
+        read: Returns the image at a position, and its mask if masks are kept, at that size.
+        with_masks: True to keep the masks.
 
     Raises:
         UserError: The file cannot be written, or what `read` raises.
     """
-    n, (height, width) = len(contents), image_size
-    of_image, of_mask = height * width * 3, height * width if with_masks else 0
-    size = n * (of_image + of_mask)
-
+    shape = len(contents), *image_size
+    size = len(contents) * image_size[0] * image_size[1] * (4 if with_masks else 3)
     if size <= config.memory << 20:
-        where, block = f"{size / 2**20:,.0f} MiB in memory", np.empty(size, np.uint8)
-        kept = Pixels.divide(block, (n, height, width), where, with_masks=with_masks)
-
-        def keep(position: int, image: Image, mask: Mask | None) -> None:
-            kept.images[position] = image
-            if kept.masks is not None:
-                kept.masks[position] = mask
-
-        _read_all(n, read, keep)
-        return kept
-
+        where = f"{size / 2**20:,.0f} MiB in memory"
+        pixels = Pixels.divide(np.empty(size, np.uint8), shape, where, with_masks=with_masks)
+        _fill_memory(pixels, read)
+        return pixels
     key = json.dumps([FORMAT, cv2.__version__, image_size, with_masks, list(contents)])
     path = config.path / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.pixels"
-
-    def fill(file: int) -> None:
-        def store(position: int, image: Image, mask: Mask | None) -> None:
-            write_at(file, image, position * of_image)
-            if with_masks and mask is not None:
-                write_at(file, mask, n * of_image + position * of_mask)
-
-        _read_all(n, read, store)
-
     with config.writing(size, "a data.cache.memory (MiB) that holds them"):
-        block = shared_file(path, size, fill)
+        block = shared_file(path, size, lambda file: _fill_file(file, shape, read))
     where = f"{size / 2**20:,.0f} MiB mapped from {path}"
-    return Pixels.divide(block, (n, height, width), where, with_masks=with_masks)
+    return Pixels.divide(block, shape, where, with_masks=with_masks)
+
+
+def _fill_memory(pixels: Pixels, read: Read) -> None:
+    def store(position: int, image: Image, mask: Mask | None) -> None:
+        pixels.images[position] = image
+        if pixels.masks is not None:
+            pixels.masks[position] = mask
+
+    _read_all(len(pixels.images), read, store)
+
+
+def _fill_file(file: int, shape: tuple[int, int, int], read: Read) -> None:
+    """Write all images, then all masks that `read` returns."""
+    n, area = shape[0], shape[1] * shape[2]
+
+    def store(position: int, image: Image, mask: Mask | None) -> None:
+        write_at(file, image, position * area * 3)
+        if mask is not None:
+            write_at(file, mask, n * area * 3 + position * area)
+
+    _read_all(n, read, store)
 
 
 def _read_all(
     n: int,
-    read: Callable[[int], tuple[Image, Mask | None]],
+    read: Read,
     store: Callable[[int, Image, Mask | None], None],
 ) -> None:
-    """Reads in threads: OpenCV decodes without the interpreter's lock."""
+    """Read in threads: OpenCV decodes without the interpreter's lock."""
     with ThreadPoolExecutor(min(8, cpu_count())) as pool:
         done = pool.map(lambda position: store(position, *read(position)), range(n))
         for _ in bar(done, "decoding", n):

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from cellbench.config import strict_json
-from cellbench.data.base import FileDataModule
 from cellbench.data.download import OnRequest
+from cellbench.data.file_module import FileDataModule
 from cellbench.data.table import Part, Sample
 from cellbench.errors import UserError
 
@@ -37,18 +37,16 @@ class ChaoyangDataModule(FileDataModule):
 
     Zhu et al.: Hard sample aware noise robust learning for histopathology image classification.
     IEEE Trans Med Imaging 41 (2022), ieeexplore.ieee.org/document/9600806.
-
-    Attributes:
-        label: Whose label is the truth: the final one, an annotator's, or the majority's (the
-            final one where all three differ). votes trains on the share of the annotators that
-            chose each class, and validates and tests on the final label.
-        group: What a drawn split keeps whole: the slide, or the case, which may have several.
     """
 
     shows_cells = False
     root: Path = Path("data/chaoyang")
     label: Literal["final", "A", "B", "C", "majority", "votes"] = "final"
+    """Label that counts as the truth: the final one, an annotator's, or the majority's (the final
+    one if all three differ). votes trains on the share of the annotators that chose each class, and
+    validates and tests on the final label."""
     group: Literal["slide", "case"] = "case"
+    """Unit that a random split keeps whole: the slide, or the case, which may have several."""
 
     how_to_get = (
         "ask the authors (github.com/bupt-ai-cz/HSA-NRL) and give the folder that holds "
@@ -64,7 +62,7 @@ class ChaoyangDataModule(FileDataModule):
 
     @property
     def targets(self) -> np.ndarray | None:
-        """The share of the annotators that chose each class, where training aims at the votes."""
+        """Share of the annotators that chose each class, if training aims at the votes."""
         if self.label != "votes":
             return None
         votes = np.array([sample.votes for sample in self.table.samples])
@@ -77,7 +75,7 @@ class ChaoyangDataModule(FileDataModule):
         return CLASSES
 
     def list_samples(self) -> list[Sample]:
-        """The tiles of both lists.
+        """List the tiles of both lists.
 
         Raises:
             UserError: A list or a tile is missing, or a list has another shape.

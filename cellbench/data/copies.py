@@ -1,4 +1,4 @@
-"""Which images of a set show the same thing: copies, near copies, augmented ones."""
+"""Search for images that show the same thing: copies, near copies, augmented copies."""
 
 import hashlib
 import json
@@ -32,42 +32,38 @@ cells) at least; of 40 pairs of drawn cells that fit and are none .67 is the mos
 
 @dataclass(frozen=True)
 class Copy:
-    """Two images that show the same thing.
-
-    Attributes:
-        first: The position of one.
-        second: That of the other.
-        inliers: How many keypoints agree with one affine transform.
-        agreement: How well their details then agree, at most 1.
-    """
+    """Two images that show the same thing."""
 
     first: int
+    """Position of one image."""
     second: int
+    """Position of the other."""
     inliers: int
+    """Number of keypoints that agree with one affine transform."""
     agreement: float
+    """Correlation of their details after registration, at most 1."""
 
 
 def find_copies(
     contents: Sequence[str], read: Callable[[int], Image], cache: CacheConfig
 ) -> list[Copy]:
-    """Finds near copies among images of different content.
+    """Find near copies among images of different content.
 
-    Local features propose (turned, shifted, sheared and mirrored copies too), and registration
-    confirms: the details of the two must agree where they overlap, so that cells which only look
-    alike are no copies.
+    Local features propose pairs (rotated, shifted, sheared and mirrored copies too), and
+    registration confirms them: the details must agree in the overlap, so that cells which only look
+    alike are no copies. An interrupted search resumes, except for the confirmations, which depend
+    on one another.
 
     Args:
-        contents: A digest of each image's content; of equal ones the first is looked at.
+        contents: A digest of each image's content; only the first of equal ones is compared.
         read: Reads the image at a position.
         cache: Where the answer is kept.
 
     Returns:
-        Pairs that join all images that show the same thing, without a circle: of a hundred copies
-        of one original, 99.
+        Pairs that join all images of the same thing, without a cycle: 99 for 100 copies.
 
     Raises:
-        UserError: An image cannot be read, or the answer cannot be kept. What is interrupted goes
-            on where it was, but for the confirmations, which build on one another.
+        UserError: An image cannot be read, or the answer cannot be kept.
     """
     first: dict[str, int] = {}
     for position, content in enumerate(contents):
@@ -115,7 +111,10 @@ def _keypoints(
 def _candidates(
     known: Sequence[Keypoints], read_grey: Callable[[int], np.ndarray]
 ) -> Callable[[int], kept.Found]:
-    """What finds the images that fit one, as rows of position, mirrored, inliers and transform."""
+    """Return a function that finds the images that fit one.
+
+    It gives rows of position, mirrored, inliers and transform.
+    """
     index = Index([keypoints.descriptors[:STRONGEST] for keypoints in known])
 
     def find(i: int) -> kept.Found:
@@ -137,7 +136,7 @@ def _candidates(
 def _confirm(
     n: int, proposed: Sequence[tuple[float, ...]], read_grey: Callable[[int], np.ndarray]
 ) -> Iterator[tuple[float, float, float, float]]:
-    """Looks at what is proposed, the best fit first, and at none that is joined already."""
+    """Confirm proposed pairs, the best fit first, and skip those that are joined already."""
     joined = DisjointSet(range(n))
     for i, other, mirrored, inliers, *transform in proposed:
         if joined.connected(int(i), int(other)):

@@ -1,6 +1,5 @@
-"""From the pixel cache to a batch."""
+"""Batches of images, or of their features, from the pixel cache."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,82 +9,58 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cellbench.data.augment import Augmentation
-from cellbench.data.augment_batch import BatchAugmentation
 from cellbench.data.cache import Pixels
 from cellbench.data.sampling import Key
 from cellbench.data.smote import Smote
-from cellbench.data.views import (
-    BACKGROUND,
-    NUCLEUS,
-    Image,
-    Mask,
-    View,
-    apply_view,
-    silhouette_value,
-)
+from cellbench.data.views import Image, Mask, View, apply_view
 
 
 class Batch(NamedTuple):
-    """What a data module gives and a model takes.
-
-    Attributes:
-        images: uint8 RGB, (B, 3, H, W), in channels_last memory format; not normalised.
-        labels: Class indices, int64, (B,); -1 where the class is not known.
-        positions: The samples' positions in the data module's table, int64, (B,).
-        masks: What is still to be transformed with the images, uint8, (B, H, W), or None.
-        drawn: What the augmentation on the device is to do, (B, P); None where all is done. It is
-            no tensor, and so stays in main memory, where reading it makes nobody wait.
-        targets: What training aims at where that is no single class: each class' share, float32,
-            (B, classes).
-    """
+    """Images with their labels: a data module yields it and a model takes it."""
 
     images: Tensor
+    """RGB, uint8, (B, 3, H, W), in channels_last memory format; not normalised."""
     labels: Tensor
+    """Class indices, int64, (B,); -1 for an unknown class."""
     positions: Tensor
-    masks: Tensor | None = None
-    drawn: np.ndarray | None = None
+    """Positions of the samples in the data module's table, int64, (B,)."""
     targets: Tensor | None = None
+    """Share of each class in the training target, float32, (B, classes); None for the label."""
 
 
 class FeatureBatch(NamedTuple):
-    """What a data module gives in the place of images whose features are known.
-
-    Attributes:
-        features: What the frozen part of the model made of the images, (B, D).
-        labels: Class indices, int64, (B,).
-        positions: The samples' positions in the data module's table, int64, (B,).
-        targets: As a batch's.
-    """
+    """Features with their labels: stands in for a `Batch` once the features are known."""
 
     features: Tensor
+    """Output of the frozen part of the model, (B, D)."""
     labels: Tensor
+    """Class indices, int64, (B,)."""
     positions: Tensor
+    """Positions of the samples in the data module's table, int64, (B,)."""
     targets: Tensor | None = None
+    """Share of each class in the training target, float32, (B, classes); None for the label."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Features:
-    """The features of a table's images.
-
-    Attributes:
-        plain: Those of the images as they are, as bytes, uint8, (n, D * itemsize).
-        variants: Those of each augmented variant; none where training shows the images as they are.
-        dtype: The type of the values.
-    """
+    """Features of all images of a table."""
 
     plain: np.ndarray
+    """Features of the images as they are, as bytes, uint8, (n, D * itemsize)."""
     variants: list[np.ndarray]
+    """Features of each augmented variant; empty if training shows the images as they are."""
     dtype: torch.dtype
+    """Type of the values."""
 
 
 class FeatureDataset(Dataset[FeatureBatch]):
-    """The features of a table's images; the item of a list of keys is a batch.
+    """Features of a table's images; the item of a list of keys is a batch.
 
     Args:
         features: The features.
         labels: Class indices, (n,).
-        augmented: Whether to show the augmented variants, where there are any.
-        targets: Each class' share in what training aims at, (n, classes), or None.
+        augmented: True to show the augmented variants, if there are any.
+        targets: Share of each class in the training target, (n, classes), or None.
     """
 
     def __init__(
@@ -102,7 +77,7 @@ class FeatureDataset(Dataset[FeatureBatch]):
         self._targets = targets
 
     def __getitem__(self, keys: list[Key]) -> FeatureBatch:
-        """Makes a batch of what the keys ask for."""
+        """Return the batch of some keys."""
         positions = np.array([key.position for key in keys], dtype=np.int64)
         variants = self._variants
         rows = np.stack([variants[key.turn % len(variants)][key.position] for key in keys])
@@ -114,67 +89,72 @@ class FeatureDataset(Dataset[FeatureBatch]):
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Rendering:
+    """Steps from a decoded image to the one that the network sees."""
+
+    view: View
+    """Part of the image that is shown."""
+    fill: int
+    """Value of hidden pixels, 0 to 255."""
+    augmentation: Augmentation | None
+    """Transforms of each image; None for validation, test and prediction."""
+    seed: int
+    """With the turn and the sample's key, decides all random numbers."""
+    variants: int | None
+    """Number of different augmentations of a sample; None for a new one each turn."""
+
+
 class CellDataset(Dataset[Batch]):
-    """The images of a table as the network sees them; the item of a list of keys is a batch.
+    """Images of a table as the network sees them; the item of a list of keys is a batch.
 
     Args:
-        pixels: The decoded images and masks.
+        pixels: Decoded images and masks.
         labels: Class indices, (n,).
-        keys: A number for each sample that depends on its id alone, (n,).
-        view: What of the image to show.
-        fill: The value of what is hidden.
-        augmentation: What is done to each image, or is drawn here and left to `finish`; None for
-            validation, test and prediction.
-        seed: With the turn and the sample's key, decides the augmentation.
-        variants: The number of different augmentations of a sample; None for one each turn.
-        targets: Each class' share in what training aims at, (n, classes), or None.
-        smote: What makes the synthetic images, where there are any.
+        sample_keys: A number for each sample that depends on its id alone, (n,).
+        rendering: Steps from a decoded image to what the network sees.
+        targets: Share of each class in the training target, (n, classes), or None.
+        smote: Maker of synthetic images; None if no key asks for one.
     """
 
     def __init__(
         self,
         pixels: Pixels,
         labels: np.ndarray,
-        keys: np.ndarray,
-        view: View,
-        fill: int,
-        augmentation: Augmentation | BatchAugmentation | None,
-        seed: int,
-        variants: int | None,
+        sample_keys: np.ndarray,
+        rendering: Rendering,
         targets: np.ndarray | None = None,
         smote: Smote | None = None,
     ) -> None:
         self._pixels = pixels
         self._labels = labels
-        self._keys = keys
-        self._view = view
-        self._fill = fill
-        self._augmentation = augmentation
-        self._seed = seed
-        self._variants = variants
+        self._sample_keys = sample_keys
+        self._rendering = rendering
         self._targets = targets
         self._smote = smote
 
     def __getitem__(self, keys: list[Key]) -> Batch:
-        """Makes a batch of what the keys ask for."""
+        """Return the batch of some keys."""
         positions = np.array([key.position for key in keys], dtype=np.int64)
-        labels, where = torch.from_numpy(self._labels[positions]), torch.from_numpy(positions)
-        targets = _rows(self._targets, positions)
-        variants = self._variants
-        # A blend is drawn anew each time, an augmentation from so many variants.
-        blends = [(self._seed, key.turn, int(self._keys[key.position])) for key in keys]
-        seeds = [(s, turn if variants is None else turn % variants, k) for s, turn, k in blends]
-        if isinstance(self._augmentation, BatchAugmentation):
-            drawn = np.stack([self._augmentation.draw(seed) for seed in seeds])
-            images, masks = self._read_all(keys, positions, blends)
-            return Batch(_channels_first(images), labels, where, masks, drawn, targets)
         shown = np.empty((len(keys), *self._pixels.images.shape[1:]), dtype=np.uint8)
-        for i, (key, blend, seed) in enumerate(zip(keys, blends, seeds, strict=True)):
-            image, mask = self._read(key, blend)
-            if self._augmentation is not None:
-                image, mask = self._augmentation(image, mask, seed)
-            shown[i] = apply_view(image, mask, self._view, self._fill)
-        return Batch(_channels_first(shown), labels, where, targets=targets)
+        for i, key in enumerate(keys):
+            shown[i] = self._render(key)
+        return Batch(
+            torch.from_numpy(shown).permute(0, 3, 1, 2),
+            torch.from_numpy(self._labels[positions]),
+            torch.from_numpy(positions),
+            _rows(self._targets, positions),
+        )
+
+    def _render(self, key: Key) -> Image:
+        """Return the image of a key as the network sees it."""
+        how, sample_key = self._rendering, int(self._sample_keys[key.position])
+        image, mask = self._read(key, (how.seed, key.turn, sample_key))
+        if how.augmentation is not None:
+            # A blend is new each turn; its augmentation is one of the variants.
+            turn = key.turn if how.variants is None else key.turn % how.variants
+            image, mask = how.augmentation(image, mask, (how.seed, turn, sample_key))
+        return apply_view(image, mask, how.view, how.fill)
 
     def _read(self, key: Key, seed: tuple[int, ...]) -> tuple[Image, Mask | None]:
         if key.synthetic:
@@ -182,45 +162,6 @@ class CellDataset(Dataset[Batch]):
             return self._smote.blend(key.position, seed)
         return self._pixels.read(key.position)
 
-    def _read_all(
-        self, keys: list[Key], positions: np.ndarray, seeds: Sequence[tuple[int, ...]]
-    ) -> tuple[np.ndarray, Tensor | None]:
-        if not any(key.synthetic for key in keys):
-            masks = None if self._pixels.masks is None else self._pixels.masks[positions]
-            return self._pixels.images[positions], _tensor(masks)
-        pairs = [self._read(key, seed) for key, seed in zip(keys, seeds, strict=True)]
-        read = [mask for _, mask in pairs if mask is not None]
-        return np.stack([image for image, _ in pairs]), _tensor(np.stack(read) if read else None)
-
-
-def _tensor(masks: np.ndarray | None) -> Tensor | None:
-    return None if masks is None else torch.from_numpy(masks)
-
 
 def _rows(targets: np.ndarray | None, positions: np.ndarray) -> Tensor | None:
     return None if targets is None else torch.from_numpy(targets[positions])
-
-
-def _channels_first(images: np.ndarray) -> Tensor:
-    return torch.from_numpy(images).permute(0, 3, 1, 2)
-
-
-def finish(batch: Batch, augmentation: BatchAugmentation, view: View, fill: int) -> Batch:
-    """Augments a batch on its device, and shows of it what the view shows.
-
-    Args:
-        batch: What `CellDataset` gives with this augmentation.
-        augmentation: The augmentation.
-        view: Any but background, whose boxes are found image by image.
-        fill: The value of what is hidden.
-    """
-    if batch.drawn is None:
-        return batch
-    images, masks = augmentation.apply(batch.images, batch.masks, torch.from_numpy(batch.drawn))
-    if masks is not None and view != "crop":
-        shown = (masks == NUCLEUS if view == "nucleus" else masks > BACKGROUND)[:, None]
-        inside = images
-        if view == "silhouette":
-            inside = torch.full_like(images, silhouette_value(fill))
-        images = torch.where(shown, inside, fill)
-    return Batch(images, batch.labels, batch.positions, targets=batch.targets)

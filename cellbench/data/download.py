@@ -1,4 +1,4 @@
-"""Where a dataset comes from, and getting it from there."""
+"""Sources of datasets, and their download."""
 
 import hashlib
 import os
@@ -35,33 +35,27 @@ _AT_A_TIME = 8
 
 @dataclass(frozen=True, kw_only=True)
 class OnRequest:
-    """Only its owners give it: the data module's `how_to_get` says who they are.
-
-    Attributes:
-        licence: What the dataset may be used under, in a few words.
-    """
+    """Only its owners give it: the data module's `how_to_get` says who they are."""
 
     licence: str
+    """Licence of the dataset, in a few words."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GitHub:
-    """Files of a GitHub repository, each known by its digest.
-
-    Attributes:
-        licence: What they may be used under, in a few words.
-        repository: Owner and name.
-        commit: The commit they are taken from.
-        checksums: A file as `sha256sum` writes it: their digests, and their paths in the repository
-            and below the root alike.
-        host: The server that has them.
-    """
+    """Files of a GitHub repository, each known by its digest."""
 
     licence: str
+    """Licence of the files, in a few words."""
     repository: str
+    """Owner and name."""
     commit: str
+    """Commit of the files."""
     checksums: Path
+    """A file as `sha256sum` writes it: their digests, and their paths in the repository and below
+    the root alike."""
     host: str = "https://raw.githubusercontent.com"
+    """Server of the files."""
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -70,7 +64,7 @@ class GitHub:
         return {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
 
     def missing(self, root: Path) -> list[str]:
-        """The files that are not below a folder.
+        """Return the files that are missing below a folder.
 
         Raises:
             UserError: One is there with another content.
@@ -86,7 +80,7 @@ class GitHub:
         return [name for name in self.digests if name not in there]
 
     def fetch(self, root: Path) -> Path:
-        """Downloads what is missing below a folder, several files at a time.
+        """Download the files that are missing below a folder, several at a time.
 
         Returns:
             The folder.
@@ -122,18 +116,15 @@ class GitHub:
 
 @dataclass(frozen=True, kw_only=True)
 class Kaggle:
-    """A dataset of Kaggle.
-
-    Attributes:
-        licence: What it may be used under, in a few words.
-        handle: Owner and name.
-    """
+    """A dataset of Kaggle."""
 
     licence: str
+    """Licence of the dataset, in a few words."""
     handle: str
+    """Owner and name."""
 
     def fetch(self, root: Path) -> Path:
-        """Downloads the dataset by kagglehub, which checks it and goes on with a broken transfer.
+        """Download the dataset by kagglehub, which checks it and resumes a broken transfer.
 
         Returns:
             The folder; in a notebook of Kaggle or Colab that where they have it already.
@@ -176,7 +167,7 @@ Source = OnRequest | GitHub | Kaggle
 
 @contextmanager
 def writing(root: Path) -> Iterator[None]:
-    """Keeps other fetches off a folder, and says in one line why it cannot be written.
+    """Lock a folder against other fetches; name in one line the reason that it cannot be written.
 
     Raises:
         UserError: It cannot be written, or another fetch is at work.
@@ -197,7 +188,7 @@ def writing(root: Path) -> Iterator[None]:
 
 
 def _get(url: str, stop: Event) -> bytes:
-    """The content behind a URL; a transfer that breaks is tried again until `stop` is set."""
+    """Return the content of a URL; a transfer that breaks is repeated until `stop` is set."""
     pauses = iter(PAUSES)
     while True:
         try:

@@ -238,7 +238,7 @@ def fingerprint(path: Path, max_pixels: int = MAX_PIXELS) -> str:
 def read_table(
     path: Path, columns: set[str], empty: Set[str] = frozenset()
 ) -> list[dict[str, str]]:
-    """Reads a CSV file with a header as one dictionary a row.
+    """Read a CSV file with a header as one dictionary per row.
 
     Args:
         path: The file, UTF-8, with or without a byte-order mark.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from cellbench.data import files
-from cellbench.data.base import FileDataModule
+from cellbench.data.file_module import FileDataModule
 from cellbench.data.table import Part, Sample
 from cellbench.errors import UserError
 
@@ -25,18 +25,16 @@ class FolderDataModule(FileDataModule):
 
     Masks have one channel and two values (background 0, cell), or 0, 128 and 255 (background,
     cytoplasm, nucleus). Images of equal content are kept in one part of the split.
-
-    Attributes:
-        csv: The table, below root; null for a folder for each class.
     """
 
     csv: Path | None = None
+    """Table of the samples, below root; null for a folder for each class."""
 
     how_to_get = "give a folder that holds one folder for each class, or a table as --data.csv"
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The folders' names, or the CSV's labels, sorted."""
+        """Names of the folders, or labels of the CSV, sorted."""
         return self._classes
 
     @cached_property
@@ -51,7 +49,7 @@ class FolderDataModule(FileDataModule):
         return tuple(names)
 
     def list_samples(self) -> list[Sample]:
-        """The images of the class folders, or of the table's rows.
+        """List the images of the class folders, or of the table's rows.
 
         Raises:
             UserError: A listed file is missing, a class has no image, or a split is not known.

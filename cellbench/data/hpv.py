@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cellbench.data import files
-from cellbench.data.base import FileDataModule
 from cellbench.data.download import GitHub
+from cellbench.data.file_module import FileDataModule
 from cellbench.data.table import Sample
 from cellbench.errors import UserError
 
@@ -65,7 +65,7 @@ class HPVDataModule(FileDataModule):
         return tuple(CLASSES.values())
 
     def list_samples(self) -> list[Sample]:
-        """The 299 cells; every image must have its label and its mask, and every label its image.
+        """List the 299 cells; each image must have a label and a mask, and each label an image.
 
         Raises:
             UserError: They do not, or a label is not known.

@@ -1,14 +1,15 @@
 """Cells of whole cervical slides: tumour against healthy."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from cellbench.data.base import FileDataModule
+from cellbench.config.bounds import bounds
 from cellbench.data.download import OnRequest
+from cellbench.data.file_module import FileDataModule
 from cellbench.data.table import Sample
 from cellbench.data.views import Image
 from cellbench.errors import UserError
@@ -32,33 +33,19 @@ class HPVSlidesDataModule(FileDataModule):
     Layout: `glass3.hdf5` to `glass8.hdf5` (healthy), `glass12.hdf5`, `glass36.hdf5`, `glass37.hdf5`
     and `glass38.hdf5` (tumour), each with a dataset `data`, (cells, 1, 80, 80), grey: integers of
     0 to 255, or fractions of 0 to 1.
-
-    Attributes:
-        cells: How many cells of each slide to take, drawn with `draw_seed`; null takes all.
-        draw_seed: Seed of that draw.
-        side: Height and width of the centre that is cut out, in pixels.
     """
 
     root: Path = Path("data/hpv_slides")
-    cells: int | None = None
+    cells: int | None = field(default=None, metadata=bounds(1))
+    """Number of cells to take from each slide at random; null takes all."""
     draw_seed: int = 0
-    side: int = 48
+    """Seed of that choice."""
+    side: int = field(default=48, metadata=bounds(8, 80))
+    """Height and width of the centre that is cut out, in pixels."""
 
     how_to_get = "the slides are not public: give the folder of the glass*.hdf5 as --data.root"
 
     source = OnRequest(licence="private")
-
-    def __post_init__(self) -> None:
-        """Checks what can be checked without reading an image.
-
-        Raises:
-            UserError: A value is out of its range.
-        """
-        super().__post_init__()
-        if self.cells is not None and self.cells < 1:
-            raise UserError(f"data.cells: {self.cells} is less than 1")
-        if not 8 <= self.side <= 80:
-            raise UserError(f"data.side: {self.side} is not between 8 and 80")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -66,7 +53,7 @@ class HPVSlidesDataModule(FileDataModule):
         return tuple(SLIDES)
 
     def list_samples(self) -> list[Sample]:
-        """The cells that were drawn of each slide.
+        """List the cells that were taken from each slide.
 
         Raises:
             UserError: A slide is missing, or holds no such dataset.
@@ -79,7 +66,7 @@ class HPVSlidesDataModule(FileDataModule):
         ]
 
     def read_image(self, sample: Sample) -> Image:
-        """The centre of a cell's image, its grey in all three channels."""
+        """Return the centre of a cell's image, its grey in all three channels."""
         name, number = sample.id.rsplit("/", 1)
         cell = self._drawn[name][int(number)]
         margin = (cell.shape[0] - self.side) // 2
@@ -87,11 +74,11 @@ class HPVSlidesDataModule(FileDataModule):
         return np.repeat(centre[..., None], 3, axis=2)
 
     def has_mask(self, sample: Sample) -> bool:
-        """No cell has one."""
+        """Return False: there are no masks."""
         return False
 
     def fingerprint(self, sample: Sample) -> str:
-        """A digest of the cell's pixels."""
+        """Return a digest of the cell's pixels."""
         return hashlib.blake2b(self.read_image(sample).tobytes(), digest_size=16).hexdigest()
 
     @cached_property
@@ -136,7 +123,7 @@ class HPVSlidesDataModule(FileDataModule):
 
 
 def _grey(cells: np.ndarray, path: Path) -> np.ndarray:
-    """Grey values as uint8."""
+    """Return grey values as uint8."""
     low, high = (float(cells.min()), float(cells.max())) if cells.size else (0.0, 0.0)
     if np.issubdtype(cells.dtype, np.integer) and low >= 0 and high <= 255:
         return np.asarray(cells, np.uint8)

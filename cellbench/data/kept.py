@@ -1,4 +1,4 @@
-"""What takes long to find of many images: sought in batches, each kept on disk."""
+"""On-disk cache of expensive results per image, computed in batches."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def for_each(
     begin: Callable[[], Callable[[int], Found]],
     cache: CacheConfig,
 ) -> list[Found]:
-    """Finds something of every image, in threads; what an earlier call has found is not sought.
+    """Compute a result for every image, in threads, or take it from an earlier call.
 
     A call that is interrupted loses the last few hundred images at most.
 
@@ -73,7 +73,7 @@ def _save(path: Path, found: Sequence[Found], cache: CacheConfig) -> None:
 
 
 def _load(path: Path, n: int) -> list[Found] | None:
-    """What a file holds of n images; None where there is none, or none that is whole."""
+    """Return the results of n images in a file; None if it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             parts = {
@@ -90,7 +90,7 @@ def _load(path: Path, n: int) -> list[Found] | None:
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """OpenCV's own threads would only be in the way of ours."""
+    """Limit OpenCV to one thread per thread of ours, which would compete otherwise."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

@@ -1,4 +1,4 @@
-"""Other labels for the training split than the dataset's; validation and test keep theirs."""
+"""Changed labels for the training split; validation and test keep the dataset's."""
 
 import csv
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from cellbench.foreign import open_text
 
 
 def flip(labels: np.ndarray, classes: int, rate: float, seed: int) -> np.ndarray:
-    """Replaces a share of labels by another class each, all others equally likely.
+    """Replace a share of labels by another class each, all others equally likely.
 
     Args:
         labels: Class indices, (n,); not changed.
@@ -30,7 +30,7 @@ def flip(labels: np.ndarray, classes: int, rate: float, seed: int) -> np.ndarray
 def read_labels(
     path: Path, table: SampleTable, positions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reads the labels that `relabel` has written (columns id and label; empty: left out).
+    """Read the labels that `relabel` has written (columns id and label; empty: left out).
 
     Args:
         path: The CSV file.
@@ -67,7 +67,7 @@ def read_labels(
 
 
 def check_classes(labels: np.ndarray, classes: Sequence[str], key: str) -> None:
-    """Makes sure that every class has a training image.
+    """Check that every class has a training image.
 
     Raises:
         UserError: One has none.

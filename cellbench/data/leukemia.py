@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cellbench.data.base import FileDataModule
 from cellbench.data.download import Kaggle
+from cellbench.data.file_module import FileDataModule
 from cellbench.data.table import Sample
 
 FOLDER = "Blood cell Cancer [ALL]"
@@ -57,7 +57,7 @@ class LeukemiaDataModule(FileDataModule):
         return tuple(FOLDERS)
 
     def list_samples(self) -> list[Sample]:
-        """The images of the four folders.
+        """List the images of the four folders.
 
         Raises:
             UserError: A folder is missing, or there is one of another name.

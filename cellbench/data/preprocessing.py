@@ -28,21 +28,18 @@ SMALLEST_SIDE, LARGEST_SIDE = 8, 4096
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to the pixels before the model: with the model, all that predict needs.
-
-    Attributes:
-        image_size: Height and width, in pixels.
-        view: What of the image is shown.
-        fill: The value of what is hidden.
-        masks: Who outlines the cells: an expert, or `segment`.
-        stain: What the images' stains are normalised as.
-    """
+    """Steps from a decoded image to the network's input size; stored with every model."""
 
     image_size: tuple[int, int]
+    """Height and width, in pixels."""
     view: View
+    """Part of the image that is shown."""
     fill: int
+    """Value of hidden pixels."""
     masks: Masks = "expert"
+    """Source of the outlines: an expert, or `segment`."""
     stain: Normalisation = "none"
+    """Stain to normalise by, or none."""
 
     def prepare(self, image: Image, mask: Mask | None, name: str) -> tuple[Image, Mask | None]:
         """Normalise stains, crop and resize; `apply_view` does the rest after augmentation.

@@ -1,4 +1,4 @@
-"""Whether two images show the same thing: local features, an affine fit, and what then agrees."""
+"""Test of two images for the same content: local features, an affine fit, and agreement."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,36 +27,29 @@ _CROWDED = 64
 
 @dataclass(frozen=True)
 class Keypoints:
-    """What is compared of an image; the strongest come first.
-
-    Attributes:
-        places: x and y in pixels of `to_compare`, float32, (k, 2).
-        descriptors: ORB's 256 bits, uint8, (k, 32).
-    """
+    """Keypoints of an image, the strongest first."""
 
     places: np.ndarray
+    """x and y in pixels of `to_compare`, float32, (k, 2)."""
     descriptors: np.ndarray
+    """ORB's 256 bits, uint8, (k, 32)."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How one image lies in another.
-
-    Attributes:
-        inliers: How many keypoints agree with one affine transform.
-        transform: That transform, (2, 3), from the first image's pixels to the second's; None
-            where there is none.
-    """
+    """Position of one image in another."""
 
     inliers: int
+    """Number of keypoints that agree with one affine transform."""
     transform: np.ndarray | None
+    """That transform, (2, 3), from pixels of the first image to the second; None for none."""
 
 
 _own = local()
 
 
 def to_compare(image: Image) -> np.ndarray:
-    """An image in grey, uint8, at the size at which images are compared."""
+    """Return an image in grey, uint8, at the size at which images are compared."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     longer = max(grey.shape)
     scale = min(max(longer, SHORTEST), LONGEST) / longer
@@ -82,12 +75,12 @@ def find_keypoints(grey: np.ndarray) -> Keypoints:
 
 
 def mirror(grey: np.ndarray) -> np.ndarray:
-    """The mirror image: ORB bears turns and not mirrors."""
+    """Return the mirror image: ORB is invariant to rotation but not to mirroring."""
     return np.ascontiguousarray(grey[:, ::-1])
 
 
 def fit(image: Keypoints, other: Keypoints) -> Fit:
-    """The affine transform that most keypoints of two images agree with (RANSAC)."""
+    """Fit the affine transform that most keypoints of two images agree with (RANSAC)."""
     if min(len(image.places), len(other.places)) < 2:
         return Fit(0, None)
     pairs = cv2.BFMatcher(cv2.NORM_HAMMING).knnMatch(image.descriptors, other.descriptors, k=2)
@@ -105,7 +98,7 @@ def fit(image: Keypoints, other: Keypoints) -> Fit:
 
 
 def agreement(image: np.ndarray, other: np.ndarray, transform: np.ndarray) -> float:
-    """The correlation of two images' details where they overlap, -1 to 1.
+    """Return the correlation of two images' details in their overlap, -1 to 1.
 
     Args:
         image: Grey, as `to_compare` gives it.
@@ -127,7 +120,7 @@ def agreement(image: np.ndarray, other: np.ndarray, transform: np.ndarray) -> fl
 
 
 def _details(grey: np.ndarray) -> np.ndarray:
-    """What is larger than the noise and smaller than a nucleus, float32.
+    """Return the band-pass image (difference of Gaussians), contrast-normalised, float32.
 
     Relative to its own strength around: else two nuclei of one shape would outweigh all that
     differs about them.
@@ -158,7 +151,7 @@ class Index:
             self._tables.append((chosen, keys[order], owners[order]))
 
     def votes(self, descriptors: np.ndarray) -> np.ndarray:
-        """How many of the tables' entries of each image are like one of the descriptors, (n,)."""
+        """Count the entries of each image in the tables that match one of the descriptors, (n,)."""
         found = []
         for chosen, keys, owners in self._tables:
             own = _key(descriptors, chosen)
@@ -170,7 +163,7 @@ class Index:
 
 
 def _key(descriptors: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """The chosen bits of descriptors (k, 32) as one number each, int32, (k,)."""
+    """Return chosen bits of each descriptor, (k, 32), as one number, int32, (k,)."""
     key = np.zeros(len(descriptors), np.int32)
     for place, bit in enumerate(chosen):
         key |= ((descriptors[:, bit >> 3] >> (bit & 7)) & 1).astype(np.int32) << place

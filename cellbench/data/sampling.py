@@ -1,37 +1,40 @@
-"""Which samples make a batch: a function of (seed, epoch) alone, on any number of devices."""
+"""Batches of samples: a function of (seed, epoch) alone, on any number of devices."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
 
-Balance = Literal["none", "sqrt", "balanced"]
-"""
+POWERS = {"none": 1.0, "sqrt": 0.5, "balanced": 0.0}
+"""Power of a class's size that its frequency in an epoch is proportional to.
+
 none: an epoch shows every sample once.
-sqrt: classes are drawn in proportion to the square root of their size.
-balanced: all classes are drawn equally often.
+sqrt: classes occur in proportion to the square root of their size.
+balanced: all classes occur equally often.
 """
 
-_POWER: dict[Balance, float] = {"none": 1.0, "sqrt": 0.5, "balanced": 0.0}
+if TYPE_CHECKING:
+    Balance = str
+else:
+    Balance = Literal[*POWERS]
+"""Name of a power in `POWERS`."""
 
 
 class Key(NamedTuple):
-    """What a loader asks the dataset for.
-
-    Attributes:
-        turn: How often the sample has been drawn before, so that it is augmented anew each time.
-        position: The sample's, in the table.
-        synthetic: Whether it is to be blended with another one.
-    """
+    """Request of a loader to the dataset."""
 
     turn: int
+    """Number of times that the sample has occurred before; its augmentation depends on it."""
     position: int
+    """Position of the sample in the table."""
     synthetic: bool = False
+    """True to blend the sample with another one."""
 
 
 class BatchSampler(Sampler[list[Key]]):
-    """Yields batches of keys, so that workers learn the epoch with every sample.
+    """Sampler of batches of keys, which tell workers the epoch with every sample.
 
     A dataset attribute would not do: persistent workers hold a copy and never see it change.
 
@@ -70,11 +73,11 @@ class BatchSampler(Sampler[list[Key]]):
         self._skipped = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning at the start of every epoch."""
+        """Set the epoch; Lightning calls it at the start of each."""
         self._epoch = epoch
 
     def start_at(self, epoch: int, batch: int) -> None:
-        """Makes the next pass, and only that, begin at a batch of an epoch, to go on from there."""
+        """Start the next pass, and only that, at a batch of an epoch."""
         self._epoch, self._skipped = epoch, batch
 
     def __len__(self) -> int:
@@ -90,7 +93,7 @@ class BatchSampler(Sampler[list[Key]]):
             ]
 
     def _drawn(self) -> np.ndarray:
-        """The epoch's keys in order, (n, 3)."""
+        """Return the epoch's keys in order, (n, 3)."""
         if self._seed is None:
             return _keys(0, self._positions)
         generator = np.random.default_rng((self._seed, self._epoch))
@@ -107,7 +110,7 @@ class BatchSampler(Sampler[list[Key]]):
         return generator.permutation(np.concatenate(dealt))
 
     def _deal(self, label: int, own: np.ndarray, n: int) -> np.ndarray:
-        """The epoch's keys of a class: the next n of an endless row of its permutations.
+        """Return the epoch's keys of a class: the next n of an endless row of its permutations.
 
         No sample is drawn again before all of its class have been, in whatever epoch.
         """
@@ -125,13 +128,13 @@ class BatchSampler(Sampler[list[Key]]):
 
 
 def _keys(turn: int, positions: np.ndarray) -> np.ndarray:
-    """Keys of samples that are as they are, (n, 3)."""
+    """Return keys of samples that are not synthetic, (n, 3)."""
     columns = [np.full_like(positions, turn), positions, np.zeros_like(positions)]
     return np.stack(columns, axis=1)
 
 
 def quotas(sizes: Sequence[int], balance: Balance | int) -> list[int] | None:
-    """How many samples of each class an epoch has; None where each is shown once.
+    """Return the number of samples of each class in an epoch; None to show each once.
 
     Args:
         sizes: How many samples each class has.
@@ -144,9 +147,22 @@ def quotas(sizes: Sequence[int], balance: Balance | int) -> list[int] | None:
     return _share(sum(sizes), sizes, balance)
 
 
+def take_in_turn(positions: np.ndarray, labels: np.ndarray, n: int) -> list[int]:
+    """Return at most n of some samples' positions, one of each class in turn.
+
+    Args:
+        positions: Positions in the table.
+        labels: Class indices of the whole table.
+        n: The largest number of positions.
+    """
+    of_class = [positions[labels[positions] == label] for label in np.unique(labels[positions])]
+    turns = (position for turn in zip_longest(*of_class) for position in turn)
+    return [int(position) for position in turns if position is not None][:n]
+
+
 def _share(n: int, sizes: Sequence[int], balance: Balance) -> list[int]:
-    """How many of n draws each class gets, by largest remainder."""
-    rates = np.array(sizes, dtype=float) ** _POWER[balance]
+    """Apportion n samples to the classes by largest remainder."""
+    rates = np.array(sizes, dtype=float) ** POWERS[balance]
     exact = n * rates / rates.sum()
     whole = np.floor(exact).astype(int)
     remainders = np.argsort(whole - exact, kind="stable")

@@ -44,7 +44,7 @@ _Labels = NDArray[np.int32]
 
 
 def segment(image: Image) -> Mask:
-    """Finds the white cells of a Romanowsky-stained smear (Giemsa, Wright) and their nuclei.
+    """Segment the white cells of a Romanowsky-stained smear (Giemsa, Wright) and their nuclei.
 
     What is purple is nucleus; what is stained around it, but not as the red cells farther off,
     is cytoplasm; an opening parts the cell from all that touches it; within the cell, Otsu's
@@ -80,7 +80,7 @@ def _shrink(image: Image, scale: float) -> Image:
 
 
 def _transmittance(image: Image, sigma: float) -> _Light:
-    """The light that each channel lets through, as a share of the empty slide's, (H, W, 3)."""
+    """Return the transmitted light of each channel, as a share of the empty slide's, (H, W, 3)."""
     slide = cv2.erode(image.max(2), np.ones((5, 5), np.uint8)) > PADDING
     if not slide.any():
         raise UserError(NO_CELL)
@@ -94,7 +94,7 @@ def _transmittance(image: Image, sigma: float) -> _Light:
 
 
 def _purple(light: _Light) -> _Light:
-    """How much more green than blue is absorbed, 0 to 1.
+    """Return the excess of absorbed green over absorbed blue, 0 to 1.
 
     Azure and eosin on DNA absorb at 552 nm (the Romanowsky effect; Friedrich et al. 1990,
     Histochemistry 93:247); haemoglobin absorbs blue as well.
@@ -109,7 +109,7 @@ def _purple_regions(light: _Light) -> _Region:
 
 
 def _nucleus_radius(regions: _Region) -> float:
-    """The radius of a circle with the area of the largest nucleus, all its lobes, in pixels."""
+    """Return the radius in pixels of a circle as large as the largest nucleus, all its lobes."""
     _, _, stats, _ = cv2.connectedComponentsWithStats(regions.astype(np.uint8), connectivity=4)
     area = stats[1:, cv2.CC_STAT_AREA].max(initial=0)
     if area < MIN_NUCLEUS * regions.size:
@@ -120,7 +120,7 @@ def _nucleus_radius(regions: _Region) -> float:
 
 
 def _foreground(light: _Light, seeds: _Region, radius: float) -> _Region:
-    """The seeds and all stained around them, without red cells."""
+    """Return the seeds and the stained pixels around them, without red cells."""
     absorbed = 1 - light.min(2)
     nuclear = np.median(absorbed[seeds])
     away = _distance(~seeds) / radius
@@ -134,7 +134,7 @@ def _foreground(light: _Light, seeds: _Region, radius: float) -> _Region:
 
 
 def _red_cells(light: _Light, ring: _Region, far: _Region, radius: float) -> _Region:
-    """What has the colour far from all nuclei, not that around them: Fisher's discriminant (1936).
+    """Return the pixels coloured as those far from all nuclei (Fisher's discriminant, 1936).
 
     Of a cut-out, too little is far off to learn from, and nothing is taken for a red cell.
     """
@@ -149,7 +149,7 @@ def _red_cells(light: _Light, ring: _Region, far: _Region, radius: float) -> _Re
 
 
 def _part(foreground: _Region, seeds: _Region, margin: int) -> _Labels:
-    """Numbers the cells: each piece is opened by a share of the largest circle in it."""
+    """Label the cells: each piece is opened by a share of the largest circle in it."""
     padded = np.pad(foreground, margin, mode="edge")  # what the edge cuts goes on beyond it
     filled = ndimage.binary_fill_holes(padded)
     count, pieces = cv2.connectedComponents(filled.astype(np.uint8), connectivity=4)
@@ -165,7 +165,7 @@ def _part(foreground: _Region, seeds: _Region, margin: int) -> _Labels:
 
 
 def _choose(cells: _Labels, seeds: _Region) -> _Labels:
-    """Keeps the cells with enough of a nucleus."""
+    """Keep the cells with enough of a nucleus."""
     nuclear = np.bincount(cells[seeds], minlength=cells.max() + 1)
     nuclear[0] = 0
     least = np.full(len(nuclear), MIN_CELL)
@@ -174,7 +174,7 @@ def _choose(cells: _Labels, seeds: _Region) -> _Labels:
 
 
 def _nuclei(light: _Light, cells: _Labels, radius: float) -> _Region:
-    """The nuclei by Otsu's threshold (1979), each within its cell."""
+    """Segment the nuclei by Otsu's threshold (1979), each within its cell."""
     purple = (255 * _purple(light)).astype(np.uint8)
     found = np.zeros(cells.shape, bool)
     for cell in np.unique(cells[cells > 0]):
@@ -196,7 +196,7 @@ def _without_small(region: _Region, area: float) -> _Region:
 
 
 def _distance(region: _Region) -> _Light:
-    """How far each pixel of a region is from the region's outside, in pixels."""
+    """Return the distance of each pixel of a region from its outside, in pixels."""
     return np.asarray(
         cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5), np.float32
     )

@@ -4,12 +4,13 @@ Chawla et al., SMOTE: synthetic minority over-sampling technique, JAIR 16 (2002)
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
+from cellbench.config.bounds import bounds, check_bounds
 from cellbench.data.cache import Pixels
 from cellbench.data.views import Image, Mask, View, apply_view
 from cellbench.errors import UserError
@@ -24,30 +25,23 @@ _STREAM = 1  # of random numbers, beside the augmentation's
 class SmoteConfig:
     """Synthetic images for the smaller classes of the training split.
 
-    Each is a blend of an image and one of its nearest neighbours of the same class, drawn anew
-    every time.
-
-    Attributes:
-        count: How many images of each class an epoch has at least; null for as many as the largest
-            class has.
-        neighbours: Among how many neighbours one is drawn; a class of n has at most n - 1.
+    Each is a blend of an image and one of its nearest neighbours of the same class, a new one every
+    time.
     """
 
-    count: int | None = None
-    neighbours: int = 5
+    count: int | None = field(default=None, metadata=bounds(2, 10_000_000))
+    """Number of images of each class that an epoch has at least; null for as many as the largest
+    class has."""
+    neighbours: int = field(default=5, metadata=bounds(1))
+    """Number of neighbours to choose from; a class of n images has at most n - 1."""
 
     def __post_init__(self) -> None:
-        """Raises UserError where a value is out of its range."""
-        if self.count is not None and self.count < 2:
-            raise UserError(f"data.smote.count: {self.count} is less than 2")
-        if self.count is not None and self.count > 10_000_000:
-            raise UserError(f"data.smote.count: {self.count} is more than 10,000,000")
-        if self.neighbours < 1:
-            raise UserError(f"data.smote.neighbours: {self.neighbours} is less than 1")
+        """Raise UserError if a value is out of its bounds."""
+        check_bounds(self, "data.smote")
 
 
 class Smote:
-    """Blends images of a training split with their neighbours.
+    """Blending of the images of a training split with their neighbours.
 
     Args:
         pixels: The decoded images.
@@ -98,7 +92,7 @@ class Smote:
         return small.astype(np.float32).ravel()
 
     def blend(self, position: int, seed: tuple[int, ...]) -> tuple[Image, Mask | None]:
-        """A synthetic image, and all that the masks of the two have inside.
+        """Return a synthetic image, and the union of the two masks.
 
         Args:
             position: The image that it begins with.

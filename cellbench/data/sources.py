@@ -1,4 +1,4 @@
-"""Which original an augmented image comes from, found in the pixels."""
+"""Search for the original of an augmented image, in the pixels."""
 
 import hashlib
 import json
@@ -20,19 +20,16 @@ MIN_INLIERS = 20
 
 @dataclass(frozen=True)
 class Match:
-    """An image's original.
-
-    Attributes:
-        original: Its position; -1 where none fits.
-        inliers: How many keypoints agree with one affine transform.
-    """
+    """An image's original."""
 
     original: int
+    """Position of the original; -1 if none fits."""
     inliers: int
+    """Number of keypoints that agree with one affine transform."""
 
 
 class Originals:
-    """Originals to be recognised in their augmented copies.
+    """Originals that are recognised in their augmented copies.
 
     Copies may be turned, shifted, sheared, scaled a little and mirrored; recoloured as far as their
     corners stay.
@@ -46,7 +43,7 @@ class Originals:
         self._index = Index([keypoints.descriptors for keypoints in self._keypoints])
 
     def match(self, image: Image) -> Match:
-        """Finds the original of a copy.
+        """Find the original of a copy.
 
         Of two photographs of one field both may fit, and then the votes tell better than the
         inliers which of them it is; so the first that fits is taken.
@@ -67,7 +64,7 @@ def find_sources(
     read_original: Callable[[int], Image],
     cache: CacheConfig,
 ) -> list[Match]:
-    """Finds the original of every copy, or takes what an earlier run has found.
+    """Find the original of every copy, or take it from an earlier run.
 
     Args:
         copies: A digest of each copy's content.

@@ -1,15 +1,16 @@
-"""Which sample trains, validates, tests: drawn once from (table, protocol, seed)."""
+"""Splits into training, validation and test: a function of (table, protocol, seed)."""
 
 import csv
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 
+from cellbench.config.bounds import bounds, check_bounds
 from cellbench.data.table import Part, SampleTable
 from cellbench.errors import UserError
 from cellbench.foreign import open_text
@@ -23,40 +24,32 @@ LEAKY = {"image": "split by image, ignoring groups: copies of one source may be 
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """How the samples are split into train, val and test.
-
-    Attributes:
-        protocol: grouped keeps every group (patient, slide, original) in one part; official takes
-            the authors' test set (and validation set, if there is one); image ignores the groups,
-            to reproduce published numbers, and stamps metrics, figures and reports as leaky.
-            Images of equal content stay together under every protocol but official, where they
-            are an error, and so are groups that the authors' parts share.
-        purge: Under official, leaves out of training (and validation) what shares a group or its
-            content with a part that it is to be scored on, instead of the error.
-        folds: Number of folds of the cross-validation; null for one split by shares.
-        fold: Which fold is the test set, from 0.
-        val: Share of the samples outside the test set that validates.
-        test: Share of the samples that tests, where there are no folds (default 0.2).
-        seed: Seed of the draw; nothing else random depends on it.
-    """
+    """Assignment of the samples to training, validation and test."""
 
     protocol: Literal["grouped", "official", "image"] = "grouped"
+    """grouped keeps every group (patient, slide, original) in one part; official takes the authors'
+    test set (and validation set, if there is one); image ignores the groups, to reproduce published
+    numbers, and marks metrics, figures and reports as leaky. Images of equal content stay together
+    under every protocol but official, where they are an error, and so are groups that the authors'
+    parts share."""
     purge: bool = False
-    folds: int | None = None
+    """Under official, leave out of training (and validation) the images that share a group or their
+    content with a part that is scored, instead of raising an error."""
+    folds: int | None = field(default=None, metadata=bounds(2))
+    """Number of folds of the cross-validation; null for one split by shares."""
     fold: int | None = None
-    val: float = 0.15
-    test: float | None = None
-    seed: int = 0
+    """Fold that is the test set, from 0."""
+    val: float = field(default=0.15, metadata=bounds(above=0, below=1))
+    """Share of the samples outside the test set that are for validation."""
+    test: float | None = field(default=None, metadata=bounds(above=0, below=1))
+    """Share of the samples that are for the test, if there are no folds (default 0.2)."""
+    seed: int = field(default=0, metadata=bounds(0))
+    """Seed of the split; nothing else random depends on it."""
 
     def __post_init__(self) -> None:
-        """Raises UserError where the values contradict each other."""
+        """Raise UserError if a value is out of its bounds, or two contradict each other."""
         key = "data.split"
-        if self.seed < 0:
-            raise UserError(f"{key}.seed: {self.seed} is less than 0")
-        if not 0 < self.val < 1:
-            raise UserError(f"{key}.val: {self.val} is no share; give a number between 0 and 1")
-        if self.test is not None and not 0 < self.test < 1:
-            raise UserError(f"{key}.test: {self.test} is no share; give a number between 0 and 1")
+        check_bounds(self, key)
         if self.protocol == "official" and (self.folds is not None or self.test is not None):
             raise UserError(f"{key}: the official test set is fixed; remove folds, fold and test")
         if self.folds is None:
@@ -65,32 +58,27 @@ class SplitConfig:
             return
         if self.test is not None:
             raise UserError(f"{key}: give either folds or test, not both")
-        if self.folds < 2:
-            raise UserError(f"{key}.folds: {self.folds} is too few; at least 2, or null")
         if not 0 <= (self.fold or 0) < self.folds:
             raise UserError(f"{key}.fold: {self.fold} is not one of 0 to {self.folds - 1}")
 
 
 @dataclass(frozen=True)
 class Split:
-    """A drawn split.
-
-    Attributes:
-        parts: "train", "val", "test" or "purged" for each sample of the table, shape (n,).
-        groups: The number of each sample's group (known groups and equal contents), shape (n,).
-        csv: The text of split.csv: id, class, group, split, content; one row a sample.
-        digest: SHA-256 of that text. Two runs are comparable only if their digests agree.
-        leaky: Why the numbers of this split are not to be believed; None where they are.
-    """
+    """Assignment of each sample to a part, with its digest."""
 
     parts: np.ndarray
+    """Part of each sample of the table: train, val, test or purged, shape (n,)."""
     groups: np.ndarray
+    """Number of each sample's group (known groups and equal contents), shape (n,)."""
     csv: str
+    """Text of split.csv: id, class, group, split, content; one row per sample."""
     digest: str
+    """SHA-256 of that text. Two runs are comparable only if their digests agree."""
     leaky: str | None
+    """Reason why results on this split are unreliable; None if they are reliable."""
 
     def indices(self, part: Part) -> np.ndarray:
-        """The positions in the table of one part's samples, ascending."""
+        """Return the positions in the table of one part's samples, ascending."""
         return np.flatnonzero(self.parts == part)
 
 
@@ -253,18 +241,15 @@ def _cover(
 ) -> dict[int, str] | None:
     """Choose groups for each part that hold every class, small ones first.
 
-    It is a search with backtracking: of all that a part lacks, what the fewest groups can give
-    comes first. It is exhaustive up to `MOST_STEPS` steps.
-
     Args:
         table: The samples.
         groups: The number of each one's group, (n,).
-        seed: Decides which of equally large groups is taken.
+        seed: Decides between groups of equal size.
         parts: The parts; one that occurs twice gets every class twice.
-        subset: The positions of the samples whose groups are to be taken.
+        subset: The positions of the samples whose groups may be chosen.
 
     Returns:
-        The chosen groups' parts; None if none are found.
+        The parts of the chosen groups, by group number; None if there is no solution.
     """
     numbers, of_sample = np.unique(groups[subset], return_inverse=True)
     holds = np.zeros((len(numbers), len(table.classes)), bool)
@@ -273,39 +258,58 @@ def _cover(
     order = sorted(
         range(len(numbers)), key=lambda i: (sizes[i], _hash(table, int(numbers[i]), seed))
     )
-    lacks = np.ones((len(parts), len(table.classes)), bool)
-    if lacks.size > MOST_NEEDS:
+    if len(parts) * len(table.classes) > MOST_NEEDS:
         return None
-    free = np.ones(len(numbers), bool)
-    chosen: dict[int, str] = {}
-    steps = 0
+    search = _CoverSearch(holds, order, len(parts))
+    if not search.solve():
+        return None
+    return {int(numbers[group]): parts[part] for group, part in search.chosen.items()}
 
-    def search() -> bool:
-        nonlocal steps
-        steps += 1
-        left, needs = holds[free].sum(axis=0), lacks.sum(axis=0)
+
+class _CoverSearch:
+    """Backtracking search for groups that give every part every class.
+
+    Of all classes that a part lacks, the one that the fewest groups can give comes first. The
+    search is exhaustive up to `MOST_STEPS` steps.
+
+    Args:
+        holds: True for a class that a group holds, (groups, classes).
+        order: The groups in the order in which they are tried.
+        parts: The number of parts.
+    """
+
+    def __init__(self, holds: np.ndarray, order: Sequence[int], parts: int) -> None:
+        self.chosen: dict[int, int] = {}
+        self._holds = holds
+        self._order = order
+        self._free = np.ones(len(holds), bool)
+        self._lacks = np.ones((parts, holds.shape[1]), bool)
+        self._steps = 0
+
+    def solve(self) -> bool:
+        """Fill `chosen` with the part of each chosen group; return False if there is no way."""
+        self._steps += 1
+        left, needs = self._holds[self._free].sum(axis=0), self._lacks.sum(axis=0)
         if not needs.any():
             return True
-        if steps > MOST_STEPS or (left < needs).any():
+        if self._steps > MOST_STEPS or (left < needs).any():
             return False
         label = int(np.where(needs > 0, left - needs, np.iinfo(np.int64).max).argmin())
-        part = int(lacks[:, label].argmax())
+        part = int(self._lacks[:, label].argmax())
         tried = set()
-        for i in order:
-            kind = holds[i].tobytes()  # one of two groups that hold the same is tried
-            if not free[i] or not holds[i, label] or kind in tried:
+        for group in self._order:
+            kind = self._holds[group].tobytes()  # of groups that hold the same classes one is tried
+            if not self._free[group] or not self._holds[group, label] or kind in tried:
                 continue
             tried.add(kind)
-            before = lacks[part].copy()
-            free[i], lacks[part] = False, before & ~holds[i]
-            chosen[int(numbers[i])] = parts[part]
-            if search():
+            before = self._lacks[part].copy()
+            self._free[group], self._lacks[part] = False, before & ~self._holds[group]
+            self.chosen[group] = part
+            if self.solve():
                 return True
-            del chosen[int(numbers[i])]
-            free[i], lacks[part] = True, before
+            del self.chosen[group]
+            self._free[group], self._lacks[part] = True, before
         return False
-
-    return chosen if search() else None
 
 
 def _partition(
@@ -366,7 +370,7 @@ def _hash(table: SampleTable, group: int, seed: int) -> bytes:
 
 
 def purge(groups: np.ndarray, parts: np.ndarray) -> None:
-    """Marks what shares a group with a part that it is to be scored on."""
+    """Mark the training samples that share a group with a part that is scored."""
     for scored, others in (("test", ("train", "val")), ("val", ("train",))):
         known = np.isin(groups, groups[parts == scored]) & np.isin(parts, others)
         parts[known] = "purged"
@@ -375,7 +379,7 @@ def purge(groups: np.ndarray, parts: np.ndarray) -> None:
 def _check_overlap(
     table: SampleTable, groups: np.ndarray, parts: np.ndarray, config: SplitConfig
 ) -> None:
-    """Says which two samples of one group stand in two parts, if any do."""
+    """Raise an error that names two samples of one group in two parts, if there are any."""
     seen: dict[int, int] = {}
     purge = ", or data.split.purge: true" if config.protocol == "official" else ""
     for i, group in enumerate(groups):
@@ -393,7 +397,7 @@ def _check_overlap(
 
 
 def _group_name(table: SampleTable, group: int) -> str:
-    """A group goes by its first sample's group, or that sample's id where it has none."""
+    """Return each group's name: its first sample's group, or that sample's id without one."""
     return table.samples[group].group or table.samples[group].id
 
 
@@ -447,12 +451,12 @@ def _to_csv(table: SampleTable, groups: np.ndarray, parts: np.ndarray) -> str:
 
 
 def digest_of(text: str) -> str:
-    """The SHA-256 of a split.csv's text, as 64 hexadecimal digits."""
+    """Return the SHA-256 of a split.csv's text, as 64 hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_split(path: Path) -> list[dict[str, str]]:
-    """Reads a split.csv back as one dictionary a row.
+    """Read a split.csv back as one dictionary per row.
 
     Raises:
         UserError: It is missing or not a split.csv.

@@ -4,7 +4,8 @@ Where light passes through stains, their optical densities add up (Beer and Lamb
 a mixture of two stains' colours, by their concentrations.
 """
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import albumentations as A
 import cv2
@@ -13,33 +14,45 @@ from numpy.typing import NDArray
 
 from cellbench.data.views import Image
 
-Stain = Literal["haematoxylin_eosin", "giemsa"]
-Normalisation = Literal["none", "haematoxylin_eosin", "giemsa"]
-"""Whether images are brought to one staining, and with what they were stained."""
-
 FORMAT = 2
 """Part of every cache file's name: raise it when images are normalised otherwise."""
 
-# Optical densities in red, green and blue: of Ruifrok and Johnston (Anal Quant Cytol Histol 2001),
-# and for Giemsa's methylene blue and eosin those of Landini's colour deconvolution for ImageJ.
-VECTORS: dict[Stain, NDArray[np.float64]] = {
-    "haematoxylin_eosin": np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]]),
-    "giemsa": np.array([[0.834750, 0.513556, 0.196330], [0.092789, 0.954111, 0.283111]]),
-}
 
-# What images are brought to: each stain's colour, and its concentration's 99th percentile. Those of
-# haematoxylin and eosin are of Macenko et al.'s own code; those of Giemsa the medians of
-# what `estimate` finds in the 299 hpv cells.
-REFERENCES: dict[Stain, tuple[NDArray[np.float64], NDArray[np.float64]]] = {
-    "haematoxylin_eosin": (
-        np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]]),
-        np.array([1.9705, 1.0308]),
+@dataclass(frozen=True, eq=False)
+class Stain:
+    """Two stains that are used together, the one that absorbs more red first."""
+
+    vectors: NDArray[np.float64]
+    """Published optical densities in red, green and blue, (2, 3); the augmentation's."""
+    reference: NDArray[np.float64]
+    """Colours that images are normalised to, as optical densities, (2, 3)."""
+    strengths: NDArray[np.float64]
+    """99th percentile of each concentration that images are normalised to, (2,)."""
+
+
+STAINS = {
+    # Vectors: Ruifrok and Johnston, Anal Quant Cytol Histol 2001. Reference: the code published
+    # with Macenko et al., ISBI 2009.
+    "haematoxylin_eosin": Stain(
+        vectors=np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]]),
+        reference=np.array([[0.5626, 0.7201, 0.4062], [0.2159, 0.8012, 0.5581]]),
+        strengths=np.array([1.9705, 1.0308]),
     ),
-    "giemsa": (
-        np.array([[0.693, 0.698, 0.182], [0.230, 0.965, 0.127]]),
-        np.array([1.47, 4.11]),
+    # Vectors: methylene blue and eosin in Landini's colour deconvolution for ImageJ. Reference:
+    # the medians of what `estimate` finds in the 299 hpv cells.
+    "giemsa": Stain(
+        vectors=np.array([[0.834750, 0.513556, 0.196330], [0.092789, 0.954111, 0.283111]]),
+        reference=np.array([[0.693, 0.698, 0.182], [0.230, 0.965, 0.127]]),
+        strengths=np.array([1.47, 4.11]),
     ),
 }
+"""Stains by name; an entry is all that a new one needs."""
+
+if TYPE_CHECKING:
+    Normalisation = str
+else:
+    Normalisation = Literal["none", *STAINS]
+"""Stain to normalise by, or none."""
 
 STAINED = 0.15
 """Pixels of a lower optical density are background."""
@@ -54,7 +67,7 @@ _DENSITY = -np.log((np.arange(256) + 1) / 256)
 
 
 def density_of(image: Image) -> NDArray[np.float64]:
-    """Optical density against the image's own light, its brightest hundredth: (H * W, 3).
+    """Return the optical density against the image's own light, its 99th percentile: (H * W, 3).
 
     Slides are lit in different colours, which are no stain.
     """
@@ -65,15 +78,15 @@ def density_of(image: Image) -> NDArray[np.float64]:
 
 
 def estimate(image: Image) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Finds an image's two stains after Macenko et al. (ISBI 2009).
+    """Estimate an image's two stains after Macenko et al. (ISBI 2009).
 
     Args:
         image: RGB, uint8, (H, W, 3).
 
     Returns:
         Their colours as unit vectors of optical density, (2, 3), the bluer first, and the 99th
-        percentiles of their concentrations, (2,); None where too little is stained, or by one
-        stain alone.
+        percentiles of their concentrations, (2,); None if too little is stained, or by one stain
+        alone.
     """
     density = density_of(image)
     stained = density[(density > STAINED).all(axis=1)]
@@ -98,22 +111,22 @@ def estimate(image: Image) -> tuple[NDArray[np.float64], NDArray[np.float64]] | 
 
 
 def normalise(image: Image, stain: Normalisation) -> Image:
-    """Gives an image's two stains the reference's colours and strengths.
+    """Change an image's two stains to the reference's colours and strengths.
 
     Args:
         image: RGB, uint8, (H, W, 3). Not changed.
-        stain: What the slide was stained with; none changes nothing.
+        stain: The stain of the slide; none changes nothing.
 
     Returns:
-        The same shape; the image as it is where too little of it is stained.
+        An image of the same shape; the given one if too little of it is stained.
     """
     found = None if stain == "none" else estimate(image)
     if found is None or stain == "none":
         return image
     vectors, most = found
-    colours, strengths = REFERENCES[stain]
+    target = STAINS[stain]
     concentrations = density_of(image) @ np.linalg.pinv(vectors)
-    return _image((concentrations * (strengths / most)) @ colours, image.shape)
+    return _image((concentrations * (target.strengths / most)) @ target.reference, image.shape)
 
 
 def _image(density: NDArray[np.float64], shape: tuple[int, ...]) -> Image:
@@ -122,7 +135,7 @@ def _image(density: NDArray[np.float64], shape: tuple[int, ...]) -> Image:
 
 
 class StainJitter(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations has no types
-    """Scales and shifts the concentration of each stain, and what neither explains.
+    """Random scale and shift of each stain's concentration, and of the remainder.
 
     Tellez et al., Whole-slide mitosis detection in H&E breast histology using PHH3 as a reference,
     IEEE Trans Med Imaging 37 (2018).
@@ -134,27 +147,27 @@ class StainJitter(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations
         p: How often it acts.
     """
 
-    def __init__(self, stain: Stain, scale: float = 0.2, shift: float = 0.05, p: float = 0.9):
+    def __init__(self, stain: str, scale: float = 0.2, shift: float = 0.05, p: float = 0.9):
         super().__init__(p=p)
         self.stain, self.scale, self.shift = stain, scale, shift
-        first, second = (v / np.linalg.norm(v) for v in VECTORS[stain])
+        first, second = (v / np.linalg.norm(v) for v in STAINS[stain].vectors)
         rest = np.cross(first, second)
         basis = np.stack([first, second, rest / np.linalg.norm(rest)])
         self._basis, self._inverse = basis, np.linalg.inv(basis)
 
     def get_params(self) -> dict[str, Any]:
-        """Draws a factor and a shift for each of the three."""
+        """Draw a factor and a shift for each stain and for the remainder."""
         draw = self.random_generator.uniform
         scales = draw(1 - self.scale, 1 + self.scale, 3)
         return {"scales": scales, "shifts": draw(-self.shift, self.shift, 3)}
 
     def apply(self, img: Image, scales: Any, shifts: Any, **params: Any) -> Image:
-        """Applies what was drawn to an RGB image, uint8, (H, W, 3)."""
+        """Apply the factors and shifts to an RGB image, uint8, (H, W, 3)."""
         # All of it is one affine map of the densities.
         matrix = (self._inverse * scales) @ self._basis
         density = cv2.transform(_DENSITY[img], matrix.T) + shifts @ self._basis
         return _image(density, img.shape)
 
     def get_transform_init_args_names(self) -> tuple[str, ...]:
-        """What tells one such transform from another."""
+        """Return the names of the arguments that distinguish two such transforms."""
         return ("stain", "scale", "shift")

@@ -1,18 +1,18 @@
 """Drawn white blood cells: the embedded default, with no file and no network."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import cv2
 import numpy as np
 from numpy.random import Generator
 
-from cellbench.data.base import CellDataModule
+from cellbench.config.bounds import bounds
+from cellbench.data.module import CellDataModule
 from cellbench.data.preprocessing import resize_mask
 from cellbench.data.table import Sample
 from cellbench.data.views import BACKGROUND, CYTOPLASM, NUCLEUS, Image, Mask
-from cellbench.errors import UserError
 
 VERSION = 1
 """Part of every drawn image's fingerprint: raise it when the drawing changes."""
@@ -21,7 +21,7 @@ MASK_VERSION = 2
 """The same for the masks, which may be shrunk otherwise while the images stay as they are."""
 
 MOST = 1_000_000
-"""Images, and slides, that are drawn at most; listing so many takes a minute."""
+"""Largest number of images, and of slides; listing so many takes a minute."""
 
 SIZE = 96
 """Height and width of a drawn image in pixels."""
@@ -33,29 +33,26 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class CellType:
-    """How a class of white cell looks under a Giemsa stain; the classes overlap on purpose.
-
-    Attributes:
-        share: Its share of the cells.
-        radius: Mean and deviation of the cell's radius, as a share of the image's side.
-        lobes: The least and greatest number of nuclear lobes.
-        nucleus: Mean and deviation of the nucleus' share of the cell's radius.
-        cytoplasm: Colour of the cytoplasm, RGB.
-        granules: Colour of the granules, RGB.
-        density: Mean number of granules.
-        granule_radius: Radius of a granule, as a share of the image's side.
-        indented: How much a kidney-shaped nucleus is cut in, as a share of its radius.
-    """
+    """Appearance of a class of white cell under a Giemsa stain; the classes overlap on purpose."""
 
     share: float
+    """Share of the cells."""
     radius: tuple[float, float]
+    """Mean and standard deviation of the cell's radius, as a share of the image's side."""
     lobes: tuple[int, int]
+    """Smallest and largest number of nuclear lobes."""
     nucleus: tuple[float, float]
+    """Mean and standard deviation of the nucleus's share of the cell's radius."""
     cytoplasm: Colour
+    """Colour of the cytoplasm, RGB."""
     granules: Colour
+    """Colour of the granules, RGB."""
     density: float
+    """Mean number of granules."""
     granule_radius: float
+    """Radius of a granule, as a share of the image's side."""
     indented: float = 0.0
+    """Depth of the notch of a kidney-shaped nucleus, as a share of its radius."""
 
 
 TYPES = {
@@ -111,33 +108,17 @@ class SyntheticDataModule(CellDataModule):
     Four classes that differ as white cells do, in nuclear lobes, size, granules and stain, and
     that overlap as they do too, among red cells and debris. Every slide has its own stain and
     light: the slide is the group. The drawing depends on `draw_seed` alone.
-
-    Attributes:
-        samples: Number of images.
-        slides: Number of slides that they come from.
-        draw_seed: Seed of the drawing.
-        shortcut: Probability, 0 to 1, that the colour of the background tells the class: what a
-            model that sees the background alone can then find.
     """
 
-    samples: int = 600
-    slides: int = 60
-    draw_seed: int = 0
-    shortcut: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Raises UserError where a value is out of its range."""
-        super().__post_init__()
-        for name, least in (("samples", 1), ("slides", 1), ("draw_seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"data.{name}: {getattr(self, name)} is less than {least}")
-        for name in ("samples", "slides"):
-            if getattr(self, name) > MOST:
-                raise UserError(f"data.{name}: {getattr(self, name)} is more than {MOST:,}")
-        if not 0 <= self.shortcut <= 1:
-            raise UserError(f"data.shortcut: {self.shortcut} is not between 0 and 1")
-        if self.samples < len(TYPES) or self.slides < 1:
-            raise UserError(f"data.samples: at least {len(TYPES)} are needed, and one slide")
+    samples: int = field(default=600, metadata=bounds(len(TYPES), MOST))
+    """Number of images."""
+    slides: int = field(default=60, metadata=bounds(1, MOST))
+    """Number of slides that they come from."""
+    draw_seed: int = field(default=0, metadata=bounds(0))
+    """Seed of the drawing."""
+    shortcut: float = field(default=0.0, metadata=bounds(0, 1))
+    """Probability, 0 to 1, that the colour of the background gives away the class, so that a model
+    which sees the background alone can find it."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -145,7 +126,7 @@ class SyntheticDataModule(CellDataModule):
         return tuple(TYPES)
 
     def list_samples(self) -> list[Sample]:
-        """The cells to draw, in fixed class proportions, dealt out to the slides at random."""
+        """List the cells to draw, in fixed class proportions, assigned to the slides at random."""
         rng = np.random.default_rng((self.draw_seed, VERSION))
         edges = np.cumsum([kind.share for kind in TYPES.values()])
         quantiles = (np.arange(self.samples) + 0.5) / self.samples
@@ -157,24 +138,24 @@ class SyntheticDataModule(CellDataModule):
         ]
 
     def fingerprint(self, sample: Sample) -> str:
-        """A digest of what the drawing depends on."""
+        """Return a digest of all that the drawing depends on."""
         what = f"{VERSION} {self.draw_seed} {self.shortcut} {sample}"
         return hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
 
     def mask_fingerprint(self, sample: Sample) -> str:
-        """The same of the mask, which is drawn with the image."""
+        """Return the digest of the mask, which is drawn with the image."""
         return f"{self.fingerprint(sample)} {MASK_VERSION}"
 
     def has_mask(self, sample: Sample) -> bool:
-        """Every drawn cell has its mask."""
+        """Return True: every drawn cell has a mask."""
         return True
 
     def read_image(self, sample: Sample) -> Image:
-        """Draws the image: RGB, uint8, (96, 96, 3)."""
+        """Draw the image: RGB, uint8, (96, 96, 3)."""
         return self._draw(sample)[0]
 
     def read_mask(self, sample: Sample, image: Image) -> Mask:
-        """Draws the mask, (96, 96)."""
+        """Draw the mask, (96, 96)."""
         return self._draw(sample)[1]
 
     @cached_property
@@ -197,7 +178,7 @@ class SyntheticDataModule(CellDataModule):
 
 
 def _blob(centre: np.ndarray, radius: float, rough: float, rng: Generator) -> np.ndarray:
-    """A closed outline about a centre: a circle with a few random waves, (64, 1, 2) int32."""
+    """Return a closed outline: a circle with a few random waves, int32, (64, 1, 2)."""
     angle = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     waves = np.zeros_like(angle)
     for order in (2, 3, 4, 5):
@@ -213,7 +194,7 @@ def _fill(canvas: np.ndarray, outline: np.ndarray, colour: np.ndarray) -> None:
 
 
 def _draw_surroundings(canvas: np.ndarray, rng: Generator, stain: np.ndarray) -> None:
-    """Red cells with a pale centre, and platelets, mostly outside the middle."""
+    """Draw red cells with a pale centre, and platelets, mostly outside the middle."""
     for _ in range(rng.poisson(5)):
         angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.34, 0.7) * _CANVAS
         centre = _CANVAS / 2 + distance * np.array([np.cos(angle), np.sin(angle)])
@@ -255,7 +236,7 @@ def _draw_cell(
 
 
 def _nucleus(kind: CellType, centre: np.ndarray, radius: float, rng: Generator) -> np.ndarray:
-    """The nucleus as a boolean image: round, kidney-shaped, or lobes on an arc with bridges."""
+    """Return a boolean nucleus: round, kidney-shaped, or lobes on an arc with bridges."""
     drawn = np.zeros((_CANVAS, _CANVAS), np.uint8)
     extent = radius * np.clip(rng.normal(*kind.nucleus), 0.4, 0.92)
     lobes, turn = int(rng.integers(kind.lobes[0], kind.lobes[1] + 1)), rng.uniform(0, 2 * np.pi)

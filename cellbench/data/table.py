@@ -1,4 +1,4 @@
-"""The one table that everything about a dataset works on."""
+"""Table of samples that splits, loaders, audit and predictions work on."""
 
 import hashlib
 import os
@@ -20,25 +20,22 @@ Part = Literal["train", "val", "test"]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image of a dataset.
-
-    Attributes:
-        id: Unique name; for a file its POSIX path below the dataset's root.
-        label: Index into the dataset's classes; -1 where the class is not known.
-        image: The image file; None where the pixels are generated.
-        mask: The mask file; None where there is none.
-        group: What must not be split (patient, slide, original image); None where not known.
-        split: The part the dataset's authors put it in; None where there is no official split.
-        votes: The class that each annotator chose; None where they are not known.
-    """
+    """One image of a dataset."""
 
     id: str
+    """Unique name; for a file its POSIX path below the dataset's root."""
     label: int
+    """Index into the dataset's classes; -1 for an unknown class."""
     image: Path | None = None
+    """Image file; None if the pixels are generated."""
     mask: Path | None = None
+    """Mask file; None if there is none."""
     group: str | None = None
+    """Patient, slide or original image, which must not be divided; None if unknown."""
     split: Part | None = None
+    """Part of the authors' split; None if there is no official split."""
     votes: tuple[int, ...] | None = None
+    """Class that each annotator chose; None if unknown."""
 
 
 class SampleTable:
@@ -107,7 +104,7 @@ class SampleTable:
         return np.array([int.from_bytes(d, "little") for d in digests], dtype=np.uint64)
 
     def conflict(self) -> str | None:
-        """Says which two samples of equal content have different labels, if any have."""
+        """Describe two samples of equal content with different labels; None if there are none."""
         first: dict[str, int] = {}
         found = []
         for i, content in enumerate(self.fingerprints):
@@ -124,7 +121,7 @@ class SampleTable:
         )
 
     def groups(self, *, known: bool = True) -> np.ndarray:
-        """Numbers the groups: samples with one number must stay in one part of a split.
+        """Return group numbers: samples with one number must stay in one part of a split.
 
         Samples of equal content always share a group, and so, through them, do the groups
         that they belong to. A group goes by the number of its first sample.
@@ -162,7 +159,7 @@ def check_ids(samples: Iterable[Sample]) -> None:
 
 
 def join(n: int, pairs: Iterable[tuple[int, int]]) -> np.ndarray:
-    """For each of n positions the first of those that pairs join it with, (n,)."""
+    """Return for each of n positions the first of those that pairs join it with, (n,)."""
     links = np.array([(a, b) for a, b in pairs if a != b], dtype=np.int64).reshape(-1, 2)
     graph = coo_array((np.ones(len(links), bool), (links[:, 0], links[:, 1])), shape=(n, n))
     _, component = connected_components(graph, directed=False)

@@ -1,4 +1,4 @@
-"""Images to be classified: read and prepared batch by batch, however many there are."""
+"""Unlabelled images, read and prepared batch by batch, however many there are."""
 
 import os
 from collections.abc import Sequence
@@ -74,7 +74,7 @@ class UnlabelledImages(Dataset[Batch]):
         return len(self._paths)
 
     def __getitem__(self, positions: list[int]) -> Batch:
-        """Makes a batch of the images at the given positions."""
+        """Return a batch of the images at the given positions."""
         images = np.zeros((len(positions), *self._preprocessing.image_size, 3), dtype=np.uint8)
         for i, position in enumerate(positions):
             try:
@@ -88,7 +88,7 @@ class UnlabelledImages(Dataset[Batch]):
         )
 
     def _show(self, position: int) -> Image:
-        """An image as the network sees it."""
+        """Return an image as the network sees it."""
         prepared, path = self._preprocessing, Path(self._paths[position])
         image, mask = files.read_image(path, self._max_pixels), None
         if self._masks is not None:
@@ -129,7 +129,7 @@ def _mask_path(image: str, masks: Path) -> str:
 
 
 def _check_masks(paths: Sequence[str], masks: Sequence[str], view: str) -> None:
-    """Makes sure that each image has a mask of its own.
+    """Check that each image has a mask of its own.
 
     Raises:
         UserError: One has none, or that of another.

@@ -1,4 +1,4 @@
-"""What of an image the network sees; a view decides the pixels and nothing else."""
+"""Views: the part of an image that the network sees. A view decides the pixels, nothing else."""
 
 from typing import Literal
 
@@ -32,12 +32,12 @@ Mask = NDArray[np.uint8]
 
 
 def needs_mask(view: View) -> bool:
-    """Whether a view cannot be made of the image alone."""
+    """Return True if a view cannot be made from the image alone."""
     return view != "raw"
 
 
 def crop_box(mask: Mask) -> tuple[slice, slice]:
-    """The square about the cell that `view: crop` shows, moved to lie inside the image.
+    """Return the square around the cell that `view: crop` shows, moved to lie inside the image.
 
     Args:
         mask: The image's mask, with a cell in it.
@@ -57,7 +57,7 @@ def crop_box(mask: Mask) -> tuple[slice, slice]:
 
 
 def apply_view(image: Image, mask: Mask | None, view: View, fill: int) -> Image:
-    """Shows of an image what the view shows; the last step before the network.
+    """Hide the pixels that the view hides; the last step before the network.
 
     Args:
         image: RGB, uint8, (H, W, 3), after every transform. Not changed.
@@ -89,7 +89,7 @@ def silhouette_value(fill: int) -> int:
 
 
 def _boxes(cell: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The dilated bounding boxes of the cell's pieces: reflected borders make more than one."""
+    """Return the dilated bounding boxes of the cell's pieces: reflected borders make several."""
     hidden = np.zeros_like(cell)
     margin = round(BACKGROUND_MARGIN * max(cell.shape))
     _, _, stats, _ = cv2.connectedComponentsWithStats(cell.astype(np.uint8))

@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cellbench.data.base import FileDataModule
 from cellbench.data.download import OnRequest
+from cellbench.data.file_module import FileDataModule
 from cellbench.data.table import Sample
 
 CLASSES = (
@@ -34,14 +34,12 @@ class WBC9DataModule(FileDataModule):
 
     Layout: `wbc/<class>/<name>.<ext>`, and `classify-images/1.jpg` to `59.jpg` without labels, for
     `predict --images`.
-
-    Attributes:
-        by_slide: Whether the first number of a name is the group; False keeps equal images
-            together and no more, for classes that come from fewer than three slides.
     """
 
     root: Path = Path("data/wbc9")
     by_slide: bool = True
+    """True to take the first number of a name as the group; False only keeps equal images together,
+    for classes that come from fewer than three slides."""
 
     how_to_get = (
         "the set is private: ask its owners, and give the folder that holds 'wbc' as --data.root"
@@ -60,7 +58,7 @@ class WBC9DataModule(FileDataModule):
         return CLASSES
 
     def list_samples(self) -> list[Sample]:
-        """The images of the nine folders.
+        """List the images of the nine folders.
 
         Raises:
             UserError: A folder is missing, or there is one of another name.

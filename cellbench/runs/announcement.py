@@ -47,9 +47,9 @@ def _notes_on_data(run: Run) -> Iterator[str]:
     if run.trains and batches is not None:
         yield f"an epoch ends after {batches} batches: trainer.limit_train_batches"
     if run.trains and data.train_labels is not None:
-        positions, labels = data.training
-        out = len(data.drawn.indices("train")) - len(positions)
-        other = int((labels != data.table.labels)[positions].sum())
+        training = data.training
+        out = len(data.drawn.indices("train")) - len(training.positions)
+        other = int((training.all_labels != data.table.labels)[training.positions].sum())
         yield (
             f"data.train_labels leaves {out} training images out, and gives {other} another "
             "label than the dataset's"

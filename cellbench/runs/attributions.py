@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from cellbench.data.base import CellDataModule
+    from cellbench.data.module import CellDataModule
     from cellbench.data.preprocessing import Preprocessing
     from cellbench.data.table import Sample
     from cellbench.data.views import Image, Mask

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
-from cellbench.data.base import CellDataModule
+from cellbench.data.module import CellDataModule
 from cellbench.models.classifier import CellClassifier
 
 Average = Literal["none", "ema", "swa"]
@@ -139,7 +139,7 @@ class Averaging(WeightAveraging):
         for batch in islice(batches, int(trainer.num_training_batches)):
             moved = data.transfer_batch_to_device(batch, trainer.strategy.root_device, 0)
             with trainer.precision_plugin.forward_context():
-                model.logits(data.on_after_batch_transfer(moved, 0))
+                model.logits(moved)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.eval()
             norm.momentum = momentum

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from cellbench.atomic import shared_file, write_at
 from cellbench.bar import bar
-from cellbench.data.base import CellDataModule
-from cellbench.data.dataset import Batch, Features
+from cellbench.data.dataset import Features
+from cellbench.data.module import CellDataModule
 from cellbench.models import timm_networks
 from cellbench.models.classifier import CellClassifier
 
@@ -62,7 +63,7 @@ def keep(model: CellClassifier, data: CellDataModule, trainer: Trainer) -> str |
 
     plain = features_of(None)
     variants = [features_of(variant) for variant in range(data.variants or 0)]
-    data.features = Features(plain, variants, dtype)
+    data.plan = replace(data.plan, features=Features(plain, variants, dtype))
     times = f", {len(variants)} variants each" if variants else ""
     return (
         f"features   {probe.shape[1]} of each of {len(plain)} images{times}, kept in "
@@ -105,9 +106,7 @@ def _features(
         offset = 0
         for batch in bar(loader, "features"):
             moved = data.transfer_batch_to_device(batch, device, 0)
-            finished = data.on_after_batch_transfer(moved, 0)
-            assert isinstance(finished, Batch)
-            rows = compute(finished.images).cpu().contiguous().view(torch.uint8).numpy()
+            rows = compute(moved.images).cpu().contiguous().view(torch.uint8).numpy()
             write_at(file, rows, offset)
             offset += rows.nbytes
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cellbench import atomic
-from cellbench.config import yaml
+from cellbench.config import keys, yaml
 from cellbench.errors import CannotWrite, UserError
 from cellbench.foreign import inside, read_bytes
 
@@ -119,10 +119,17 @@ class RunFolder:
         return self.config.is_file() and not self.metrics.is_file()
 
     def has_config(self, config: Mapping[str, Any]) -> bool:
-        """Return True if config.yaml holds this configuration; a damaged file holds none."""
+        """Return True if config.yaml holds this configuration; a damaged file holds none.
+
+        Options that have been removed since config.yaml was written do not count.
+        """
         with suppress(UserError):
             content = as_yaml(config).encode(errors="backslashreplace")
-            return read_bytes(self.config, len(content)) == content
+            if read_bytes(self.config, yaml.MAX_BYTES) == content:
+                return True
+            stored = yaml.read_mapping(self.config)
+            keys.drop_removed(stored)
+            return as_yaml(stored).encode(errors="backslashreplace") == content
         return False
 
     @classmethod

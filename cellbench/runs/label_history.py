@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from cellbench.data.base import CellDataModule
+from cellbench.data.module import CellDataModule
 from cellbench.errors import UserError
 from cellbench.foreign import open_text
 from cellbench.runs.folder import write_text
@@ -57,7 +57,7 @@ class LabelHistory(Callback):
         self._current = None
         if not self._ranks.first:
             return
-        positions, labels = self._data.training
+        positions, labels = self._data.training.positions, self._data.training.all_labels
         rows = torch.stack(self._epochs, dim=1)[positions].tolist()
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")

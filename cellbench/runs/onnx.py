@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import cellbench
 from cellbench.data.preprocessing import Preprocessing
-from cellbench.data.stain import REFERENCES
+from cellbench.data.stain import STAINS
 from cellbench.data.views import BACKGROUND_MARGIN, CROP_MARGIN, silhouette_value
 from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
@@ -210,11 +210,11 @@ def before(prepared: Preprocessing) -> list[str]:
             "value for the cell; of the image's size"
         )
     if prepared.stain != "none":
-        colours, strengths = REFERENCES[prepared.stain]
+        stain = STAINS[prepared.stain]
         steps.append(
             "normalise the stains (Macenko et al., ISBI 2009, as cellbench.data.stain.normalise "
-            f"does) to the optical densities {colours.tolist()} and the 99th percentiles of "
-            f"concentration {strengths.tolist()}"
+            f"does) to the optical densities {stain.reference.tolist()} and the 99th percentiles "
+            f"of concentration {stain.strengths.tolist()}"
         )
     if prepared.view == "crop":
         steps.append(

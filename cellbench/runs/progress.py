@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -13,7 +14,7 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torchmetrics import Metric, MetricCollection
 
-from cellbench.data.base import CellDataModule
+from cellbench.data.module import CellDataModule
 from cellbench.errors import Interrupted, UserError
 from cellbench.runs.folder import RunFolder
 from cellbench.runs.ranks import Ranks
@@ -141,7 +142,7 @@ class Progress(EndAtSignal):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Seed torch by (seed, epoch, batch, rank), so that dropout is the same after a resume."""
-        step = f"{self._data.seed} {trainer.current_epoch} {batch_idx}"
+        step = f"{self._data.plan.seed} {trainer.current_epoch} {batch_idx}"
         step += f" {self._ranks.rank}" if self._ranks.rank else ""
         digest = hashlib.blake2b(step.encode(), digest_size=8).digest()
         seed = int.from_bytes(digest, "little")
@@ -217,7 +218,7 @@ class Progress(EndAtSignal):
                 f"{self._ranks.size}; go on with as many"
             )
         trainer.should_stop = saved["ended"]
-        self._data.start = (saved["epoch"], saved["batch"])
+        self._data.plan = replace(self._data.plan, epoch=saved["epoch"], batch=saved["batch"])
         if self._ranks.first:
             print(f"goes on from epoch {saved['epoch']}, step {saved['batch']}", flush=True)
         counted = saved["metrics"][self._ranks.rank]

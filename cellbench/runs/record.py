@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 
-from cellbench.data.base import CellDataModule
+from cellbench.data.module import CellDataModule
 from cellbench.data.table import Part
 from cellbench.runs import environment, figures, loggers
 from cellbench.runs.folder import RunFolder, as_yaml, write_text

@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from cellbench.data.base import CellDataModule
+from cellbench.data.module import CellDataModule
 from cellbench.data.table import Part
 from cellbench.runs import probabilities
 from cellbench.runs.predictions import Predictions
@@ -49,7 +49,7 @@ def summarise(
         },
         "epoch": epoch,
         "view": data.view,
-        "seed": data.seed,
+        "seed": data.plan.seed,
         "majority_class": data.classes[prior.argmax()],
         "parameters": parameters,
     }

@@ -15,7 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 
 import cellbench
-from cellbench.data.base import CellDataModule
+from cellbench.data.module import CellDataModule
 from cellbench.data.table import Part
 from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
@@ -130,7 +130,7 @@ class Run:
             data=type(self.data).__name__,
             split=self.data.drawn.digest,
             # Only a training needs the table of its labels.
-            labels=self.data.training_digest if self.trains else "",
+            labels=self.data.training.digest if self.trains else "",
             leaky=self.data.drawn.leaky,
             masks=self.data.masks_digest,
             pooling=POOLING,

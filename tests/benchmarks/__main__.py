@@ -13,6 +13,7 @@ NAMES = (
     "epoch",
     "state",
     "features",
+    "augmentation",
     "input_path",
     "datasets",
     "smote",

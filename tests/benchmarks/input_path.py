@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from cellbench.data.augment import Augmentation
 from cellbench.data.cache import CacheConfig
 from cellbench.data.folder import FolderDataModule
 from cellbench.data.splits import SplitConfig
@@ -73,7 +74,7 @@ def rate_and_memory(root: Path, cache: Path, policy: str) -> tuple[float, float,
     """Images a second of the second epoch, and the MiB of this process and of the whole tree."""
     data = data_module(root, cache, policy)
     data.setup("fit")
-    data.choose_loading("cpu", 1)
+    data.plan = data.plan_loading("cpu", 1)
     loader = data.train_dataloader()
     for _ in loader:
         pass
@@ -96,11 +97,12 @@ def private_mib(pid: int) -> float:
 def naive_rate(root: Path) -> float:
     """Images a second of one core that decodes and resizes each image in every epoch."""
     data = data_module(root, root, "strong")
+    augment = Augmentation("strong", data.input_size)
     paths = sorted(root.rglob("*.jpg"))[:600]
     begun = time.perf_counter()
     for number, path in enumerate(paths):
         image, _ = data.preprocessing.prepare(cv2.imread(str(path))[..., ::-1], None, "")
-        data._augmentation(np.ascontiguousarray(image), None, (0, 0, number))
+        augment(np.ascontiguousarray(image), None, (0, 0, number))
     return len(paths) / (time.perf_counter() - begun)
 
 

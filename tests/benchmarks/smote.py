@@ -17,7 +17,7 @@ def epoch(smote: bool) -> tuple[float, float, int]:
         samples=IMAGES, image_size=SIZE, smote=SmoteConfig() if smote else None
     )
     data.setup("fit")
-    data.choose_loading("cpu", 1)
+    data.plan = data.plan_loading("cpu", 1)
     begun = time.perf_counter()
     shown = sum(len(batch.labels) for batch in data.train_dataloader())
     seconds = (time.perf_counter() - begun) / shown

@@ -69,7 +69,7 @@ def loop(threads: int) -> float:
     seconds = []
     data = SyntheticDataModule(augment="flips", image_size=32, batch_size=16)
     data.setup("fit")
-    data.choose_loading("cpu", 1)
+    data.plan = data.plan_loading("cpu", 1)
 
     def objective(trial: optuna.Trial) -> float:
         begun = time.perf_counter()

@@ -45,7 +45,7 @@ _MODULES = {
     "an error": "raise RuntimeError('not today')\n",
     "an exit": "import sys\nsys.exit(3)\n",
     "a broken class": (
-        "from dataclasses import dataclass\nfrom cellbench.data.base import CellDataModule\n\n"
+        "from dataclasses import dataclass\nfrom cellbench.data.module import CellDataModule\n\n"
         "@dataclass\nclass BrokenDataModule(CellDataModule):\n    extra: int\n"
     ),
     "a NUL": "x = 1\0\n",

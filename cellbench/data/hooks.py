@@ -1,0 +1,74 @@
+"""Methods by which a dataset tells its samples and how to read them."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+
+from cellbench.data import files
+from cellbench.data.table import Sample
+from cellbench.data.views import Image, Mask
+
+
+class DatasetHooks(ABC):
+    """Methods that a dataset implements, or overrides if its images are no ordinary files.
+
+    Only `classes` and `list_samples` must be implemented.
+    """
+
+    max_pixels: int
+    """Largest image or mask that is decoded, in pixels."""
+
+    shows_cells: ClassVar[bool] = True
+    """True if an image shows single cells that can be cut out, False for tissue."""
+
+    @property
+    @abstractmethod
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of their labels, known before any image is read."""
+
+    @property
+    def published(self) -> tuple[int, ...] | None:
+        """Published number of images of each class; None if it is unknown."""
+        return None
+
+    @property
+    def targets(self) -> np.ndarray | None:
+        """Share of each class in the training target, float32, (n, classes); None for the label."""
+        return None
+
+    @abstractmethod
+    def list_samples(self) -> list[Sample]:
+        """List the labelled samples in any order, without reading a pixel.
+
+        Raises:
+            UserError: The files are missing or damaged.
+        """
+
+    def group_samples(self, samples: list[Sample]) -> list[Sample]:
+        """Return samples with the groups that have to be found in the pixels; none by default."""
+        return samples
+
+    def read_image(self, sample: Sample) -> Image:
+        """Return the sample's image: RGB, uint8, (H, W, 3), at its native size."""
+        assert sample.image is not None
+        return files.read_image(sample.image, self.max_pixels)
+
+    def read_mask(self, sample: Sample, image: Image) -> Mask:
+        """Return the mask of a sample that has one, at the native size of its image."""
+        assert sample.mask is not None
+        return files.read_mask(sample.mask, image, self.max_pixels)
+
+    def has_mask(self, sample: Sample) -> bool:
+        """Return True if the sample has a mask."""
+        return sample.mask is not None
+
+    def fingerprint(self, sample: Sample) -> str:
+        """Return a digest of the sample's content, equal for equal content."""
+        assert sample.image is not None
+        return files.fingerprint(sample.image, self.max_pixels)
+
+    def mask_fingerprint(self, sample: Sample) -> str:
+        """Return a digest of the sample's mask, equal for equal content."""
+        assert sample.mask is not None
+        return files.fingerprint(sample.mask, self.max_pixels)

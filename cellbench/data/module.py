@@ -1,0 +1,274 @@
+"""Data module: the base class of every dataset."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from cellbench.data.augment import Augmentation
+from cellbench.data.copies import Copy, find_copies
+from cellbench.data.dataset import Batch, Rendering
+from cellbench.data.hooks import DatasetHooks
+from cellbench.data.image_store import ImageStore, content_digests, digest_masks
+from cellbench.data.loading import Loaders, LoadingPlan, check_devices, plan_workers
+from cellbench.data.options import DataOptions
+from cellbench.data.sampling import take_in_turn
+from cellbench.data.smote import Smote
+from cellbench.data.splits import Split, draw
+from cellbench.data.table import Part, Sample, SampleTable, check_ids
+from cellbench.data.training_split import TrainingSplit, describe_epoch, make_training_split
+from cellbench.data.views import Image, needs_mask
+from cellbench.errors import UserError, suggest
+
+
+@dataclass(frozen=True)
+class Check:
+    """Comparison of a known fact about a dataset with its files."""
+
+    expected: str
+    """The known fact."""
+    found: str
+    """What the files say."""
+    holds: bool
+    """True if the two agree."""
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
+    """A dataset of cell images.
+
+    A subclass is a dataclass that implements `classes` and `list_samples`, overrides other methods
+    of `DatasetHooks` if need be, and adds options of its own as fields.
+    """
+
+    plan: LoadingPlan = field(default=LoadingPlan(), init=False)
+    """Seed, devices, position in the training and loader processes; a run replaces it as it learns
+    them."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without reading an image.
+
+        Raises:
+            UserError: A value is out of its bounds, or two options contradict each other.
+        """
+        LightningDataModule.__init__(self)  # super() would be the options' own constructor
+        super().__post_init__()
+        if self.masks == "auto" and not self.shows_cells:
+            raise UserError(
+                f"data.masks: auto, but {type(self).__name__} shows tissue, in which no single "
+                "cell can be cut out; use expert masks, or view raw"
+            )
+        self._augmentation = Augmentation(self.augment, self.input_size)
+
+    # Samples and splits.
+
+    @property
+    def listed(self) -> list[Sample]:
+        """Labelled samples that are not excluded, sorted by id; no pixel is read."""
+        listed = self.list_samples()
+        check_ids(listed)
+        ids = {sample.id for sample in listed}
+        for name in self.exclude:
+            if name not in ids:
+                raise UserError(f"data.exclude: there is no sample '{name}'{suggest(name, ids)}")
+        excluded = set(self.exclude)
+        left = [sample for sample in listed if sample.id not in excluded]
+        return sorted(left, key=lambda sample: sample.id)
+
+    def without(self, ids: Iterable[str]) -> Self:
+        """Return the same dataset without some samples; nothing has been read of it."""
+        return replace(self, exclude=(*self.exclude, *ids))
+
+    @cached_property
+    def table(self) -> SampleTable:
+        """All labelled samples; each file is read once, for its digest."""
+        samples = self.group_samples(self.listed)
+        contents = content_digests(self, samples)
+        near = self.find_copies(samples, contents) if self.copies == "near" else []
+        return SampleTable(
+            samples, self.classes, contents, [(copy.first, copy.second) for copy in near]
+        )
+
+    def find_copies(
+        self, samples: Sequence[Sample], contents: Sequence[str] | None = None
+    ) -> list[Copy]:
+        """Find near copies among samples, or take them from an earlier run.
+
+        Args:
+            samples: The samples.
+            contents: A digest of the content of each, if they are known already.
+        """
+        known = content_digests(self, samples) if contents is None else contents
+        return find_copies(known, self.image_reader(samples), self.cache)
+
+    def image_reader(self, samples: Sequence[Sample]) -> Callable[[int], Image]:
+        """Return a function that reads the image of the sample at a position."""
+        return lambda position: self.read_image(samples[position])
+
+    @cached_property
+    def drawn(self) -> Split:
+        """The split, checked."""
+        return draw(self.table, self.split)
+
+    @cached_property
+    def training(self) -> TrainingSplit:
+        """The training split, with the labels that training sees."""
+        positions = self.drawn.indices("train")
+        return make_training_split(self.table, positions, self.targets, self, self.plan.seed)
+
+    @property
+    def shown(self) -> str | None:
+        """Number of images of each class in an epoch; None if it is that of the training split."""
+        if self.training.quotas is None and self.train_labels is None:
+            return None
+        return describe_epoch(self.training, self, self.classes)
+
+    def class_counts(self, part: Part) -> np.ndarray:
+        """Return the number of samples of each class in a part of the split, (classes,)."""
+        if part == "train":
+            return self.training.counts
+        labels = self.table.labels[self.drawn.indices(part)]
+        return np.bincount(labels, minlength=len(self.classes))
+
+    # Known facts about the dataset.
+
+    def checks(self) -> list[Check]:
+        """Compare what is known of the dataset with these files; `audit` shows it."""
+        if self.published is None:
+            return []
+        counts = zip(self.classes, self.published, strict=True)
+        expected = ", ".join(f"{n:,} {name}" for name, n in counts)
+        found = self._differing or "as published"
+        return [Check(f"the published numbers: {expected}", found, not self._differing)]
+
+    @property
+    def note(self) -> str | None:
+        """Difference between the numbers of images and the published ones; None for none."""
+        return f"not the published set: {self._differing}" if self._differing else None
+
+    @property
+    def _differing(self) -> str:
+        """Classes whose number of images differs from the published one; empty if none does."""
+        if self.published is None:
+            return ""
+        found = np.bincount(self.table.labels, minlength=len(self.classes)).tolist()
+        triples = zip(self.classes, found, self.published, strict=True)
+        return ", ".join(f"{name} {n:,} of {known:,}" for name, n, known in triples if n != known)
+
+    # Pixels.
+
+    @cached_property
+    def images(self) -> ImageStore:
+        """Images and masks at the network's input size."""
+        return ImageStore(self, self.table, self.preprocessing, self.cache)
+
+    @cached_property
+    def masks_digest(self) -> str:
+        """Digest of the masks that the view uses; empty if it uses none."""
+        return digest_masks(self, self.listed, self.masks) if needs_mask(self.view) else ""
+
+    @property
+    def where(self) -> str:
+        """Place where the decoded images are kept, for the user."""
+        return self.images.pixels.where
+
+    @property
+    def variants(self) -> int | None:
+        """Number of augmented variants of each image in training; None if it is unlimited."""
+        if self.smote is not None:
+            return None
+        return self.augment_variants if self._augmentation else 0
+
+    def identify(self, variant: int | None) -> list[Any]:
+        """Return plain values that differ if the images of `every_image` do."""
+        if variant is None:
+            return self.images.identity
+        keys = [int(key) for key in self.table.keys]
+        return [
+            *self.images.identity,
+            self._augmentation.identity,
+            self.plan.seed,
+            variant,
+            *keys,
+        ]
+
+    @cached_property
+    def _smote(self) -> Smote | None:
+        if self.smote is None:
+            return None
+        quotas = self.training.quotas
+        assert quotas is not None
+        return Smote(
+            self.images.pixels,
+            self.training.positions,
+            self.training.labels,
+            quotas,
+            self.smote,
+            self.classes,
+            self.view,
+            self.fill,
+        )
+
+    # Loading.
+
+    def setup(self, stage: str) -> None:
+        """Draw and check the split, and decode every image, whatever the stage.
+
+        Raises:
+            UserError: The split cannot be drawn, an image cannot be read, or there are too many
+                devices.
+        """
+        check_devices(self.plan.world_size, self.batch_size, self.drawn)
+        _ = self.images.pixels
+        if stage == "fit":
+            _ = self.training, self._smote
+
+    def plan_loading(self, device: str, epochs: int, processes: int = 1) -> LoadingPlan:
+        """Return the plan with the number of loader processes; `plan` itself stays as it is.
+
+        Args:
+            device: The device of the model: cpu, cuda or mps.
+            epochs: The number of times that the training reads the images.
+            processes: The number of training processes on this machine.
+        """
+
+        def measure() -> float:
+            positions = self.drawn.indices("train")
+            return self._loaders.time_per_image(positions) * epochs * len(positions)
+
+        return plan_workers(self.plan, self.num_workers, device, processes, measure)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return a loader of augmented images, in a new order every epoch."""
+        return self.training_batches(self.plan.epoch, self.plan.batch)
+
+    def training_batches(self, epoch: int, batch: int = 0) -> DataLoader[Any]:
+        """Return a loader of the training images of an epoch, from one of its batches."""
+        return self._loaders.training(self.training, self._smote, epoch, batch)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return a loader of the validation images as they are, in the table's order."""
+        return self._loaders.scoring(self.drawn.indices("val"))
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Return a loader of the test images as they are, in the table's order."""
+        return self._loaders.scoring(self.drawn.indices("test"))
+
+    def every_image(self, variant: int | None) -> DataLoader[Batch]:
+        """Return a loader of all images in the table's order, as they are or in a variant."""
+        return self._loaders.every_image(variant)
+
+    def examples(self, part: Part, n: int = 8) -> Batch:
+        """Return at most n samples of a part as the network sees them, the classes in turn."""
+        chosen = take_in_turn(self.drawn.indices(part), self.table.labels, n)
+        return self._loaders.examples(chosen, augmented=part == "train")
+
+    @property
+    def _loaders(self) -> Loaders:
+        seed, variants = self.plan.seed, self.augment_variants
+        rendering = Rendering(self.view, self.fill, self._augmentation, seed, variants)
+        return Loaders(self.images.pixels, self.table, rendering, self.batch_size, self.plan)

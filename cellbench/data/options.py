@@ -1,0 +1,110 @@
+"""Options that every data module has."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from cellbench.config.bounds import bounds, check_bounds
+from cellbench.data import files
+from cellbench.data.augment import Transforms
+from cellbench.data.cache import CacheConfig
+from cellbench.data.preprocessing import LARGEST_SIDE, SMALLEST_SIDE, Masks, Preprocessing
+from cellbench.data.sampling import Balance
+from cellbench.data.smote import SmoteConfig
+from cellbench.data.splits import SplitConfig
+from cellbench.data.stain import Normalisation
+from cellbench.data.views import View
+from cellbench.errors import UserError
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class DataOptions:
+    """Options that every data module has; a dataset adds its own."""
+
+    view: View = "raw"
+    """Part of the image that the network sees, in training, validation, test and prediction."""
+
+    fill: int = field(default=0, metadata=bounds(0, 255))
+    """Value, 0 to 255, of the pixels that the view hides."""
+
+    masks: Masks = "expert"
+    """Source of the outlines by which a view cuts cells out: the dataset's expert, or cellbench's
+    own segmentation (segmentation.py)."""
+
+    stain: Normalisation = "none"
+    """Stain of the slides, to normalise the images to one reference (Macenko et al., ISBI 2009), in
+    training and test alike."""
+
+    augment: str | Transforms = "none"
+    """A policy such as flips, geometric or strong (`POLICIES` in augment.py), or a list of policies
+    and albumentations transforms; training only."""
+
+    augment_variants: int | None = field(default=None, metadata=bounds(1, 1_000_000))
+    """Number of fixed augmentations of each image, whose features a frozen backbone computes once;
+    null for a new augmentation each time."""
+
+    image_size: int | tuple[int, int] = field(
+        default=128, metadata=bounds(SMALLEST_SIDE, LARGEST_SIDE)
+    )
+    """Height and width of the network's input in pixels; one number for a square."""
+
+    batch_size: int = field(default=16, metadata=bounds(1, 1_000_000))
+    """Largest number of images in a step, on all devices together."""
+
+    balance: Balance | int = field(default="none", metadata=bounds(1, 10_000_000))
+    """Frequency of each class in training, or a number: the images of each class that an epoch has
+    at least, by repeating those of smaller classes."""
+
+    smote: SmoteConfig | None = None
+    """Oversampling of smaller classes by blends of neighbouring images; training only."""
+
+    label_noise: float = field(default=0.0, metadata=bounds(0, below=1))
+    """Share of the training labels that are replaced by another class, to test methods for wrong
+    labels; validation and test keep theirs."""
+
+    train_labels: Path | None = None
+    """Table of other labels for the training split, as `relabel` writes it; replaces those of
+    label_noise."""
+
+    num_workers: int | None = field(default=None, metadata=bounds(0, 512))
+    """Loader processes per device; null starts them if they pay."""
+
+    split: SplitConfig = field(default_factory=SplitConfig)
+    """Assignment of the samples to training, validation and test."""
+
+    exclude: tuple[str, ...] = ()
+    """Ids of samples to leave out, such as unreadable files."""
+
+    copies: Literal["exact", "near"] = "exact"
+    """Images that share a group because of what they show: those of equal content, or near copies
+    too, which are found in the pixels once for all runs."""
+
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    """Storage of the decoded images."""
+
+    max_pixels: int = field(default=files.MAX_PIXELS, metadata=bounds(1, 10**12))
+    """Largest image or mask that is decoded, in pixels; a file of a few kB can claim to be so large
+    that it fills the memory."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without reading an image.
+
+        Raises:
+            UserError: A value is out of its bounds, or two options contradict each other.
+        """
+        check_bounds(self, "data")
+        if self.smote is not None and self.balance != "none":
+            raise UserError(f"data.smote: beside data.balance {self.balance}; choose one of them")
+        if self.smote is not None and self.view == "silhouette":
+            raise UserError("data.smote: two outlines have no blend; use another view")
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the network's input in pixels."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Steps from a decoded image to the network's input size."""
+        return Preprocessing(self.input_size, self.view, self.fill, self.masks, self.stain)

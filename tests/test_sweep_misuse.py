@@ -84,7 +84,7 @@ def test_a_mistake_in_the_file(sweep_file, fails, tmp_path, changes, said):
         (["--name=a/b"], "--name: 'a/b' is no folder name"),
         (["--storage=mysql"], "--storage: expected journal, sqlite or postgresql"),
         (["--storage=postgresql://me:secret@host/db"], "set PGPASSWORD, or use ~/.pgpass"),
-        (["--storage=postgresql://me@host:port/db"], "--storage: it is no address as"),
+        (["--storage=postgresql://me@host:port/db"], "--storage: it is not an address like"),
         (["--data.view=raw"], "--data.view: it is in the sweep's space; choose one"),
         (["--model.lrr=1"], "unknown option 'model.lrr'; closest: model.lr"),
         (["--data=HPVDataModule", "--data.root=nowhere"], "there is no folder nowhere"),

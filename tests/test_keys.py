@@ -7,6 +7,7 @@ import pytest
 from cellbench.cli.options import stored_types
 from cellbench.config import keys, values
 from cellbench.config.keys import Role
+from cellbench.errors import UserError
 
 CONFIG = {
     "seed_everything": 3,
@@ -34,8 +35,11 @@ def config():
 
 @pytest.mark.parametrize("key", keys.KEYS, ids=lambda key: key.name)
 def test_each_key_is_an_option(key):
-    commands_own = key.role is Role.COMMAND
-    assert (values.find_type(stored_types(), key.name) is None) == commands_own
+    if key.role is Role.COMMAND:
+        with pytest.raises(UserError, match=f"unknown option '{key.name}'"):
+            values.find_type(stored_types(), key.name)
+    else:
+        assert values.find_type(stored_types(), key.name) is not None
 
 
 def test_the_nearest_group_says_what_a_key_means():
@@ -103,3 +107,10 @@ def test_code_is_found_at_any_depth(config):
     assert keys.named_code(config) == ["trainer.callbacks"]
     assert keys.names_class([{"a": [{"class_path": "b"}]}])
     assert not keys.names_class({"a": "b"})
+
+
+def test_scoring_needs_all_of_the_data_and_of_the_trainer_the_precision_alone():
+    data = {"init_args": {"root": "/x", "view": "raw", "split": {"fold": 1, "folds": 5}}}
+    config = {"data": data, "trainer": {"precision": "32-true", "max_epochs": 2}, "test": True}
+    kept = {"data": data, "trainer": {"precision": "32-true"}}
+    assert keys.settings_for_scoring(config) == kept

@@ -261,3 +261,56 @@ def test_a_full_disk_is_said_and_what_was_there_is_kept(tmp_path):
         write()
     assert kept.read_text() == "before"
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_each_file_is_checked_before_it_is_parsed_and_read_once(tmp_path, fails, monkeypatch):
+    config = tmp_path / "c.yaml"
+    config.write_text("seed_everything: null\n")
+    read = []
+    monkeypatch.setattr(
+        "cellbench.config.yaml.read_bytes", lambda path, most: read.append(path) or b"test: null"
+    )
+    line = fails("fit", f"--config={config}", "--print_config")
+    assert line == "test: null is not allowed; expected true or false"
+    assert read == [config]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--max_epochs=3"], "unknown option 'max_epochs'; closest: trainer.max_epochs"),
+        (["--trainer.max_epochs", "--test=false"], "--trainer.max_epochs: expected a value"),
+        (["--data.viw"], "unknown option 'data.viw' of SyntheticDataModule; closest: data.view"),
+        (["--data=FolderDataModule", "--data.samples=9"], "'data.samples' of FolderDataModule"),
+        (["--data=os.system"], "data: unknown data module 'os.system'; allowed: "),
+        (["--model.lr.x=1"], "unknown option 'model.lr.x'"),
+        (["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitro=x"], "'monitro'"),
+        (["--trainer.callbacks=EarlyStopping"], "the following arguments are required: monitor"),
+        (["surplus"], "unrecognized arguments: surplus"),
+    ],
+)
+def test_names_are_checked_before_anything_is_parsed(args, message, fails):
+    assert message in fails("fit", *args)
+
+
+def test_a_file_may_have_names_with_dots_and_what_is_for_an_editor(tmp_path, capsys):
+    config = tmp_path / "c.yaml"
+    config.write_text("$schema: x.json\nmodel.lr: 0.5\ntrainer: {callbacks+: []}\n")
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", f"--config={config}", "--print_config"])
+    assert stopped.value.code == 0
+    assert "lr: 0.5" in capsys.readouterr().out
+    config.write_text("model.lrr: 0.5\n")
+    assert main(["fit", f"--config={config}"]) == 2
+    assert "unknown option 'model.lrr'; closest: model.lr" in capsys.readouterr().err
+
+
+def test_a_groups_options_may_be_in_a_file(tmp_path, capsys, fails):
+    options = tmp_path / "model.yaml"
+    options.write_text("lr: 0.5\n")
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", f"--model={options}", "--print_config"])
+    assert stopped.value.code == 0
+    assert "lr: 0.5" in capsys.readouterr().out
+    options.write_text("lrr: 0.5\n")
+    assert "unknown option 'model.lrr'" in fails("fit", f"--model={options}")

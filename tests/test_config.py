@@ -453,7 +453,7 @@ def test_no_command_runs_what_a_stored_configuration_names(
 
 def test_the_types_of_a_stored_configuration_are_those_of_the_command_line():
     """One place for a fact: what fit takes is what a run's folder may hold, but its own flags."""
-    own = CellbenchCLI("fit", []).parser.types
+    own = CellbenchCLI("fit", []).parser.known.types
     of_command = {"resume", "folder", "ckpt_path", "weights_only"}
     assert own.keys() - stored_types().keys() == of_command
     for name, kind in stored_types().items():

@@ -129,8 +129,8 @@ class CellbenchCLI(LightningCLI):
         add("label_history", False, _LABEL_HISTORY)
         skipped = set(LightningCLI.subcommands()[self.command])
         added = parser.add_method_arguments(Trainer, self.command, skip=skipped)
-        parser.types |= experiment_types() | dict.fromkeys(added, Any)
-        parser.types["data"] = dataclasses.replace(DATA, default="SyntheticDataModule")
+        parser.known.types |= experiment_types() | dict.fromkeys(added, Any)
+        parser.known.types["data"] = dataclasses.replace(DATA, default="SyntheticDataModule")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and check options that depend on each other."""

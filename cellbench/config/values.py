@@ -214,8 +214,10 @@ def _options(kind: Any) -> Mapping[str, Any] | None:
     if isinstance(kind, Mapping):
         return kind
     if isinstance(kind, OneOf):
-        chosen = kind.classes().get(kind.default or "")
-        return None if chosen is None else parameters(chosen)
+        classes = kind.classes()
+        default = kind.default or ""
+        chosen = [classes[default]] if default in classes else classes.values()
+        return {name: each for one in chosen for name, each in parameters(one).items()}
     if isinstance(kind, Linked):
         return {}
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):

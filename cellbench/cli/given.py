@@ -1,0 +1,211 @@
+"""Check of a command line, and of the files of configuration that it names, before it is parsed."""
+
+import dataclasses
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from cellbench.config import keys, values, yaml
+from cellbench.errors import UserError
+
+_WITHOUT_VALUE = {"-h", "--help", "--version", "--print_config"}
+
+CheckFile = Callable[[str, Mapping[str, Any]], None]
+"""Refuses a file of configuration, given its path and content, if it is for another command."""
+
+
+@dataclasses.dataclass
+class KnownOptions:
+    """Options of a parser, as far as a check needs them."""
+
+    types: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """The type of each option, by name; a group has a dictionary of its options' types."""
+    files: set[str] = dataclasses.field(default_factory=set)
+    """Options that name a file of configuration, as --config does."""
+    lists: set[str] = dataclasses.field(default_factory=set)
+    """Names of options with several values, each an argument."""
+    required: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Options that must be given, by name, as a message shows them: in capitals where they are
+    positional."""
+
+
+def check_given(args: Sequence[str], known: KnownOptions, check_file: CheckFile) -> None:
+    """Check the names and values of options as they were given.
+
+    Args:
+        args: The command line.
+        known: The options that there are.
+        check_file: Is called with each file of configuration.
+
+    Raises:
+        UserError: An option is not known, has a value that it cannot have, or is missing.
+    """
+    types: Mapping[str, Any] = known.types
+    named: set[str] = set()
+    for option, text in _given(args, known.lists):
+        name, is_file = option.lstrip("-"), option in known.files
+        kind = None
+        if name and not is_file:
+            _refuse_removed({name: None})
+            kind = values.find_type(types, name.removesuffix("+"))
+        if text is None:
+            raise UserError(f"{option}: expected a value")
+        if is_file:
+            config = _read_config(option, text, check_file)
+            values.check_group("", config, types)
+        else:
+            if name in known.lists:
+                (kind,) = get_args(kind)
+            config = {name: _check_option(option, text, kind)}
+        types = _with_class(types, config)
+        named |= {name.partition(".")[0], *config}
+    missing = [
+        shown
+        for name, shown in known.required.items()
+        if (name if shown.startswith("-") else "") not in named
+        and not getattr(types[name], "default", None)
+    ]
+    if missing:
+        raise UserError(f"missing {', '.join(missing)}; --help says more")
+
+
+def _given(args: Sequence[str], lists: set[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield each option with its value, of `--option=value` and `--option value` alike.
+
+    A positional argument has an empty option; an option that lacks its value has None.
+    """
+    option, has_value = "", True
+    for argument in args:
+        name, equals, value = argument.partition("=")
+        if argument.startswith("--") or name == "-c":
+            if not has_value:
+                yield option, None
+            option, has_value = name, bool(equals) or _prints(name)
+            if equals and not _prints(name):
+                yield name, value
+            if has_value:
+                option = ""
+        else:
+            yield option, argument
+            has_value = True
+            if option.lstrip("-") not in lists:
+                option = ""
+    if not has_value:
+        yield option, None
+
+
+def _prints(option: str) -> bool:
+    """Return True for an option that only prints a text, and needs no value."""
+    return option in _WITHOUT_VALUE or option.endswith(".help")
+
+
+def _read_config(option: str, text: str, check_file: CheckFile) -> dict[str, Any]:
+    """Return the configuration that an option gives: a file, or YAML in its place."""
+    value = _value(option, text)
+    if isinstance(value, dict):
+        config, folder = value, Path()
+    else:
+        config, folder = yaml.read_mapping(Path(text), "--config"), Path(text).parent
+        check_file(text, config)
+    config.pop("$schema", None)  # for editors; jsonargparse drops it too
+    _refuse_removed(config)
+    _refuse_pipe(f"{option}: {text}", config, folder)
+    return config
+
+
+def _check_option(option: str, text: str, kind: Any) -> Any:
+    """Check the value of an option, or the file with options of its own that it names.
+
+    Args:
+        option: The option.
+        text: Its value, as it was given.
+        kind: Its type; None if only jsonargparse knows it.
+
+    Returns:
+        The value, as YAML reads it.
+    """
+    value, name = _value(option, text), option.lstrip("-")
+    _refuse_pipe(option, value, Path())
+    _refuse_removed({name: value})
+    if kind is None or name.endswith("+"):  # an element of a list, or several
+        return value
+    if isinstance(value, str) and values.has_options(kind) and os.path.isfile(value):
+        value = yaml.read_mapping(Path(value), option)
+    try:
+        values.check(name, value, kind)
+    except UserError as mistake:
+        if isinstance(value, str) or not values.takes_text(kind):
+            raise
+        try:
+            values.check(name, text, kind)
+        except UserError:
+            raise mistake from None
+    return value
+
+
+def _value(option: str, text: str) -> Any:
+    """Return what an option's text stands for."""
+    try:
+        return yaml.value_of(text)
+    except yaml.NotAllowed as error:
+        raise UserError(f"{option}: {error}") from error
+
+
+def _with_class(types: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the types for the options that follow, if some name the class of an earlier one.
+
+    Args:
+        types: The types so far.
+        config: What was given, by name.
+    """
+    changed = {}
+    for key, kind in types.items():
+        if isinstance(kind, values.OneOf):
+            given = config.get(key, config.get(f"{key}.class_path"))
+            name = given.get("class_path") if isinstance(given, Mapping) else given
+            if isinstance(name, str):
+                changed[key] = dataclasses.replace(kind, default=name.rpartition(".")[2])
+    return {**types, **changed} if changed else types
+
+
+def _refuse_removed(config: Mapping[str, Any]) -> None:
+    """Name an option that no longer exists.
+
+    Args:
+        config: Options as YAML has them.
+
+    Raises:
+        UserError: There is one.
+    """
+    entry = keys.find_removed(config)
+    if entry is not None:
+        raise UserError(f"{entry.name} was removed: {entry.removed}; leave it out")
+
+
+def _refuse_pipe(where: str, value: Any, folder: Path) -> None:
+    """Refuse a pipe among the values: jsonargparse would wait for a configuration from it.
+
+    Args:
+        where: The option, or the file and the key, that the value is of.
+        value: The value, with what is in it.
+        folder: The folder that relative paths may start at, besides the current one.
+
+    Raises:
+        UserError: There is one.
+    """
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _refuse_pipe(f"{where}: {key}", inner, folder)
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_pipe(where, inner, folder)
+    elif isinstance(value, str):
+        for path in {value, os.path.join(folder, value)}:
+            try:
+                is_pipe = stat.S_ISFIFO(os.stat(path).st_mode)
+            except (OSError, ValueError):
+                continue
+            if is_pipe:
+                raise UserError(f"{where}: '{value}' is a pipe; give a file")

@@ -252,7 +252,7 @@ class CellDataModule(LightningDataModule, ABC):
     def listed(self) -> list[Sample]:
         """The labelled samples that are not excluded, sorted by their ids; no pixel is read."""
         listed = self.list_samples()
-        check_ids(listed)
+        check_ids(sample.id for sample in listed)
         ids = {sample.id for sample in listed}
         for name in self.exclude:
             if name not in ids:

@@ -183,7 +183,7 @@ def settings_for_scoring(config: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         config: A configuration as YAML has it, which nobody has checked yet.
     """
-    return _select(config, lambda key: key.scores or find(key.name.partition(".")[0]).scores)
+    return _select(config, lambda key: any(entry.scores for entry in _with_groups(key.name)))
 
 
 def drop_places(config: Mapping[str, Any]) -> None:

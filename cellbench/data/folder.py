@@ -8,7 +8,7 @@ from typing import get_args
 
 from cellbench.data import files
 from cellbench.data.file_module import FileDataModule
-from cellbench.data.table import Part, Sample
+from cellbench.data.table import Part, Sample, check_ids
 from cellbench.errors import UserError
 
 
@@ -84,6 +84,8 @@ class FolderDataModule(FileDataModule):
     def _from_table(self) -> list[Sample]:
         samples = []
         rows = self._rows()
+        ids = [Path(row["path"]).as_posix() for row in rows]
+        check_ids(ids)  # before the file system is asked for each
         for column in ("group", "split"):
             without = [row["path"] for row in rows if not row.get(column)]
             if without and len(without) < len(rows):
@@ -91,7 +93,7 @@ class FolderDataModule(FileDataModule):
                     f"{self.csv}: '{without[0]}' has no {column} and others have one; fill it in, "
                     "with a name of its own where it is not known"
                 )
-        for row in rows:
+        for name, row in zip(ids, rows, strict=True):
             split = row.get("split") or None
             if split is not None and split not in get_args(Part):
                 raise UserError(
@@ -102,7 +104,7 @@ class FolderDataModule(FileDataModule):
             mask = row.get("mask") or None
             samples.append(
                 Sample(
-                    id=Path(row["path"]).as_posix(),
+                    id=name,
                     label=self.classes.index(row["label"]),
                     image=image,
                     mask=self._listed(mask) if mask else None,

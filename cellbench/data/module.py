@@ -70,7 +70,7 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
     def listed(self) -> list[Sample]:
         """Labelled samples that are not excluded, sorted by id; no pixel is read."""
         listed = self.list_samples()
-        check_ids(listed)
+        check_ids(sample.id for sample in listed)
         ids = {sample.id for sample in listed}
         for name in self.exclude:
             if name not in ids:

@@ -72,7 +72,7 @@ class SampleTable:
         return len(self.samples)
 
     def _check(self) -> None:
-        check_ids(self.samples)
+        check_ids(sample.id for sample in self.samples)
         for name in self.classes:
             if any(unicodedata.category(character) == "Cc" for character in name):
                 raise UserError(f"class {name!r} has a control character in its name; rename it")
@@ -143,13 +143,13 @@ class SampleTable:
         return join(len(self.samples), pairs)
 
 
-def check_ids(samples: Iterable[Sample]) -> None:
+def check_ids(ids: Iterable[str]) -> None:
     """Check that samples have names of their own, before any of them is read.
 
     Raises:
         UserError: An id occurs twice, or has a line break.
     """
-    counts = Counter(sample.id for sample in samples)
+    counts = Counter(ids)
     twice = [name for name, n in counts.items() if n > 1]
     if twice:
         raise UserError(f"sample '{twice[0]}' occurs more than once in the dataset's table")

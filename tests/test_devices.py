@@ -20,7 +20,7 @@ from cellbench.data.loading import LoadingPlan
 from cellbench.data.sampling import BatchSampler, quotas
 from cellbench.data.splits import SplitConfig
 from cellbench.runs.checkpoint import read_checkpoint
-from cellbench.runs.inference import build_model
+from cellbench.runs.rebuild import build_model
 from tests.conftest import draw_cell, write_image
 from tests.test_resume import assert_same, results
 

@@ -13,8 +13,8 @@ from cellbench.__main__ import main
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.runs import onnx as exporter
 from cellbench.runs.checkpoint import read_checkpoint
-from cellbench.runs.inference import build_model
 from cellbench.runs.onnx import before, compare, noise
+from cellbench.runs.rebuild import build_model
 from tests.conftest import write_image
 from tests.test_predict import rows
 

@@ -38,7 +38,7 @@ from cellbench.models.optimisation import build_optimizer, parameter_groups
 from cellbench.models.phases import Phase
 from cellbench.models.regularisation import penalised_parameters, penalty, sparsity
 from cellbench.runs.checkpoint import Description
-from cellbench.runs.inference import build_model
+from cellbench.runs.rebuild import build_model
 
 CLASSES = ("a", "b", "c")
 COMMON = ("alexnet", "densenet121", "efficientnet_b0", "mobilenet_v2", "resnet18")

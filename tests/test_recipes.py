@@ -22,7 +22,7 @@ from cellbench.relabel.detection import correct, easy, noisy
 from cellbench.runs.checkpoint import read_checkpoint
 from cellbench.runs.conditions import conditions
 from cellbench.runs.finished import read_finished
-from cellbench.runs.inference import build_model
+from cellbench.runs.rebuild import build_model
 from tests.conftest import TINY
 from tests.test_resume import assert_same, results, terminate_at
 

@@ -23,7 +23,8 @@ from cellbench.errors import UserError
 from cellbench.runs import onnx
 from cellbench.runs.checkpoint import read_checkpoint
 from cellbench.runs.folder import RunFolder, write_text
-from cellbench.runs.inference import Temperature, build_model, warn_of
+from cellbench.runs.inference import Temperature, warn_of
+from cellbench.runs.rebuild import build_model
 from cellbench.terminal import say
 
 TOGETHER = 64

@@ -23,8 +23,8 @@ from cellbench.config import keys, yaml
 from cellbench.errors import CannotWrite, OtherRun, UserError, find_user_error, one_line
 from cellbench.runs.folder import RunFolder, as_yaml, write_text
 from cellbench.runs.loggers import check_tensorboard
-from cellbench.runs.progress import EndAtSignal
 from cellbench.runs.ranks import Ranks
+from cellbench.runs.signals import EndAtSignal
 from cellbench.runs.trainer import count_devices
 from cellbench.sweeps import workers
 from cellbench.sweeps.config import SweepConfig

@@ -358,7 +358,7 @@ def explain(run: Finished, data: CellDataModule, n: int) -> list[str]:
 
     from cellbench.runs import figures
     from cellbench.runs.checkpoint import read_checkpoint
-    from cellbench.runs.inference import build_model
+    from cellbench.runs.rebuild import build_model
 
     described, state = read_checkpoint(run.folder.best)
     model = build_model(described, state).requires_grad_(False)

@@ -2,7 +2,7 @@
 
 from functools import partial
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -11,8 +11,7 @@ from torch import Tensor
 
 from cellbench.data.module import CellDataModule
 from cellbench.models.classifier import CellClassifier
-
-Average = Literal["none", "ema", "swa"]
+from cellbench.runs.checkpoint import Average
 
 SWA_START = 0.75
 """Share of the epochs after which stochastic weight averaging starts."""

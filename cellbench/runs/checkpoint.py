@@ -7,9 +7,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.trainer.states import TrainerFn
 
 from cellbench import torch_files
 from cellbench.data.preprocessing import LARGEST_SIDE, SMALLEST_SIDE, Masks, Preprocessing
@@ -20,11 +18,13 @@ from cellbench.models.classifier import CellClassifier
 from cellbench.models.heads import OwnPooling
 from cellbench.models.norms import Norm
 from cellbench.models.weights import DESCRIPTION
-from cellbench.runs.averaging import Average, Averaging
 from cellbench.runs.folder import whole_file
-from cellbench.runs.ranks import Ranks
-from cellbench.runs.recorder import History
-from cellbench.terminal import say
+
+_HISTORY = "History"
+"""Key that Lightning gives to the state of the callback which records the epochs."""
+
+Average = Literal["none", "ema", "swa"]
+"""Kind of average of the weights."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         checkpoint = _read(Path(path))
         lacking = [key for key in STATE if key not in checkpoint]
         # Lightning ignores missing entries silently.
-        if not lacking and History.__qualname__ not in checkpoint["callbacks"]:
+        if not lacking and _HISTORY not in checkpoint["callbacks"]:
             lacking = ["callbacks"]
         if not lacking and "fit_loop" not in checkpoint["loops"]:
             lacking = ["loops"]
@@ -200,83 +200,6 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 "missing); restore it from a copy, or delete it to begin the training afresh"
             )
         return checkpoint
-
-
-class BestEpoch(Callback):
-    """Keeps the weights of the best epoch in memory, and writes best.ckpt before every last.ckpt.
-
-    Writing the file for every better epoch could take longer than the epochs, and a killed run goes
-    on from last.ckpt anyway.
-
-    Args:
-        path: The file.
-        config: Choice of the best epoch.
-        history: The epochs so far.
-        averaging: Average of the weights; None if they are not averaged.
-        ranks: Processes of the run; the first of them writes.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        config: CheckpointConfig,
-        history: History,
-        averaging: Averaging | None,
-        ranks: Ranks,
-    ) -> None:
-        self._path = path
-        self._config = config
-        self._history = history
-        self._averaging = averaging
-        self._ranks = ranks
-        self._unwritten: dict[str, Any] | None = None
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Copy the weights if they are the best so far."""
-        if trainer.state.fn != TrainerFn.FITTING:
-            return
-        monitor = self._config.monitor
-        values = [row[monitor] for row in self._history.rows]
-        values.append(float(trainer.callback_metrics[monitor]))
-        if self._ranks.first and self._config.best(values) == len(values) - 1:
-            # Weights that no phase trains need not be copied.
-            groups = [group for each in trainer.optimizers for group in each.param_groups]
-            learns = {id(p) for group in groups for p in group["params"]}
-            frozen = {name for name, p in pl_module.named_parameters() if id(p) not in learns}
-            weights = pl_module.state_dict()
-            if self._averaging is not None:
-                weights = self._averaging.validated_weights(trainer, pl_module)
-            kept = {k: v if k in frozen else v.to("cpu", copy=True) for k, v in weights.items()}
-            self._unwritten = {"state_dict": kept, "epoch": trainer.current_epoch}
-            pl_module.on_save_checkpoint(self._unwritten)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop a training that has not improved for too long."""
-        values = [row[self._config.monitor] for row in self._history.rows]
-        assert isinstance(pl_module, CellClassifier)
-        patience = self._config.patience
-        waited = len(values) - max(self._config.best(values) + 1, pl_module.last_phase)
-        if patience is not None and waited >= patience:
-            trainer.should_stop = True
-            if trainer.is_global_zero and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
-                say(f"stops after epoch {trainer.current_epoch}: {patience} without a better one")
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Write the weights."""
-        self._write()
-
-    def on_exception(
-        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
-    ) -> None:
-        """Write the weights, so that they are not lost."""
-        self._write()
-
-    def _write(self) -> None:
-        if self._unwritten is not None:
-            WholeCheckpointIO().save_checkpoint(self._unwritten, self._path)
-            self._unwritten = None
 
 
 def read_checkpoint(path: Path) -> tuple[Description, dict[str, torch.Tensor]]:

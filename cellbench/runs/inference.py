@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, TextIO
 
 import matplotlib.image
 import numpy as np
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
@@ -21,14 +20,14 @@ from cellbench.data.unlabelled import UnlabelledImages
 from cellbench.data.views import Image
 from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
-from cellbench.models.weights import SkipInit
 from cellbench.runs import figures
 from cellbench.runs.attributions import side_by_side
-from cellbench.runs.checkpoint import Description, check_pooling, read_checkpoint
+from cellbench.runs.checkpoint import Description, read_checkpoint
 from cellbench.runs.folder import RunFolder, whole_file
 from cellbench.runs.predictions import PREFIX, read_predictions
 from cellbench.runs.probabilities import fit_temperature, temper
-from cellbench.runs.progress import EndAtSignal
+from cellbench.runs.rebuild import build_model
+from cellbench.runs.signals import EndAtSignal
 from cellbench.terminal import say
 
 _CRLF = "\r\n"
@@ -38,29 +37,6 @@ EXPLAINED = 16
 
 SHEET = 64
 """The largest number of images on a contact sheet: half of them the least certain."""
-
-
-def build_model(described: Description, state: dict[str, torch.Tensor]) -> CellClassifier:
-    """Make a checkpoint's model again.
-
-    Raises:
-        UserError: The weights do not fit what the checkpoint says of its model, or they are of an
-            earlier cellbench that pooled the network's features in another way.
-    """
-    try:
-        with SkipInit():
-            model = CellClassifier.from_arguments(described.model)
-        model.load_state_dict(state)
-    except UserError as error:
-        raise UserError(f"the checkpoint's description makes no model: {error}") from error
-    except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
-        reason = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
-        raise UserError(
-            f"the checkpoint's weights do not fit its own model: {reason:.120}; restore it from a "
-            "copy, or train again"
-        ) from error
-    check_pooling(described, model)
-    return model
 
 
 class Temperature(NamedTuple):

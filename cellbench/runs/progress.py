@@ -1,74 +1,22 @@
-"""Checkpoints of an unfinished training, and signals that interrupt it."""
+"""Checkpoints of an unfinished training."""
 
 import hashlib
-import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from types import FrameType
 from typing import Any
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torchmetrics import Metric, MetricCollection
 
 from cellbench.data.module import CellDataModule
-from cellbench.errors import Interrupted, UserError
+from cellbench.errors import UserError
 from cellbench.runs.folder import RunFolder
 from cellbench.runs.ranks import Ranks
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""Ctrl-C, the end of a scheduler's job, and SLURM's warning before it (--signal=USR1@60)."""
-
-SAME_SIGNAL_S = 1.0
-"""Seconds within which two signals count as one: from a scheduler, and passed on by a launcher."""
-
-
-class EndAtSignal(Callback):
-    """Ends a command at a signal, with an exit code of 128 plus the signal.
-
-    Lightning would end a terminated evaluation or prediction with exit code 0. Therefore its signal
-    handlers are replaced each time that it installs them.
-
-    Args:
-        hint: Advice that is shown after the signal.
-    """
-
-    def __init__(self, hint: str) -> None:
-        self._hint = hint
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Handle signals during the block."""
-        before = {number: signal.getsignal(number) for number in SIGNALS}
-        self._watch()
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _watch(self) -> None:
-        """Install the handlers."""
-        for number in SIGNALS:
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
-        """End the command."""
-        raise self._interrupted(signum)
-
-    def _interrupted(self, signum: int) -> Interrupted:
-        """Return the exception that ends the command."""
-        return Interrupted(signum, f"{signal.Signals(signum).name}; {self._hint}")
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Replace Lightning's signal handlers."""
-        self._watch()
-
-    on_test_start = on_validation_start
-    on_predict_start = on_validation_start
+from cellbench.runs.signals import SAME_SIGNAL_S, SIGNALS, EndAtSignal
 
 
 class Progress(EndAtSignal):

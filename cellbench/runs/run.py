@@ -21,7 +21,8 @@ from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
 from cellbench.runs import compatibility, features, unseen
 from cellbench.runs.averaging import Averaging
-from cellbench.runs.checkpoint import POOLING, BestEpoch, CheckpointConfig, Description
+from cellbench.runs.best_epoch import BestEpoch
+from cellbench.runs.checkpoint import POOLING, CheckpointConfig, Description
 from cellbench.runs.folder import RunFolder
 from cellbench.runs.label_history import LabelHistory
 from cellbench.runs.predictions import Predictions

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from cellbench.__main__ import main
+from cellbench.artifacts.folder import whole_file
 from cellbench.cli import COMMANDS
-from cellbench.errors import UserError
-from cellbench.runs.folder import whole_file
+from cellbench.utils.errors import UserError
 from tests.conftest import TINY
 
 

@@ -15,9 +15,9 @@ import pytest
 
 from cellbench.__main__ import main
 from cellbench.data import files
-from cellbench.data.hpv_slides import SLIDES, HPVSlidesDataModule
-from cellbench.errors import UserError, printable
-from cellbench.terminal import Console, say
+from cellbench.data.datasets.hpv_slides import SLIDES, HPVSlidesDataModule
+from cellbench.utils.errors import UserError, printable
+from cellbench.utils.terminal import Console, say
 from tests.conftest import TINY, draw_cell, write_image
 
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from cellbench import streams
+from cellbench.utils import streams
 from tests.conftest import TINY
 
 PROGRAM = [sys.executable, "-m", "cellbench"]
@@ -17,7 +17,7 @@ FIT = [*PROGRAM, "fit", "--data.samples=80", "--data.slides=40", *TINY, "--figur
 
 PRINTS = """
 import os, sys, time
-from cellbench import streams
+from cellbench.utils import streams
 streams.protect()
 for number in range(2000):
     print("a line that is long enough to fill what is buffered", number)

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from cellbench import torch_files
+from cellbench.artifacts.folder import whole_file
 from cellbench.data.preprocessing import LARGEST_SIDE, SMALLEST_SIDE, Masks, Preprocessing
 from cellbench.data.stain import Normalisation
 from cellbench.data.views import View
-from cellbench.errors import CannotWrite, UserError
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.heads import OwnPooling
 from cellbench.models.norms import Norm
 from cellbench.models.weights import DESCRIPTION
-from cellbench.runs.folder import whole_file
+from cellbench.utils import torch_files
+from cellbench.utils.errors import CannotWrite, UserError
 
 _HISTORY = "History"
 """Key that Lightning gives to the state of the callback which records the epochs."""

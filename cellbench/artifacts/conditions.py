@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from cellbench.artifacts.finished import Finished
 from cellbench.config import keys
-from cellbench.runs.finished import Finished
 
 FEW_GROUPS = 5
 """Least number of independent groups in a test set for an interval to mean anything."""

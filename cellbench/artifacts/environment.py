@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import cellbench
-from cellbench.runs.folder import write_text
+from cellbench.artifacts.folder import write_text
 
 PACKAGES = (
     "albumentations",

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cellbench.artifacts.folder import whole_file
 from cellbench.data.dataset import Batch
-from cellbench.runs.folder import whole_file
 
 TRAIN, VAL, MARK = "#4477aa", "#cc6677", "#222222"  # distinct for the colour-blind (Tol 2021)
 

@@ -12,12 +12,12 @@ from typing import Any, get_args
 
 import numpy as np
 
+from cellbench.artifacts.folder import RunFolder
+from cellbench.artifacts.predictions import Predictions, read_predictions
 from cellbench.config import keys, strict_json, yaml
 from cellbench.data.splits import read_split
 from cellbench.data.table import Part
-from cellbench.errors import UserError
-from cellbench.runs.folder import RunFolder
-from cellbench.runs.predictions import Predictions, read_predictions
+from cellbench.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from cellbench import atomic
 from cellbench.config import keys, yaml
-from cellbench.errors import CannotWrite, UserError
-from cellbench.foreign import inside, read_bytes
+from cellbench.utils import atomic
+from cellbench.utils.errors import CannotWrite, UserError
+from cellbench.utils.untrusted import inside, read_bytes
 
 
 @contextmanager

@@ -9,10 +9,10 @@ from typing import get_args
 
 import numpy as np
 
+from cellbench.artifacts.folder import write_text
 from cellbench.data.table import Part
-from cellbench.errors import UserError
-from cellbench.foreign import open_text
-from cellbench.runs.folder import write_text
+from cellbench.utils.errors import UserError
+from cellbench.utils.untrusted import open_text
 
 PREFIX = "p_"
 """Precedes a class's name in the header of its column of probabilities."""

@@ -14,8 +14,8 @@ from typing import IO
 
 from joblib import cpu_count
 
-from cellbench.runs.ranks import LAUNCHED
-from cellbench.runs.signals import SIGNALS
+from cellbench.training.distributed import LAUNCHED
+from cellbench.training.signals import SIGNALS
 
 GRACE = {True: 60.0, False: 5.0}
 """Seconds that the others have to end, by whether the first was interrupted, or has failed."""

@@ -7,19 +7,25 @@ from pathlib import Path
 
 import numpy as np
 
+from cellbench.artifacts.folder import RunFolder, write_text
 from cellbench.cli.console import show
 from cellbench.cli.lightning_cli import CellbenchCLI
 from cellbench.cli.parser import take_option
 from cellbench.cli.running import prepared
 from cellbench.config import yaml
-from cellbench.errors import UserError
-from cellbench.relabel.detection import easy
-from cellbench.relabel.hsa_nrl import Samples, corrected_labels, find_noisy, positions, read_samples
-from cellbench.runs.claim import Destination
-from cellbench.runs.folder import RunFolder, write_text
-from cellbench.runs.run import Run
-from cellbench.runs.trainer import count_devices
-from cellbench.terminal import say
+from cellbench.label_noise.detection import easy
+from cellbench.label_noise.hsa_nrl import (
+    Samples,
+    corrected_labels,
+    find_noisy,
+    positions,
+    read_samples,
+)
+from cellbench.training.claim import Destination
+from cellbench.training.run import Run
+from cellbench.training.trainer import count_devices
+from cellbench.utils.errors import UserError
+from cellbench.utils.terminal import say
 
 _HELP = """usage: python -m cellbench relabel --config EXPERIMENT --noise_rate RATE [options of fit]
 

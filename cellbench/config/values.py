@@ -19,7 +19,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from cellbench.config.yaml import MAX_INTEGER
-from cellbench.errors import UserError, suggest
+from cellbench.utils.errors import UserError, suggest
 
 _SCALARS = {bool: "true or false", int: "int", float: "float", str: "str"}
 _WORD = re.compile(r"[\w-]*")

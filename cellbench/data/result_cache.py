@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 from joblib import cpu_count
 
-from cellbench.atomic import replacing
-from cellbench.bar import bar
 from cellbench.data.cache import CacheConfig
+from cellbench.utils.atomic import replacing
+from cellbench.utils.progress_bar import bar
 
 Found = dict[str, np.ndarray]
 """What is found of one image: arrays of any length, the same names for every image."""

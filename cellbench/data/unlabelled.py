@@ -12,7 +12,7 @@ from cellbench.data import files
 from cellbench.data.dataset import Batch
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.views import Image, apply_view, needs_mask
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 
 class UnlabelledImages(Dataset[Batch]):

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 
+from cellbench.artifacts.finished import Finished
+from cellbench.artifacts.folder import write_text
 from cellbench.data.splits import read_split
 from cellbench.data.views import BACKGROUND, CYTOPLASM, NUCLEUS, apply_view
-from cellbench.errors import UserError, suggest
-from cellbench.foreign import open_text
-from cellbench.runs.finished import Finished
-from cellbench.runs.folder import write_text
-from cellbench.runs.intervals import mean_interval
+from cellbench.metrics.intervals import mean_interval
+from cellbench.utils.errors import UserError, suggest
+from cellbench.utils.untrusted import open_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -356,9 +356,9 @@ def explain(run: Finished, data: CellDataModule, n: int) -> list[str]:
     """
     import torch
 
-    from cellbench.runs import figures
-    from cellbench.runs.checkpoint import read_checkpoint
-    from cellbench.runs.rebuild import build_model
+    from cellbench.artifacts import figures
+    from cellbench.artifacts.checkpoint import read_checkpoint
+    from cellbench.inference.rebuild import build_model
 
     described, state = read_checkpoint(run.folder.best)
     model = build_model(described, state).requires_grad_(False)

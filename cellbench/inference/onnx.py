@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 import cellbench
+from cellbench.artifacts.checkpoint import Description
+from cellbench.artifacts.folder import whole_file
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.stain import STAINS
 from cellbench.data.views import BACKGROUND_MARGIN, CROP_MARGIN, silhouette_value
-from cellbench.errors import UserError
+from cellbench.inference.predict import Temperature
 from cellbench.models.classifier import CellClassifier
-from cellbench.runs.checkpoint import Description
-from cellbench.runs.folder import whole_file
-from cellbench.runs.inference import Temperature
+from cellbench.utils.errors import UserError
 
 METADATA = "cellbench"
 """The key of the file's metadata that holds, as JSON, what `describe` gives."""

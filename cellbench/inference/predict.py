@@ -15,20 +15,20 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
+from cellbench.artifacts import figures
+from cellbench.artifacts.checkpoint import Description, read_checkpoint
+from cellbench.artifacts.folder import RunFolder, whole_file
+from cellbench.artifacts.predictions import PREFIX, read_predictions
 from cellbench.data.dataset import Batch
 from cellbench.data.unlabelled import UnlabelledImages
 from cellbench.data.views import Image
-from cellbench.errors import UserError
+from cellbench.inference.attributions import side_by_side
+from cellbench.inference.rebuild import build_model
+from cellbench.metrics.probabilities import fit_temperature, temper
 from cellbench.models.classifier import CellClassifier
-from cellbench.runs import figures
-from cellbench.runs.attributions import side_by_side
-from cellbench.runs.checkpoint import Description, read_checkpoint
-from cellbench.runs.folder import RunFolder, whole_file
-from cellbench.runs.predictions import PREFIX, read_predictions
-from cellbench.runs.probabilities import fit_temperature, temper
-from cellbench.runs.rebuild import build_model
-from cellbench.runs.signals import EndAtSignal
-from cellbench.terminal import say
+from cellbench.training.signals import EndAtSignal
+from cellbench.utils.errors import UserError
+from cellbench.utils.terminal import say
 
 _CRLF = "\r\n"
 

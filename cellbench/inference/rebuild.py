@@ -2,10 +2,10 @@
 
 import torch
 
-from cellbench.errors import UserError
+from cellbench.artifacts.checkpoint import Description, check_pooling
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.weights import SkipInit
-from cellbench.runs.checkpoint import Description, check_pooling
+from cellbench.utils.errors import UserError
 
 
 def build_model(described: Description, state: dict[str, torch.Tensor]) -> CellClassifier:

@@ -10,13 +10,13 @@ from typing import Protocol
 
 import numpy as np
 
+from cellbench.artifacts.folder import RunFolder
 from cellbench.data.labels import flip
 from cellbench.data.splits import read_split
-from cellbench.errors import UserError
-from cellbench.relabel.detection import correct, noisy
-from cellbench.runs.folder import RunFolder
-from cellbench.runs.label_history import read_label_history
-from cellbench.runs.run import Run
+from cellbench.label_noise.detection import correct, noisy
+from cellbench.training.callbacks.label_history import read_label_history
+from cellbench.training.run import Run
+from cellbench.utils.errors import UserError
 
 
 class Trainings(Protocol):

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from cellbench.runs.intervals import Shares, bounded, of_mean, wider
+from cellbench.metrics.intervals import Shares, bounded, of_mean, wider
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from cellbench.runs.intervals import (
+from cellbench.metrics.classification import entry, evaluate
+from cellbench.metrics.intervals import (
     LEVEL,
     Shares,
     bounded,
@@ -20,7 +21,6 @@ from cellbench.runs.intervals import (
     variance_of,
     wider,
 )
-from cellbench.runs.metrics import entry, evaluate
 
 BINS = 15
 """Of the calibration diagram, of equal width (Guo et al. 2017)."""

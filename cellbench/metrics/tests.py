@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import optimize, special
 
-from cellbench.runs.intervals import LEVEL
+from cellbench.metrics.intervals import LEVEL
 
 NONE = 1e-12
 """A standard error below this is rounding: nothing varies."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from cellbench.runs.conditions import few_groups
-from cellbench.runs.run import Run
+from cellbench.artifacts.conditions import few_groups
+from cellbench.training.run import Run
 
 
 def announcement(run: Run, precision: str, loading: str) -> str:

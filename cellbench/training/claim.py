@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from cellbench.errors import OtherRun, UserError
-from cellbench.runs.folder import RunFolder
-from cellbench.terminal import say
+from cellbench.artifacts.folder import RunFolder
+from cellbench.utils.errors import OtherRun, UserError
+from cellbench.utils.terminal import say
 
 _ENDING_S = 60.0
 """Seconds to wait for a process that was just told to end, and saves its state."""

@@ -3,10 +3,10 @@
 from dataclasses import asdict
 from pathlib import Path
 
+from cellbench.artifacts.checkpoint import Description, check_pooling, read_checkpoint
 from cellbench.data.views import needs_mask
-from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
-from cellbench.runs.checkpoint import Description, check_pooling, read_checkpoint
+from cellbench.utils.errors import UserError
 
 
 def load_weights(path: Path, model: CellClassifier) -> Description:

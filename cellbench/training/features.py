@@ -12,12 +12,12 @@ import torchvision
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from cellbench.atomic import shared_file, write_at
-from cellbench.bar import bar
 from cellbench.data.dataset import Features
 from cellbench.data.module import CellDataModule
-from cellbench.models import timm_networks
+from cellbench.models.backbones import timm_networks
 from cellbench.models.classifier import CellClassifier
+from cellbench.utils.atomic import shared_file, write_at
+from cellbench.utils.progress_bar import bar
 
 FORMAT = 2
 """Part of every file's name; to be raised when features are computed or stored differently."""

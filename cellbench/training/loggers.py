@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import matplotlib.image
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from cellbench.errors import Interrupted, UserError
-from cellbench.runs.folder import RunFolder
-from cellbench.terminal import say
+from cellbench.artifacts.folder import RunFolder
+from cellbench.utils.errors import Interrupted, UserError
+from cellbench.utils.terminal import say
 
 if TYPE_CHECKING:  # importing it takes a second
     from wandb import Run

@@ -4,7 +4,7 @@ from typing import Literal, cast, get_args
 
 import torch
 
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 

@@ -9,11 +9,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 
+from cellbench.artifacts import environment, figures
+from cellbench.artifacts.folder import RunFolder, as_yaml, write_text
+from cellbench.artifacts.predictions import Predictions, write_predictions
 from cellbench.data.module import CellDataModule
 from cellbench.data.table import Part
-from cellbench.runs import environment, figures, loggers
-from cellbench.runs.folder import RunFolder, as_yaml, write_text
-from cellbench.runs.predictions import Predictions, write_predictions
+from cellbench.training import loggers
 
 
 class RunRecord:

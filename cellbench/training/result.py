@@ -5,10 +5,10 @@ from typing import Any, get_args
 
 import numpy as np
 
+from cellbench.artifacts.predictions import Predictions
 from cellbench.data.module import CellDataModule
 from cellbench.data.table import Part
-from cellbench.runs import probabilities
-from cellbench.runs.predictions import Predictions
+from cellbench.metrics import probabilities
 
 
 def summarise(

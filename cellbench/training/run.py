@@ -15,23 +15,23 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 
 import cellbench
+from cellbench.artifacts.checkpoint import POOLING, CheckpointConfig, Description
+from cellbench.artifacts.folder import RunFolder
+from cellbench.artifacts.predictions import Predictions
 from cellbench.data.module import CellDataModule
 from cellbench.data.table import Part
-from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
-from cellbench.runs import compatibility, features, unseen
-from cellbench.runs.averaging import Averaging
-from cellbench.runs.best_epoch import BestEpoch
-from cellbench.runs.checkpoint import POOLING, CheckpointConfig, Description
-from cellbench.runs.folder import RunFolder
-from cellbench.runs.label_history import LabelHistory
-from cellbench.runs.predictions import Predictions
-from cellbench.runs.progress import Progress
-from cellbench.runs.ranks import Ranks
-from cellbench.runs.record import RunRecord
-from cellbench.runs.recorder import Collector, History
-from cellbench.runs.result import summarise
-from cellbench.terminal import say
+from cellbench.training import compatibility, features, unseen
+from cellbench.training.callbacks.averaging import Averaging
+from cellbench.training.callbacks.best_epoch import BestEpoch
+from cellbench.training.callbacks.label_history import LabelHistory
+from cellbench.training.callbacks.progress import Progress
+from cellbench.training.callbacks.recorder import Collector, History
+from cellbench.training.distributed import Ranks
+from cellbench.training.record import RunRecord
+from cellbench.training.result import summarise
+from cellbench.utils.errors import UserError
+from cellbench.utils.terminal import say
 
 RESTORING = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 """Errors that Lightning and torch raise if a checkpoint lacks what they look for."""

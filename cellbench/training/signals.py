@@ -7,7 +7,7 @@ from types import FrameType
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from cellbench.errors import Interrupted
+from cellbench.utils.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C, the end of a scheduler's job, and SLURM's warning before it (--signal=USR1@60)."""

@@ -11,12 +11,12 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 
+from cellbench.artifacts.checkpoint import WholeCheckpointIO, read_checkpoint
+from cellbench.artifacts.folder import RunFolder
 from cellbench.config.values import shown
-from cellbench.errors import UserError
-from cellbench.runs import precision
-from cellbench.runs.checkpoint import WholeCheckpointIO, read_checkpoint
-from cellbench.runs.folder import RunFolder
-from cellbench.runs.ranks import environment
+from cellbench.training import precision
+from cellbench.training.distributed import environment
+from cellbench.utils.errors import UserError
 
 # Deterministic algorithms need no memory filled before it is written; it costs a few per cent.
 torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

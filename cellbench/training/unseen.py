@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cellbench.artifacts.folder import RunFolder
 from cellbench.config import yaml
 from cellbench.data.splits import first_seen, read_split
 from cellbench.data.table import Part
-from cellbench.errors import UserError
-from cellbench.runs.folder import RunFolder
+from cellbench.utils.errors import UserError
 
 Rows = Sequence[Mapping[str, str]]
 """The rows of a split.csv."""

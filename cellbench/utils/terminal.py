@@ -4,7 +4,7 @@ from typing import Any
 
 import rich.console
 
-from cellbench.errors import printable
+from cellbench.utils.errors import printable
 
 
 def say(text: str, *, end: str = "\n", flush: bool = False) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 DIGEST = "digest"
 """The key of a checkpoint's own digest."""

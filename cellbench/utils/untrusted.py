@@ -4,7 +4,7 @@ import stat
 from pathlib import Path
 from typing import TextIO
 
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 
 def inside(folder: Path, *parts: str) -> Path:

@@ -9,13 +9,13 @@ from typing import Literal
 from scipy.stats import chisquare
 
 from cellbench.data import files
-from cellbench.data.download import Kaggle
+from cellbench.data.download.transfer import Kaggle
+from cellbench.data.duplicates.sources import find_sources
 from cellbench.data.file_module import FileDataModule
 from cellbench.data.image_store import content_digests
 from cellbench.data.module import Check
-from cellbench.data.sources import find_sources
 from cellbench.data.table import Part, Sample, join
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 CLASSES = ("eosinophil", "lymphocyte", "monocyte", "neutrophil")
 FOLDERS = ("TRAIN", "TEST", "TEST_SIMPLE")

@@ -8,10 +8,10 @@ from typing import Any, Literal
 import numpy as np
 
 from cellbench.config import strict_json
-from cellbench.data.download import OnRequest
+from cellbench.data.download.transfer import OnRequest
 from cellbench.data.file_module import FileDataModule
 from cellbench.data.table import Part, Sample
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 CLASSES = ("normal", "serrated", "adenocarcinoma", "adenoma")
 ANNOTATORS = ("label_A", "label_B", "label_C")

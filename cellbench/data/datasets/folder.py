@@ -9,7 +9,7 @@ from typing import get_args
 from cellbench.data import files
 from cellbench.data.file_module import FileDataModule
 from cellbench.data.table import Part, Sample, check_ids
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

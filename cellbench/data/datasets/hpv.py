@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cellbench.data import files
-from cellbench.data.download import GitHub
+from cellbench.data.download.transfer import GitHub
 from cellbench.data.file_module import FileDataModule
 from cellbench.data.table import Sample
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 CLASSES = {"1": "neutrophil", "2": "lymphocyte", "3": "monocyte", "4": "eosinophil"}
 BASOPHIL = "5"  # a single image, which no split can hold

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from cellbench.config.bounds import bounds
-from cellbench.data.download import OnRequest
+from cellbench.data.download.transfer import OnRequest
 from cellbench.data.file_module import FileDataModule
 from cellbench.data.table import Sample
 from cellbench.data.views import Image
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 SLIDES = {
     "healthy": [f"glass{number}.hdf5" for number in range(3, 9)],

@@ -14,8 +14,8 @@ from lzma import LZMAError
 from pathlib import Path, PureWindowsPath
 from typing import IO, Literal
 
-from cellbench.bar import bar
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
+from cellbench.utils.progress_bar import bar
 
 _RATIO = 100
 """How many times its size an archive may unpack to: images are compressed already."""

@@ -19,10 +19,10 @@ from urllib.request import urlopen
 
 from filelock import FileLock, Timeout
 
-from cellbench.atomic import replacing
-from cellbench.bar import bar
-from cellbench.data.archive import require_empty
-from cellbench.errors import UserError
+from cellbench.data.download.archive import require_empty
+from cellbench.utils.atomic import replacing
+from cellbench.utils.errors import UserError
+from cellbench.utils.progress_bar import bar
 
 PAUSES = (0.5, 1.0, 2.0)
 """Seconds before each further try of a transfer that broke."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.cluster.hierarchy import DisjointSet
 
-from cellbench.data import kept, registration
+from cellbench.data import result_cache
 from cellbench.data.cache import CacheConfig
-from cellbench.data.registration import (
+from cellbench.data.duplicates import registration
+from cellbench.data.duplicates.registration import (
     Index,
     Keypoints,
     agreement,
@@ -76,20 +77,20 @@ def find_copies(
     def read_grey(i: int) -> np.ndarray:
         return to_compare(read(positions[i]))
 
-    def begin() -> Callable[[int], kept.Found]:
+    def begin() -> Callable[[int], result_cache.Found]:
         return _candidates(_keypoints(distinct, read_grey, cache), read_grey)
 
     identities = [f"{content} {of_all}" for content in distinct]
-    found = kept.for_each("proposing copies", identities, begin, cache)
+    found = result_cache.for_each("proposing copies", identities, begin, cache)
     proposed = [(i, *row) for i, each in enumerate(found) for row in each["candidates"]]
     proposed.sort(key=lambda row: (-row[3], row[0], row[1]))
 
-    def confirm(_: int) -> kept.Found:
+    def confirm(_: int) -> result_cache.Found:
         rows = list(_confirm(len(distinct), proposed, read_grey))
         return {"copies": np.array(rows, np.float64).reshape(-1, 4)}
 
     identity = f"{MIN_AGREEMENT} {of_all}"
-    confirmed = kept.for_each("confirming copies", [identity], lambda: confirm, cache)
+    confirmed = result_cache.for_each("confirming copies", [identity], lambda: confirm, cache)
     return [
         Copy(positions[int(a)], positions[int(b)], int(inliers), float(agrees))
         for a, b, inliers, agrees in confirmed[0]["copies"]
@@ -99,25 +100,25 @@ def find_copies(
 def _keypoints(
     contents: Sequence[str], read_grey: Callable[[int], np.ndarray], cache: CacheConfig
 ) -> list[Keypoints]:
-    def find(i: int) -> kept.Found:
+    def find(i: int) -> result_cache.Found:
         keypoints = find_keypoints(read_grey(i))
         return {"places": keypoints.places, "descriptors": keypoints.descriptors}
 
     identities = [f"{registration.FORMAT} {content}" for content in contents]
-    found = kept.for_each("finding keypoints", identities, lambda: find, cache)
+    found = result_cache.for_each("finding keypoints", identities, lambda: find, cache)
     return [Keypoints(each["places"], each["descriptors"]) for each in found]
 
 
 def _candidates(
     known: Sequence[Keypoints], read_grey: Callable[[int], np.ndarray]
-) -> Callable[[int], kept.Found]:
+) -> Callable[[int], result_cache.Found]:
     """Return a function that finds the images that fit one.
 
     It gives rows of position, mirrored, inliers and transform.
     """
     index = Index([keypoints.descriptors[:STRONGEST] for keypoints in known])
 
-    def find(i: int) -> kept.Found:
+    def find(i: int) -> result_cache.Found:
         views = (known[i], find_keypoints(mirror(read_grey(i))))
         votes = np.stack([index.votes(view.descriptors) for view in views])
         votes[:, i] = 0

@@ -9,9 +9,10 @@ from dataclasses import astuple, dataclass
 import numpy as np
 from joblib import cpu_count
 
-from cellbench.data import kept, registration
+from cellbench.data import result_cache
 from cellbench.data.cache import CacheConfig
-from cellbench.data.registration import Index, find_keypoints, fit, mirror, to_compare
+from cellbench.data.duplicates import registration
+from cellbench.data.duplicates.registration import Index, find_keypoints, fit, mirror, to_compare
 from cellbench.data.views import Image
 
 MIN_INLIERS = 20
@@ -82,16 +83,16 @@ def find_sources(
     text = json.dumps([registration.FORMAT, MIN_INLIERS, list(originals)])
     of_originals = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
-    def begin() -> Callable[[int], kept.Found]:
+    def begin() -> Callable[[int], result_cache.Found]:
         with ThreadPoolExecutor(cpu_count()) as pool:
             grey = pool.map(lambda i: to_compare(read_original(i)), range(len(originals)))
             known = Originals(list(grey))
 
-        def find(position: int) -> kept.Found:
+        def find(position: int) -> result_cache.Found:
             return {"match": np.array([astuple(known.match(read_copy(position)))])}
 
         return find
 
     identities = [f"{content} {of_originals}" for content in copies]
-    found = kept.for_each("finding the originals", identities, begin, cache)
+    found = result_cache.for_each("finding the originals", identities, begin, cache)
     return [Match(*map(int, each["match"][0])) for each in found]

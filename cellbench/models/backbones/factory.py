@@ -10,11 +10,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from cellbench.errors import UserError, suggest
-from cellbench.models import own_networks, timm_networks, torchvision_networks
+from cellbench.models.backbones import own_networks, timm_networks, torchvision_networks
 from cellbench.models.heads import OwnPooling, Pool, build_pool
 from cellbench.models.norms import Norm, replace_batch_norms
 from cellbench.models.weights import SkipInit, Weights, from_file, from_run, load
+from cellbench.utils.errors import UserError, suggest
 
 STAGE_RATIO = 0.4
 """Share of a stage's map size below which the next stage begins. Halving both sides leaves 0.25;

@@ -6,10 +6,10 @@ from importlib import import_module
 
 from torch import Tensor, nn
 
-from cellbench.errors import UserError
 from cellbench.models import networks
+from cellbench.models.backbones.torchvision_networks import IMAGENET_MEAN, IMAGENET_STD
 from cellbench.models.heads import OwnPooling
-from cellbench.models.torchvision_networks import IMAGENET_MEAN, IMAGENET_STD
+from cellbench.utils.errors import UserError
 
 CLASSIFIERS: tuple[str, ...] = ()
 """Prefixes of a classifier's entries in a state dict; these networks have no classifier."""

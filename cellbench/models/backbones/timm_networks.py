@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cellbench.errors import UserError, suggest
 from cellbench.models.heads import OwnPooling
+from cellbench.utils.errors import UserError, suggest
 
 PREFIX = "timm/"
 

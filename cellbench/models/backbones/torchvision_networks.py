@@ -11,8 +11,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from cellbench.errors import UserError
 from cellbench.models.heads import OwnPooling
+from cellbench.utils.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -9,9 +9,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
+from cellbench.artifacts.checkpoint import Average
 from cellbench.data.module import CellDataModule
 from cellbench.models.classifier import CellClassifier
-from cellbench.runs.checkpoint import Average
 
 SWA_START = 0.75
 """Share of the epochs after which stochastic weight averaging starts."""

@@ -6,12 +6,12 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
+from cellbench.artifacts.checkpoint import CheckpointConfig, WholeCheckpointIO
 from cellbench.models.classifier import CellClassifier
-from cellbench.runs.averaging import Averaging
-from cellbench.runs.checkpoint import CheckpointConfig, WholeCheckpointIO
-from cellbench.runs.ranks import Ranks
-from cellbench.runs.recorder import History
-from cellbench.terminal import say
+from cellbench.training.callbacks.averaging import Averaging
+from cellbench.training.callbacks.recorder import History
+from cellbench.training.distributed import Ranks
+from cellbench.utils.terminal import say
 
 
 class BestEpoch(Callback):

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import (
     ThroughputMonitor,
 )
 
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 _LOGGING = (DeviceStatsMonitor, LearningRateMonitor, ThroughputMonitor)
 """Lightning's callbacks that write to a logger only."""

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from cellbench.artifacts.folder import write_text
 from cellbench.data.module import CellDataModule
-from cellbench.errors import UserError
-from cellbench.foreign import open_text
-from cellbench.runs.folder import write_text
-from cellbench.runs.ranks import Ranks
+from cellbench.training.distributed import Ranks
+from cellbench.utils.errors import UserError
+from cellbench.utils.untrusted import open_text
 
 
 class LabelHistory(Callback):

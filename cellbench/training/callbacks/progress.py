@@ -12,11 +12,11 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
 from torchmetrics import Metric, MetricCollection
 
+from cellbench.artifacts.folder import RunFolder
 from cellbench.data.module import CellDataModule
-from cellbench.errors import UserError
-from cellbench.runs.folder import RunFolder
-from cellbench.runs.ranks import Ranks
-from cellbench.runs.signals import SAME_SIGNAL_S, SIGNALS, EndAtSignal
+from cellbench.training.distributed import Ranks
+from cellbench.training.signals import SAME_SIGNAL_S, SIGNALS, EndAtSignal
+from cellbench.utils.errors import UserError
 
 
 class Progress(EndAtSignal):

@@ -13,9 +13,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from cellbench.errors import UserError
-from cellbench.runs.folder import write_text
-from cellbench.runs.ranks import Ranks
+from cellbench.artifacts.folder import write_text
+from cellbench.training.distributed import Ranks
+from cellbench.utils.errors import UserError
 
 
 class History(Callback):

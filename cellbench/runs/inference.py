@@ -23,6 +23,7 @@ from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.heads import HeadConfig
 from cellbench.models.weights import Undrawn
+from cellbench.page import plain
 from cellbench.runs import figures
 from cellbench.runs.attributions import side_by_side
 from cellbench.runs.checkpoint import Description, check_pooling, read_checkpoint
@@ -388,8 +389,7 @@ class _ContactSheet:
             x, top = i % columns * (1 + gap), i // columns * (tall + words) + 2 * words
             # What there is room for; of a long file name its end tells more.
             name = textwrap.wrap(self._classes[shown.predicted], 20)[0]
-            file = shown.name.encode("utf-8", "backslashreplace").decode()  # fonts have no others
-            text = f"{file[-22:]}\n{name} {shown.confidence:.3f}".replace("$", r"\$")
+            text = f"{plain(shown.name[-22:])}\n{plain(name)} {shown.confidence:.3f}"
             axes.text(x + 0.5, top - gap, text, ha="center", fontsize=6)
             axes.imshow(shown.image, extent=(x, x + 1, top + tall, top))
         axes.set(xlim=(0, total[0]), ylim=(total[1], 0), aspect="auto")

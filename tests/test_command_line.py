@@ -103,6 +103,7 @@ def test_print_config_gives_a_config_that_runs(tmp_path, capsys, fit):
             "trainer.callbacks: LearningRateMonitor writes to a logger, and there is none; give ",
         ),
         (["--trainer.callbacks=DeviceStatsMonitor"], "DeviceStatsMonitor writes to a logger"),
+        (["--trainer.callbacks=BaseFinetuning"], "BaseFinetuning is incomplete"),
         (["--trainer.callbacks=LearningRateFinder"], "LearningRateFinder changes model.lr"),
         (["--trainer.callbacks=BatchSizeFinder"], "BatchSizeFinder changes data.batch_size"),
         (

@@ -22,7 +22,12 @@ from cellbench.data.dataset import Batch
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.inference.rebuild import build_model
 from cellbench.models import networks
-from cellbench.models.backbones import factory, own_networks, timm_networks, torchvision_networks
+from cellbench.models.backbones.factory import (
+    factory,
+    own_networks,
+    timm_networks,
+    torchvision_networks,
+)
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.co_teaching import CoTeachingConfig
 from cellbench.models.config import ModelConfig

@@ -5,17 +5,12 @@ and says which; pyproject.toml keeps users below the next release of that kind.
 """
 
 import ast
-import builtins
 import importlib
 import inspect
 import pkgutil
 import re
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 import cellbench
 

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cellbench.artifacts.folder import whole_file
 from cellbench.data.dataset import Batch
+from cellbench.utils.html_page import plain
 
 TRAIN, VAL, MARK = "#4477aa", "#cc6677", "#222222"  # distinct for the colour-blind (Tol 2021)
 
@@ -46,7 +47,7 @@ def sample_sheet(batches: Sequence[tuple[str, Batch]], classes: Sequence[str]) -
         axes.text(left / 2, top + tall / 2, title, rotation=90, ha="center", va="center")
         for column in range(min(columns, len(batch.labels))):
             x = left + column * (1 + gap)
-            name = classes[int(batch.labels[column])]
+            name = plain(classes[int(batch.labels[column])])
             axes.text(x + 0.5, top - gap, name, ha="center", fontsize=8)
             image = batch.images[column].permute(1, 2, 0).numpy()
             axes.imshow(image, extent=(x, x + 1, top + tall, top), interpolation="nearest")
@@ -73,12 +74,12 @@ def confusion(scores: dict[str, Any], classes: Sequence[str], title: str) -> Fig
         axes.text(j, i, str(counts[i, j]), ha="center", va="center", color=colour)
     recall = {name: own["recall"] for name, own in scores["classes"].items()}
     rows = [
-        f"{name} (n = {scores['classes'][name]['n']})\nrecall {recall[name]['value']:.2f} "
+        f"{plain(name)} (n = {scores['classes'][name]['n']})\nrecall {recall[name]['value']:.2f} "
         f"[{recall[name]['low']:.2f}, {recall[name]['high']:.2f}]"
         for name in classes
     ]
     axes.set_yticks(range(len(classes)), rows, fontsize=8)
-    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", fontsize=8)
+    axes.set_xticks(range(len(classes)), map(plain, classes), rotation=45, ha="right", fontsize=8)
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
     accuracy = scores["metrics"]["accuracy"]

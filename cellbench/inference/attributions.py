@@ -477,6 +477,8 @@ def _sheet(
     """A row a class: right images, then wrong ones, each as seen and under its heat maps."""
     from matplotlib.figure import Figure
 
+    from cellbench.utils.html_page import plain
+
     rows = [[*shown.get((name, True), ()), *shown.get((name, False), ())] for name in classes]
     rows = [row for row in rows if row]
     height, width, _ = rows[0][0].seen.image.shape
@@ -492,7 +494,7 @@ def _sheet(
         top = i * (tall + words) + words
         for j, one in enumerate(row):
             left, right = gap + j * block, one.predicted == one.seen.label
-            told = one.seen.label + ("" if right else f", predicted {one.predicted}")
+            told = plain(one.seen.label + ("" if right else f", predicted {one.predicted}"))
             colour = _RIGHT if right else _WRONG
             axes.text(left, top - 0.21, told, fontsize=10, color=colour, weight="bold")
             pictures = [("as seen", one.seen.image)]

@@ -28,6 +28,7 @@ from cellbench.metrics.probabilities import fit_temperature, temper
 from cellbench.models.classifier import CellClassifier
 from cellbench.training.signals import EndAtSignal
 from cellbench.utils.errors import UserError
+from cellbench.utils.html_page import plain
 from cellbench.utils.terminal import say
 
 _CRLF = "\r\n"
@@ -362,8 +363,7 @@ class _ContactSheet:
             x, top = i % columns * (1 + gap), i // columns * (tall + words) + 2 * words
             # What there is room for; of a long file name its end tells more.
             name = textwrap.wrap(self._classes[shown.predicted], 20)[0]
-            file = shown.name.encode("utf-8", "backslashreplace").decode()  # fonts have no others
-            text = f"{file[-22:]}\n{name} {shown.confidence:.3f}".replace("$", r"\$")
+            text = f"{plain(shown.name[-22:])}\n{plain(name)} {shown.confidence:.3f}"
             axes.text(x + 0.5, top - gap, text, ha="center", fontsize=6)
             axes.imshow(shown.image, extent=(x, x + 1, top + tall, top))
         axes.set(xlim=(0, total[0]), ylim=(total[1], 0), aspect="auto")

@@ -13,6 +13,8 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from cellbench.utils.errors import printable
+
 
 def render(template: Path, **values: Any) -> str:
     """Fills a template; whatever text is put into it is escaped.
@@ -61,5 +63,5 @@ def svg(figure: Figure) -> Markup:
 
 
 def plain(name: str) -> str:
-    """A name as a figure shows it: one line, and no mathematics between dollar signs."""
-    return " ".join(name.split()).replace("$", r"\$")
+    """Return a name for a figure: one printable line, without math between dollar signs."""
+    return printable(" ".join(name.split())).replace("$", r"\$")

@@ -4,10 +4,12 @@ from collections.abc import Iterable, Sequence
 
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import (
+    BaseFinetuning,
     BatchSizeFinder,
     DeviceStatsMonitor,
     LearningRateFinder,
     LearningRateMonitor,
+    ProgressBar,
     ThroughputMonitor,
 )
 
@@ -15,6 +17,9 @@ from cellbench.utils.errors import UserError
 
 _LOGGING = (DeviceStatsMonitor, LearningRateMonitor, ThroughputMonitor)
 """Lightning's callbacks that write to a logger only."""
+
+_INCOMPLETE = (BaseFinetuning, ProgressBar)
+"""Base classes that Lightning leaves to be completed."""
 
 _TUNING = {LearningRateFinder: "model.lr", BatchSizeFinder: "data.batch_size"}
 """Callbacks that change an option after the run's config.yaml has recorded it."""
@@ -29,7 +34,8 @@ def check_callbacks(callbacks: Iterable[Callback], metrics: Sequence[str], *, lo
         logged: True if there is a logger.
 
     Raises:
-        UserError: One needs a logger, watches a metric that nothing logs, or changes an option.
+        UserError: One is incomplete, needs a logger, watches a metric that nothing logs, or
+            changes an option.
     """
     for callback in callbacks:
         name = type(callback).__name__
@@ -38,6 +44,10 @@ def check_callbacks(callbacks: Iterable[Callback], metrics: Sequence[str], *, lo
                 f"trainer.callbacks: {name} writes to a logger, and there is none; give "
                 "--tensorboard=true or --wandb.mode=offline, or remove it (history.csv has the "
                 "learning rate)"
+            )
+        if type(callback) in _INCOMPLETE:
+            raise UserError(
+                f"trainer.callbacks: {name} is incomplete; give a class that derives from it"
             )
         for tuner, option in _TUNING.items():
             if isinstance(callback, tuner):

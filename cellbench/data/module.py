@@ -47,7 +47,7 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
 
     plan: LoadingPlan = field(default=LoadingPlan(), init=False)
     """Seed, devices, position in the training and loader processes; a run replaces it as it learns
-    them."""
+    them. The seed must be known before `training` is first used: label noise depends on it."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without reading an image.

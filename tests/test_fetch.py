@@ -20,12 +20,12 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from cellbench.data.download.transfer.transfer import GitHub
 from filelock import FileLock
 
 from cellbench.__main__ import main
 from cellbench.data.datasets.hpv import HPVDataModule
-from cellbench.data.download.transfer import transfer
+from cellbench.data.download import transfer
+from cellbench.data.download.transfer import GitHub
 from cellbench.utils import atomic
 from tests.conftest import SHARED, draw_cell, write_image
 

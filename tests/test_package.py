@@ -29,7 +29,7 @@ ROOMS = (
 
 
 def imports() -> dict[str, set[str]]:
-    """Return the modules of cellbench that each of its modules imports, deferred imports included."""
+    """Return the modules that each module of cellbench imports, deferred imports included."""
     modules = {
         ".".join(("cellbench", *path.relative_to(PACKAGE).with_suffix("").parts)): path
         for path in PACKAGE.rglob("*.py")

@@ -12,8 +12,8 @@ from jsonargparse import DefaultHelpFormatter
 
 from cellbench.cli.data_modules import data_modules, explain_unusable
 from cellbench.cli.parser import Parser
-from cellbench.data.download.transfer.archive import unpack
-from cellbench.data.download.transfer.transfer import GitHub, OnRequest, Source, writing
+from cellbench.data.download.archive import unpack
+from cellbench.data.download.transfer import GitHub, OnRequest, Source, writing
 from cellbench.data.file_module import FileDataModule
 from cellbench.utils.errors import Interrupted, UserError, suggest
 from cellbench.utils.terminal import say

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from cellbench.data import files
-from cellbench.data.download.transfer.transfer import Source
+from cellbench.data.download.transfer import Source
 from cellbench.data.module import CellDataModule
 from cellbench.data.table import Part, Sample
 from cellbench.utils.errors import UserError, suggest

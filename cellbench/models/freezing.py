@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import nn
 
-from cellbench.models.backbones.factory.factory import Stages
+from cellbench.models.backbones.factory import Stages
 from cellbench.models.config import ModelConfig
 from cellbench.models.phases import Phase, Plan
 from cellbench.utils.errors import UserError

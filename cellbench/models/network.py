@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import MetricCollection
 
 from cellbench.data.dataset import Batch, FeatureBatch
-from cellbench.models.backbones.factory import factory
+from cellbench.models.backbones import factory
 from cellbench.models.config import ModelConfig
 from cellbench.models.epoch_metrics import WeightedMean, classification_metrics
 from cellbench.models.heads import HeadConfig, build_head

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cellbench.data.dataset import Features
 from cellbench.data.module import CellDataModule
-from cellbench.models.backbones.factory import timm_networks
+from cellbench.models.backbones import timm_networks
 from cellbench.models.classifier import CellClassifier
 from cellbench.utils.atomic import shared_file, write_at
 from cellbench.utils.progress_bar import bar

@@ -9,7 +9,7 @@ from typing import Literal
 from scipy.stats import chisquare
 
 from cellbench.data import files
-from cellbench.data.download.transfer.transfer import Kaggle
+from cellbench.data.download.transfer import Kaggle
 from cellbench.data.duplicates.sources import find_sources
 from cellbench.data.file_module import FileDataModule
 from cellbench.data.image_store import content_digests

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cellbench.config import strict_json
-from cellbench.data.download.transfer.transfer import OnRequest
+from cellbench.data.download.transfer import OnRequest
 from cellbench.data.file_module import FileDataModule
 from cellbench.data.table import Part, Sample
 from cellbench.utils.errors import UserError

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cellbench.data import files
-from cellbench.data.download.transfer.transfer import GitHub
+from cellbench.data.download.transfer import GitHub
 from cellbench.data.file_module import FileDataModule
 from cellbench.data.table import Sample
 from cellbench.utils.errors import UserError

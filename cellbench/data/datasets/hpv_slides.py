@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cellbench.config.bounds import bounds
-from cellbench.data.download.transfer.transfer import OnRequest
+from cellbench.data.download.transfer import OnRequest
 from cellbench.data.file_module import FileDataModule
 from cellbench.data.table import Sample
 from cellbench.data.views import Image

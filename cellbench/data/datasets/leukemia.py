@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cellbench.data.download.transfer.transfer import Kaggle
+from cellbench.data.download.transfer import Kaggle
 from cellbench.data.file_module import FileDataModule
 from cellbench.data.table import Sample
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cellbench.data.download.transfer.transfer import OnRequest
+from cellbench.data.download.transfer import OnRequest
 from cellbench.data.file_module import FileDataModule
 from cellbench.data.table import Sample
 

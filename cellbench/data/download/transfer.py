@@ -19,7 +19,7 @@ from urllib.request import urlopen
 
 from filelock import FileLock, Timeout
 
-from cellbench.data.download.transfer.archive import require_empty
+from cellbench.data.download.archive import require_empty
 from cellbench.utils.atomic import replacing
 from cellbench.utils.errors import UserError
 from cellbench.utils.progress_bar import bar

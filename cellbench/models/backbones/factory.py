@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from cellbench.models.backbones.factory import own_networks, timm_networks, torchvision_networks
+from cellbench.models.backbones import own_networks, timm_networks, torchvision_networks
 from cellbench.models.heads import OwnPooling, Pool, build_pool
 from cellbench.models.norms import Norm, replace_batch_norms
 from cellbench.models.weights import SkipInit, Weights, from_file, from_run, load

@@ -7,7 +7,7 @@ from importlib import import_module
 from torch import Tensor, nn
 
 from cellbench.models import networks
-from cellbench.models.backbones.factory.torchvision_networks import IMAGENET_MEAN, IMAGENET_STD
+from cellbench.models.backbones.torchvision_networks import IMAGENET_MEAN, IMAGENET_STD
 from cellbench.models.heads import OwnPooling
 from cellbench.utils.errors import UserError
 

@@ -502,7 +502,8 @@ def _find_class(key: str, name: Any, kind: OneOf, closed: bool) -> type:
         if found in kind.classes().values():  # the import may have added it
             return found
     close = kind.explain(str(name)) or suggest(name, classes)
-    raise UserError(f"{key}: unknown {kind.what} '{shown(name)}'{close}")
+    where = f"{key}.class_path" if closed else key
+    raise UserError(f"{where}: unknown {kind.what} '{shown(name)}'{close}")
 
 
 def _import(key: str, path: str) -> Any:

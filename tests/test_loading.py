@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from cellbench import cores
+from cellbench.data import loading
 from cellbench.data.datasets.synthetic import SyntheticDataModule
 from cellbench.data.loading import LoadingPlan, plan_workers
 
@@ -35,7 +35,7 @@ def test_a_plan_is_returned_and_nothing_changed(data):
     ],
 )
 def test_workers_start_if_they_pay(monkeypatch, configured, device, seconds, workers, text):
-    monkeypatch.setattr(cores, "available", lambda: 8)
+    monkeypatch.setattr(loading, "cpu_count", lambda: 8)
     known = LoadingPlan(seed=5, rank=1, world_size=2)
     plan = plan_workers(known, configured, device, 2, lambda: seconds)
     assert str(plan) == text

@@ -22,7 +22,7 @@ from cellbench.data.dataset import Batch
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.inference.rebuild import build_model
 from cellbench.models import networks
-from cellbench.models.backbones.factory import (
+from cellbench.models.backbones import (
     factory,
     own_networks,
     timm_networks,
@@ -956,7 +956,7 @@ def test_one_file_makes_a_network(tmp_path, monkeypatch):
     monkeypatch.setattr(factory, "names", factory.names.__wrapped__)
     check_backbone("my_net", 32)
     assert model("my_net", norm="group").backbone[1].num_groups == 8
-    with pytest.raises(UserError, match=r"broken_net.py cannot be imported: ModuleNotFoundError"):
+    with pytest.raises(UserError, match=r"broken_net.py makes no network: ModuleNotFoundError"):
         model("broken_net")
     with pytest.raises(UserError, match=r"unknown network 'my_nett'; closest: my_net"):
         model("my_nett")

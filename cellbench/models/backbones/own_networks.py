@@ -27,16 +27,15 @@ def make(
     """Make a network; see `torchvision_networks.make`.
 
     Raises:
-        UserError: Its module cannot be imported.
+        UserError: Its module cannot be imported, or its `build` makes none.
     """
     try:
-        module = import_module(f"{networks.__name__}.{name}")
+        network = import_module(f"{networks.__name__}.{name}").build()
     except Exception as error:  # any mistake in this one file
         raise UserError(
-            f"model.backbone: cellbench/models/networks/{name}.py cannot be imported: "
+            f"model.backbone: cellbench/models/networks/{name}.py makes no network: "
             f"{type(error).__name__}: {error}"
         ) from error
-    network = module.build()
     return network, network, None
 
 

@@ -203,7 +203,7 @@ def test_tissue_has_no_cells_to_cut_out(audit, chaoyang_root):
 
 
 def test_an_interrupted_audit_goes_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(result_cache, "_TOGETHER", 8)
+    monkeypatch.setattr(result_cache, "_BATCH_IMAGES", 8)
     read, whole = [], SyntheticDataModule.read_image
 
     def interrupted(self, sample):

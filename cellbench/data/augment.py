@@ -86,10 +86,7 @@ INTER_NEAREST_EXACT is an error."""
 
 
 class Augmentation:
-    """A policy or a list of transforms; each call is told its random numbers.
-
-    Attributes:
-        compose: The transforms; None if there are none.
+    """A policy or a list of transforms; each call gets the seed of its random numbers.
 
     Args:
         policy: A policy's name, or a list of albumentations transforms.
@@ -107,6 +104,7 @@ class Augmentation:
         else:
             transforms = _from_policy(policy, square)
         self.compose = A.Compose(transforms) if transforms else None
+        """The transforms; None if there are none."""
         self._check(image_size)
 
     @property

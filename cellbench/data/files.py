@@ -24,13 +24,14 @@ from cellbench.utils.untrusted import open_text
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
-# How a whole file ends. OpenCV fills what is missing of a JPEG or PNG with grey and says nothing.
+# The last bytes of a complete file. OpenCV silently fills the missing part of a JPEG or PNG with
+# grey.
 _ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}
 
 MAX_PIXELS = 100_000_000
-"""The largest image that is decoded unless max_pixels says otherwise: 300 MB as RGB."""
+"""Default of the largest image that is decoded: 300 MB as RGB."""
 
-_MOST_BYTES = 8  # a pixel has at most, uncompressed: four channels of 16 bits
+_MAX_BYTES_PER_PIXEL = 8  # uncompressed: four channels of 16 bits
 
 PIL.Image.MAX_IMAGE_PIXELS = None  # max_pixels is the limit, and may be above Pillow's
 
@@ -151,7 +152,7 @@ def _open(path: Path, max_pixels: int) -> Iterator[io.BufferedReader]:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a FIFO would make us wait, a device has no end
             raise _unreadable(path, "it is not a regular file; remove it")
-        if status.st_size > _MOST_BYTES * max_pixels + 2**20:
+        if status.st_size > _MAX_BYTES_PER_PIXEL * max_pixels + 2**20:
             raise _unreadable(
                 path,
                 f"its {status.st_size / 2**20:,.0f} MiB are more than an image of max_pixels = "
@@ -260,7 +261,7 @@ def read_table(
     if missing:
         raise UserError(
             f"{path}: no column '{missing[0]}'; it has {', '.join(header) or 'none'} "
-            "(columns are parted by commas)"
+            "(columns are separated by commas)"
         )
     for number, row in enumerate(rows, start=2):
         lacking = sorted(name for name in columns if not row[name])

@@ -1,4 +1,4 @@
-"""Methods by which a dataset tells its samples and how to read them."""
+"""Methods by which a dataset lists its samples and reads them."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar

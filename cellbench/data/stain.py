@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cellbench.data.views import Image
 
 FORMAT = 2
-"""Part of every cache file's name: raise it when images are normalised otherwise."""
+"""Part of every cache file's name; raise it when the normalisation changes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +55,13 @@ else:
 """Stain to normalise by, or none."""
 
 STAINED = 0.15
-"""Pixels of a lower optical density are background."""
+"""Optical density below which a pixel is background."""
 
 ALIKE = 0.996
-"""Two stains whose colours' cosine is greater (5 degrees) are one."""
+"""Cosine between the colours of two stains (5 degrees) above which they count as one stain."""
 
-LEAST = 50
-"""With fewer stained pixels no stain can be told from an image."""
+MIN_PIXELS = 50
+"""Number of stained pixels below which an image does not show its stain."""
 
 _DENSITY = -np.log((np.arange(256) + 1) / 256)
 
@@ -90,7 +90,7 @@ def estimate(image: Image) -> tuple[NDArray[np.float64], NDArray[np.float64]] | 
     """
     density = density_of(image)
     stained = density[(density > STAINED).all(axis=1)]
-    if len(stained) < LEAST:
+    if len(stained) < MIN_PIXELS:
         return None
     _, axes = np.linalg.eigh(np.cov(stained.T))
     plane = axes[:, 1:]  # the two of most variance
@@ -141,10 +141,10 @@ class StainJitter(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations
     IEEE Trans Med Imaging 37 (2018).
 
     Args:
-        stain: What the slides were stained with.
-        scale: Concentrations are multiplied by 1 - scale to 1 + scale.
-        shift: And then moved by at most this much.
-        p: How often it acts.
+        stain: Stain of the slides.
+        scale: Concentrations are multiplied by a factor from 1 - scale to 1 + scale.
+        shift: Largest amount that is then added or subtracted.
+        p: Probability of changing an image.
     """
 
     def __init__(self, stain: str, scale: float = 0.2, shift: float = 0.05, p: float = 0.9):

@@ -21,7 +21,7 @@ from cellbench.utils.terminal import say
 if TYPE_CHECKING:  # importing it takes a second
     from wandb import Run
 
-FINISH_TIMEOUT = 120.0
+FINISH_TIMEOUT_S = 120.0
 """Seconds that a run waits at its end for W&B to receive the rest; the folder has everything."""
 
 
@@ -93,7 +93,7 @@ def _wandb(folder: RunFolder, name: str, config: WandbConfig) -> WandbLogger:
         entity=config.entity,
         group=config.group,
         tags=list(config.tags),
-        settings=wandb.Settings(finish_timeout=FINISH_TIMEOUT, finish_timeout_raises=True),
+        settings=wandb.Settings(finish_timeout=FINISH_TIMEOUT_S, finish_timeout_raises=True),
     )
     with refusals("--wandb.mode"):
         _ = logger.experiment

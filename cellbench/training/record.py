@@ -65,7 +65,7 @@ class RunRecord:
         self._folder.tidy()
         if not resumed:
             write_text(self._folder.config, as_yaml(self._config))
-        write_text(self._folder.split, data.drawn.csv)
+        write_text(self._folder.split, data.partition.csv)
         loggers.log_config(self._loggers, self._config)
         if self._draws:
             shown: tuple[Part, Part] = ("train", "test")

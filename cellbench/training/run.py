@@ -120,7 +120,7 @@ class Run:
 
     def __post_init__(self) -> None:
         """Describe the run for its checkpoints, and collect the warning flags known so far."""
-        flags = (self.data.drawn.leaky, self.data.table.conflict())
+        flags = (self.data.partition.leaky, self.data.table.conflict())
         self.stamps = [flag for flag in flags if flag]
         self._record = RunRecord(self.folder, self.config, self.trainer.loggers, draws=self.draws)
         self.description = Description(
@@ -129,10 +129,10 @@ class Run:
             preprocessing=self.data.preprocessing,
             precision=str(self.trainer.precision),
             data=type(self.data).__name__,
-            split=self.data.drawn.digest,
+            split=self.data.partition.digest,
             # Only a training needs the table of its labels.
             labels=self.data.training.digest if self.trains else "",
-            leaky=self.data.drawn.leaky,
+            leaky=self.data.partition.leaky,
             masks=self.data.masks_digest,
             pooling=POOLING,
         )
@@ -141,7 +141,7 @@ class Run:
     @cached_property
     def _split(self) -> list[dict[str, str]]:
         """The rows of split.csv."""
-        return list(csv.DictReader(io.StringIO(self.data.drawn.csv)))
+        return list(csv.DictReader(io.StringIO(self.data.partition.csv)))
 
     def fit(self, *, test: bool) -> dict[str, Any] | None:
         """Train, then score the best checkpoint on the validation split and the test split.
@@ -300,7 +300,7 @@ class Run:
             raise UserError(
                 "the training diverged: the network's output is not finite; lower model.lr"
             )
-        if not np.array_equal(positions, self.data.drawn.indices(part)):
+        if not np.array_equal(positions, self.data.partition.indices(part)):
             raise AssertionError(f"{part}: not every sample was counted once")
         ids = [self.data.table.samples[i].id for i in positions]
         return Predictions(ids, self.data.table.labels[positions], found.astype(np.float32))

@@ -23,9 +23,9 @@ from cellbench.data.duplicates.registration import (
 from cellbench.data.views import Image
 
 STRONGEST = 128
-"""So many keypoints of every image are looked up by the others."""
+"""Number of keypoints of every image that are looked up in the others."""
 CANDIDATES = 8
-"""So many images with the most votes are fitted to each."""
+"""Number of images, those with the most votes, that are fitted to each image."""
 MIN_INLIERS, MIN_AGREEMENT = 12, 0.7
 """Real images that show one field have 16 inliers, and .89 (hpv) or in 79 of 80 pairs .75 (blood
 cells) at least; of 40 pairs of drawn cells that fit and are none .67 is the most."""
@@ -58,7 +58,7 @@ def find_copies(
     Args:
         contents: A digest of each image's content; only the first of equal ones is compared.
         read: Reads the image at a position.
-        cache: Where the answer is kept.
+        cache: Cache of the result.
 
     Returns:
         Pairs that join all images of the same thing, without a cycle: 99 for 100 copies.

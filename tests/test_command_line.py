@@ -95,7 +95,7 @@ def test_print_config_gives_a_config_that_runs(tmp_path, capsys, fit):
         (["--data.samples=24", "--data.split.folds=9"], "folds need at least 9 groups a class"),
         (["--data.split.fold=7", "--data.split.folds=5"], "fold: 7 is not one of 0 to 4"),
         (["--config=nowhere.yaml"], "nowhere.yaml"),
-        (["--name=../x"], "is no folder name"),
+        (["--name=../x"], "is not a folder name"),
         (["--wandb.mode=online"], "wandb.mode: No API key configured"),
         (["--ckpt_path=nowhere.ckpt"], "fit starts afresh"),
         (
@@ -220,7 +220,7 @@ def test_without_a_home_the_cache_asks_for_a_folder(tmp_path, fails, monkeypatch
         (ImportError("libx.so: cannot open: Too many open files"), "no more files can be opened"),
         (BlockingIOError(errno.EAGAIN, "fork"), "no more threads or processes can be started"),
         (RuntimeError("can't start new thread"), "no more threads or processes can be started"),
-        (MemoryError(), "the memory is not enough"),
+        (MemoryError(), "there is not enough memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "the memory is not"),
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full; make room"),
     ],

@@ -200,8 +200,8 @@ WRONG = [
     ("trainer", 3, "trainer"),
     ("wandb", "x", "wandb"),
     ("data.train_labels", "x" * 5_000, "data.train_labels: the path is too long: 'xxx"),
-    ("model.weights", "x" * 5_000, "the file's name is too long"),
-    ("name", "x" * 5_000, "is no folder name"),
+    ("model.weights", "x" * 5_000, "the file name is too long"),
+    ("name", "x" * 5_000, "is not a folder name"),
     ("model.backbone", "y" * 500_000, "model.backbone: unknown network 'yyy"),
     ("trainer.callbacks", 3, "trainer.callbacks: expected a list or a class"),
     ("trainer.callbacks", [None], "trainer.callbacks: expected a list or a class"),
@@ -246,9 +246,9 @@ def test_a_wrong_value_in_a_file(path, value, said, tmp_path, fails, monkeypatch
         ("--trainer.callbacks=[{class_path: nope.X}]", "trainer.callbacks: cannot use nope.X: No"),
         ("--data=nope.X", "data: "),
         ("--config", "--config: expected a value"),
-        ("--name=\x1b[31m", r"'\x1b[31m' is no folder name"),
-        ("--name=\udcff", r"'\udcff' is no folder name"),
-        ("--name=\x1b[31m\udcff/x", r"'\x1b[31m\udcff/x' is no folder name"),
+        ("--name=\x1b[31m", r"'\x1b[31m' is not a folder name"),
+        ("--name=\udcff", r"'\udcff' is not a folder name"),
+        ("--name=\x1b[31m\udcff/x", r"'\x1b[31m\udcff/x' is not a folder name"),
     ],
 )
 def test_a_wrong_value_on_the_command_line(option, said, tmp_path, fails):
@@ -265,8 +265,8 @@ def test_a_wrong_value_on_the_command_line(option, said, tmp_path, fails):
         (["explain", "{tmp}", f"--n={'9' * 30}"], "n: a whole number beyond 64 bits"),
         (["predict", f"--run={'x' * 5_000}", "--images=x"], "run: the path is too long"),
         (["predict", "--run=x", "--images", "y" * 5_000], "images: the path is too long"),
-        (["test", f"--run={'x' * 5_000}"], "the file's name is too long"),
-        (["fit", f"--resume={'x' * 5_000}"], "the file's name is too long"),
+        (["test", f"--run={'x' * 5_000}"], "the file name is too long"),
+        (["fit", f"--resume={'x' * 5_000}"], "the file name is too long"),
     ],
 )
 def test_other_commands_check_their_values(args, said, tmp_path, fails):

@@ -76,7 +76,7 @@ def test_a_file_that_says_another_class_ends_with_1(fit, folder_root, capsys, mo
     capsys.readouterr()
     assert main(["export", f"--run={run}"]) == 0
     out = capsys.readouterr().out
-    assert "NOTE the run's validation images are not to be had (data.root: there is no" in out
+    assert "NOTE the run's validation images cannot be read (data.root: there is no" in out
     assert "on 64 images of noise: 64 of the same class" in out
     best, file = run / "checkpoints" / "best.ckpt", run / "export" / "model.onnx"
     model = build_model(*read_checkpoint(best))

@@ -81,7 +81,7 @@ def test_a_mistake_in_the_file(sweep_file, fails, tmp_path, changes, said):
     ("options", "said"),
     [
         (["--workers=0"], "--workers: 0 is less than 1"),
-        (["--name=a/b"], "--name: 'a/b' is no folder name"),
+        (["--name=a/b"], "--name: 'a/b' is not a folder name"),
         (["--storage=mysql"], "--storage: expected journal, sqlite or postgresql"),
         (["--storage=postgresql://me:secret@host/db"], "set PGPASSWORD, or use ~/.pgpass"),
         (["--storage=postgresql://me@host:port/db"], "--storage: it is not an address like"),

@@ -479,12 +479,12 @@ def test_a_message_is_one_short_line():
 
 
 def test_a_dataset_that_cannot_be_imported_stops_no_other(tmp_path, monkeypatch, fails, capsys):
-    from cellbench import data
     from cellbench.cli import data_modules as names
+    from cellbench.data import datasets
 
     source = "import no_such_package\n\nclass BrokenDataModule:\n    ...\n"
     (tmp_path / "broken.py").write_text(source)
-    monkeypatch.setattr(data, "__path__", [*data.__path__, str(tmp_path)])
+    monkeypatch.setattr(datasets, "__path__", [*datasets.__path__, str(tmp_path)])
     names.unusable_modules.cache_clear()
     try:
         assert "SyntheticDataModule" in names.data_modules()

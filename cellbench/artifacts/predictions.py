@@ -15,7 +15,7 @@ from cellbench.utils.errors import UserError
 from cellbench.utils.untrusted import open_text
 
 PREFIX = "p_"
-"""Precedes a class's name in the header of its column of probabilities."""
+"""Prefix of a class's name in the header of its column of probabilities."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ FORMAT = 2
 """Part of every cache file's name; raise it when reading or resizing changes."""
 
 Read = Callable[[int], tuple[Image, Mask | None]]
-"""Reads the image at a position, and its mask if masks are kept."""
+"""Function that reads the image at a position, and its mask if masks are cached."""
 
 
 @dataclass(frozen=True)

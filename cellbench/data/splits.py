@@ -186,9 +186,9 @@ def _deal_again(
 def _deal_folds_again(
     table: SampleTable, groups: np.ndarray, config: SplitConfig, dealt: np.ndarray
 ) -> np.ndarray:
-    """Do the same for folds: each sample is still tested in one of them, and so are the others'.
+    """Search again for the folds that `_deal` has missed; each sample is still tested in one fold.
 
-    The test sets of the folds that `_deal` has managed stay as they are.
+    The test sets of the other folds stay as they are.
     """
     assert config.folds is not None
     fixed, free = {}, np.ones(len(table), bool)

@@ -72,7 +72,7 @@ def build_pruner(config: SweepConfig, steps: int) -> BasePruner:
 
 
 class GridSampler(BaseSampler):
-    """Gives trial k the grid's point k, so that all points are run once on any number of machines.
+    """Sampler that gives trial k point k of the grid, on any number of machines.
 
     Args:
         points: All points.
@@ -119,7 +119,7 @@ class CmaEsSampler(BaseSampler):
     """
 
     GENERATION = "cellbench:generation"
-    """Attribute of a trial with the generation that it was drawn in."""
+    """Trial attribute that holds its generation."""
 
     def __init__(self, seed: int, storage: BaseStorage) -> None:
         self._seed = seed
@@ -140,7 +140,9 @@ class CmaEsSampler(BaseSampler):
         if not search_space:
             return {}
         optimizer = self._replay(study, search_space)
-        if self.GENERATION not in trial.system_attrs:  # else it is run again, as it was drawn
+        if (
+            self.GENERATION not in trial.system_attrs
+        ):  # else it is run again, with its old parameters
             number = self._storage.get_trial_id_from_study_id_trial_number(
                 self._storage.get_study_id_from_name(study.study_name), trial.number
             )
@@ -255,13 +257,13 @@ class SeededSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Return the parameters that the sampler draws together."""
+        """Return the parameters that the sampler draws jointly."""
         return self._of(trial).infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Draw the parameters that are drawn together."""
+        """Draw the joint parameters."""
         return self._of(trial).sample_relative(study, trial, search_space)
 
     def sample_independent(

@@ -11,8 +11,8 @@ def announcement(run: Run, precision: str, loading: str) -> str:
 
     Args:
         run: The run.
-        precision: Its precision, and why it was chosen.
-        loading: How the images are loaded, and why.
+        precision: Its precision, with the reason.
+        loading: Description of the loading of images, with the reason.
     """
     data, model, trainer = run.data, run.model, run.trainer
     n = {part: len(data.partition.indices(part)) for part in ("train", "val", "test")}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # importing it takes a second
     from wandb import Run
 
 FINISH_TIMEOUT_S = 120.0
-"""Seconds that a run waits at its end for W&B to receive the rest; the folder has everything."""
+"""Seconds that a run waits at its end for W&B to receive the rest; its folder has everything."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Files and loggers of a run: what is known before it, its results, and its end."""
+"""Files and loggers of a run, from its configuration to its results."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,8 +59,8 @@ class RunRecord:
 
         Args:
             data: The data module, set up.
-            resumed: True if the run goes on. Its config.yaml stays as it was, since the command
-                that goes on may leave parts of it out.
+            resumed: True if the run is resumed. Its config.yaml stays as it was, since the command
+                that resumes may leave parts of it out.
         """
         self._folder.tidy()
         if not resumed:

@@ -83,7 +83,7 @@ class _Member:
 
     @property
     def path(self) -> PureWindowsPath:
-        """The name by Windows' rules: both slashes part it, wherever the archive was made."""
+        """Name as a Windows path, as archives of any system may have both kinds of slashes."""
         return PureWindowsPath(self.name)
 
     def write(self, folder: Path) -> None:

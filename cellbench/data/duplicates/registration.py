@@ -131,7 +131,7 @@ def _details(grey: np.ndarray) -> np.ndarray:
 
 
 class Index:
-    """Finds the images that have descriptors like another's.
+    """Index for images with descriptors similar to another's.
 
     Args:
         descriptors: ORB's descriptors of each image, uint8, (k, 32).

@@ -20,7 +20,7 @@ from cellbench.utils.errors import UserError
 
 
 class Progress(EndAtSignal):
-    """Saves last.ckpt at intervals, such that a resumed training has the same bits.
+    """Callback that saves last.ckpt at intervals, so that a resumed training has the same bits.
 
     A checkpoint is saved between two steps, or before an epoch's first step. Lightning resumes from
     both exactly, except for torch's random numbers, the order of the samples, and the metrics of
@@ -70,7 +70,7 @@ class Progress(EndAtSignal):
         _skip_lightnings_broadcast(trainer)
 
     def save_end(self, trainer: Trainer) -> None:
-        """Save the end of the training, which may be before its last epoch (early stopping).
+        """Save the end of the training, which early stopping may put before its last epoch.
 
         Raises:
             Interrupted: A signal came in the last step of the training, or after it.

@@ -40,29 +40,28 @@ def launch(args: Sequence[str], processes: int) -> int:
     # Several processes with many threads each would compete for the cores.
     shared.setdefault("OMP_NUM_THREADS", str(max(cpu_count() // processes, 1)))
     ranks: list[subprocess.Popen[bytes]] = []
-    said: list[IO[bytes] | None] = []
+    outputs: list[IO[bytes] | None] = []
     with ExitStack() as files, _passed_on(ranks):
         for rank in range(processes):
-            said.append(files.enter_context(tempfile.TemporaryFile()) if rank else None)
+            outputs.append(files.enter_context(tempfile.TemporaryFile()) if rank else None)
             ranks.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "cellbench", *args],
                     env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                     stdin=subprocess.PIPE,  # its closed end tells them that this process has ended
                     stdout=subprocess.DEVNULL if rank else None,
-                    stderr=said[rank],
+                    stderr=outputs[rank],
                     start_new_session=True,  # Ctrl-C reaches them through this process, once
                 )
             )
         failed = _wait(ranks)
         if failed is None:
             return 0
-        code, words = ranks[failed].returncode, said[failed]
-        if (
-            words is not None and code < 128 and ranks[0].returncode != code
-        ):  # any other error has printed its message
-            words.seek(0)
-            sys.stderr.write(words.read().decode(errors="replace"))
+        code, output = ranks[failed].returncode, outputs[failed]
+        # The first process prints an error that it shares itself.
+        if output is not None and code < 128 and ranks[0].returncode != code:
+            output.seek(0)
+            sys.stderr.write(output.read().decode(errors="replace"))
     if code < 0:
         name = signal.Signals(-code).name
         print(f"cellbench: the process of device {failed} was killed by {name}", file=sys.stderr)

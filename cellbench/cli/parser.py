@@ -110,8 +110,8 @@ class Parser(ArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         lines = [line.strip(" -") for line in message.splitlines()]
-        told = [line for line in lines if line and not _is_noise(line)]
-        raise UserError(" ".join(dict.fromkeys(told)) or message) from ex
+        reasons = [line for line in lines if line and not _is_noise(line)]
+        raise UserError(" ".join(dict.fromkeys(reasons)) or message) from ex
 
     def _check_parsed(self, found: Namespace) -> None:
         """Check values from other sources: nested configuration files, and defaults.

@@ -187,11 +187,11 @@ def _intervals(
         The interval of each metric, (2,), and those of each class's metrics, (classes, 2).
     """
     rows, by_count = Rows(by_group), derivatives(by_group.sum(axis=0))
-    right, true, said = _counts(by_group)
-    right_error, _, said_error = _counts(rows.errors)
+    right, true, predicted = _counts(by_group)
+    right_error, _, predicted_error = _counts(rows.errors)
     recall = Shares(right, true)
-    precision = Shares(right, said, (right_error, said_error))
-    either = Shares(right, true + said - right, (right_error, said_error - right_error))
+    precision = Shares(right, predicted, (right_error, predicted_error))
+    either = Shares(right, true + predicted - right, (right_error, predicted_error - right_error))
     accuracy = Shares(right.sum(axis=1, keepdims=True), true.sum(axis=1, keepdims=True))
     combined = {
         "balanced_accuracy": of_mean(of_class["recall"], recall.pooled()),
@@ -215,11 +215,11 @@ def _intervals(
 
 def _of_classes(confusion: np.ndarray) -> dict[str, np.ndarray]:
     """Return each class's recall, precision (0 if it is never predicted) and F1, (classes,)."""
-    right, true, said = _counts(confusion)
+    right, true, predicted = _counts(confusion)
     return {
         "recall": right / true,
-        "precision": right / np.maximum(said, 1),
-        "f1": 2 * right / (true + said),
+        "precision": right / np.maximum(predicted, 1),
+        "f1": 2 * right / (true + predicted),
     }
 
 

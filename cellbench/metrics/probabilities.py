@@ -237,9 +237,9 @@ class Bins:
         def sums(weights: np.ndarray) -> np.ndarray:
             return np.bincount(cell, weights, math.prod(shape)).reshape(shape)
 
-        self._n, self._told = sums(np.ones(len(own))), sums(confidence)
+        self._n, self._confidence = sums(np.ones(len(own))), sums(confidence)
         self._right = sums(hits)
-        self._excess = (self._told - self._right) / len(own)
+        self._excess = (self._confidence - self._right) / len(own)
         self._counts = self._n.sum(axis=1, keepdims=True) / len(own)
         self._shares = Shares(self._right, self._n)
 
@@ -248,11 +248,15 @@ class Bins:
         """Expected calibration error."""
         return float(np.abs(self._excess.sum(axis=0)).sum())
 
+    def _totals(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the samples, the sum of confidences and the hits of each bin, (BINS,) each."""
+        return self._n.sum(axis=0), self._confidence.sum(axis=0), self._right.sum(axis=0)
+
     def diagram(self) -> list[dict[str, float]]:
         """Return n, mean confidence and accuracy of each bin that is not empty."""
-        n, told, right = (each.sum(axis=0) for each in (self._n, self._told, self._right))
+        n, confidence, right = self._totals()
         return [
-            {"n": int(n[k]), "confidence": told[k] / n[k], "accuracy": right[k] / n[k]}
+            {"n": int(n[k]), "confidence": confidence[k] / n[k], "accuracy": right[k] / n[k]}
             for k in np.flatnonzero(n)
         ]
 
@@ -268,9 +272,10 @@ class Bins:
         Hits of one group, such as those of several runs for one sample, are correlated. The
         replicates have the correlations that the hits show, within bins and between them.
         """
-        n, told, right = (each.sum(axis=0) for each in (self._n, self._told, self._right))
+        n, confidence, right = self._totals()
         with np.errstate(invalid="ignore", divide="ignore"):
-            spread = np.nan_to_num(np.sqrt(told * (1 - told / n) * self._shares.design_effect))
+            spread = np.sqrt(confidence * (1 - confidence / n) * self._shares.design_effect)
+            spread = np.nan_to_num(spread)
             residuals = np.nan_to_num(self._right - self._n * right / n)
             norms = np.linalg.norm(residuals, axis=0)
             correlation = np.nan_to_num(residuals.T @ residuals / np.outer(norms, norms))
@@ -311,11 +316,11 @@ class Bins:
 
     def _above(self) -> float:
         """Return the margin above the error that the intervals of the bins give (MOVER)."""
-        n, told, right = (each.sum(axis=0) for each in (self._n, self._told, self._right))
+        n, confidence, right = self._totals()
         filled = n > 0
-        n, told, right = n[filled], told[filled] / n[filled], right[filled] / n[filled]
-        farthest = np.abs(self.bars().T - told).max(axis=0)
-        return float(np.linalg.norm(n * (farthest - np.abs(told - right))) / n.sum())
+        n, confidence, right = n[filled], confidence[filled] / n[filled], right[filled] / n[filled]
+        farthest = np.abs(self.bars().T - confidence).max(axis=0)
+        return float(np.linalg.norm(n * (farthest - np.abs(confidence - right))) / n.sum())
 
 
 def _implied(probabilities: np.ndarray) -> np.ndarray:

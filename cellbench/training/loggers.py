@@ -124,10 +124,10 @@ def refusals(option: str) -> Iterator[None]:
         wandb.teardown()
         reason = " ".join(str(error).split()).rstrip(".")
         if isinstance(error, wandb.errors.UsageError):  # the server was not asked
-            said = f"{reason.partition('. ')[0]}; set WANDB_API_KEY, or use offline"
+            problem = f"{reason.partition('. ')[0]}; set WANDB_API_KEY, or use offline"
         else:
-            said = f"no run at {server} ({reason}); check key and network, or use offline"
-        raise UserError(f"{option}: {said}") from error
+            problem = f"no run at {server} ({reason}); check key and network, or use offline"
+        raise UserError(f"{option}: {problem}") from error
 
 
 def log_config(loggers: list[Logger], config: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ class Progress(EndAtSignal):
 
     Args:
         folder: The run's folder.
-        data: The data module, which is told the epoch and batch to start from.
+        data: The data module; its position is set when a training is resumed.
         every: Seconds between two checkpoints.
         ranks: Processes of the run, which have to stop and save after the same step.
         hint: Advice that is shown after a signal.

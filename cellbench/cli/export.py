@@ -22,8 +22,10 @@ from cellbench.data.table import Sample
 from cellbench.data.unlabelled import UnlabelledImages
 from cellbench.data.views import apply_view, needs_mask
 from cellbench.inference import onnx
-from cellbench.inference.predict import Temperature, warn_of
+from cellbench.inference.onnx_metadata import describe
+from cellbench.inference.predict import warn_of
 from cellbench.inference.rebuild import build_model
+from cellbench.inference.temperature import Temperature
 from cellbench.utils.errors import UserError
 from cellbench.utils.terminal import say
 
@@ -70,7 +72,7 @@ def main(args: Sequence[str]) -> int:
         batches, what = _of_run(folder, prepared)
     model = build_model(described, state)
     output = given.output or folder.below("export", "model.onnx")
-    metadata = onnx.describe(described, model, Temperature.of_run(folder))
+    metadata = describe(described, model, Temperature.of_run(folder))
     onnx.export(model, metadata, output)
     say(f"{metadata['backbone']}, {output.stat().st_size / 1e6:.1f} MB: {output}")
     say(f"in    {metadata['input']}\nout   {metadata['output']}")
@@ -122,7 +124,7 @@ def _of_run(folder: RunFolder, prepared: Preprocessing) -> tuple[Iterable[Tensor
         return batches, "of the run's validation images"
     except (UserError, KeyError) as error:
         say(f"NOTE the run's validation images are not to be had ({error}); give --images")
-        return onnx.noise(prepared), "images of noise"
+        return onnx.random_images(prepared), "images of noise"
 
 
 def _of_samples(

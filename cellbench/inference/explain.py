@@ -28,7 +28,7 @@ BATCH = 16
 """Images that are explained together."""
 
 EXAMPLES = 2
-"""Images in the figure per class: at most so many correct predictions, and as many wrong ones."""
+"""Greatest number of correct, and of wrong, predictions of each class in the figure."""
 
 
 class _Prepared(NamedTuple):

@@ -12,13 +12,13 @@ import torch
 import yaml
 
 from cellbench.__main__ import main
+from cellbench.artifacts.attributions import read_attributions
 from cellbench.artifacts.checkpoint import POOLING, WholeCheckpointIO, read_checkpoint
 from cellbench.artifacts.folder import RunFolder
 from cellbench.artifacts.predictions import read_predictions
 from cellbench.data.files import read_table
 from cellbench.data.labels import read_labels
 from cellbench.data.splits import read_split
-from cellbench.inference.attributions import read_attributions
 from cellbench.models.weights import from_run
 from cellbench.sweeps.folder import final_values
 from cellbench.training.callbacks.label_history import read_label_history

@@ -12,8 +12,9 @@ from rich.table import Table
 from cellbench.artifacts.conditions import Condition, conditions
 from cellbench.artifacts.finished import read_finished
 from cellbench.artifacts.folder import write_text
-from cellbench.audit.audit import Audit, as_plain, audit
+from cellbench.audit.audit import Audit, audit
 from cellbench.audit.page import render
+from cellbench.audit.plain import as_plain
 from cellbench.cli.parser import Parser, refuse_sweep_file, take_option
 from cellbench.config import yaml
 from cellbench.data.module import CellDataModule

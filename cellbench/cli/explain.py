@@ -8,18 +8,12 @@ from typing import Literal
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from cellbench.artifacts.attributions import TITLES, Share, read_attributions, summarise
 from cellbench.artifacts.conditions import Condition, conditions
 from cellbench.artifacts.finished import Finished, read_finished
 from cellbench.cli.parser import Parser
 from cellbench.cli.stored import read_data
-from cellbench.inference.attributions import (
-    TITLES,
-    Share,
-    explain,
-    is_done,
-    read_attributions,
-    summarise,
-)
+from cellbench.inference.explain import explain, is_done
 from cellbench.utils.errors import UserError, printable
 from cellbench.utils.progress_bar import bar
 from cellbench.utils.terminal import Console, say

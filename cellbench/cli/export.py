@@ -23,8 +23,10 @@ from cellbench.data.table import Sample
 from cellbench.data.unlabelled import UnlabelledImages
 from cellbench.data.views import apply_view, needs_mask
 from cellbench.inference import onnx
-from cellbench.inference.predict import Temperature, warn_of
+from cellbench.inference.onnx_metadata import describe
+from cellbench.inference.predict import warn_of
 from cellbench.inference.rebuild import build_model
+from cellbench.inference.temperature import Temperature
 from cellbench.utils.errors import UserError
 from cellbench.utils.terminal import say
 
@@ -41,7 +43,7 @@ class _Images(NamedTuple):
     batches: Iterable[Tensor]
     """Batches, uint8, (B, 3, H, W)."""
     origin: str
-    """Where they come from, for messages."""
+    """Their origin, for messages."""
     unreadable: Mapping[int, str]
     """Reason for each image that could not be read; filled while the batches are read."""
 
@@ -62,7 +64,7 @@ def main(args: Sequence[str]) -> int:
         images = _from_run(folder, prepared)
     model = build_model(described, state)
     output = given.output or folder.below("export", "model.onnx")
-    metadata = onnx.describe(described, model, Temperature.of_run(folder))
+    metadata = describe(described, model, Temperature.of_run(folder))
     onnx.export(model, metadata, output)
     _show_file(output, metadata)
     check = onnx.compare(model, output, images.batches)
@@ -146,7 +148,7 @@ def _from_run(folder: RunFolder, prepared: Preprocessing) -> _Images:
         return _Images(batches, "of the run's validation images", {})
     except (UserError, KeyError) as error:
         say(f"NOTE the run's validation images cannot be read ({error}); give --images")
-        return _Images(onnx.noise(prepared), "images of noise", {})
+        return _Images(onnx.random_images(prepared), "images of noise", {})
 
 
 def _of_samples(

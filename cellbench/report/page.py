@@ -13,17 +13,17 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import cellbench
-from cellbench.artifacts.conditions import Condition
-from cellbench.artifacts.finished import Finished
-from cellbench.artifacts.folder import whole_file
-from cellbench.config import strict_json, yaml
-from cellbench.data import files
-from cellbench.inference.attributions import (
+from cellbench.artifacts.attributions import (
     TITLES,
     Attribution,
     read_attributions,
     summarise,
 )
+from cellbench.artifacts.conditions import Condition
+from cellbench.artifacts.finished import Finished
+from cellbench.artifacts.folder import whole_file
+from cellbench.config import strict_json, yaml
+from cellbench.data import files
 from cellbench.report import figures
 from cellbench.report.comparison import Comparison, curves
 from cellbench.report.report import (

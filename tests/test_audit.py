@@ -433,7 +433,7 @@ def test_a_name_that_is_no_utf8_is_one_line(folder_root, fails):
     source = os.fsencode(folder_root / "blast" / "0 (0).jpg")
     os.rename(source, os.fsencode(folder_root / "blast") + b"/\xe9.jpg")
     line = fails("fit", "--data=FolderDataModule", f"--data.root={folder_root}")
-    assert "is no UTF-8 name" in line
+    assert "is not a UTF-8 name" in line
 
 
 def test_an_output_that_cannot_be_made_is_told_before_the_work(tmp_path, fails):

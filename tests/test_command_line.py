@@ -92,7 +92,7 @@ def test_print_config_gives_a_config_that_runs(tmp_path, capsys, fit):
         (["--trainer.devices=0"], "trainer: "),
         (["--trainer.limit_test_batches=2"], "a part of the set"),
         (["--trainer.max_epochs=0"], "trainer.max_epochs: 0 "),
-        (["--data.samples=24", "--data.split.folds=9"], "folds need at least 9 groups a class"),
+        (["--data.samples=24", "--data.split.folds=9"], "folds need at least 9 groups per class"),
         (["--data.split.fold=7", "--data.split.folds=5"], "fold: 7 is not one of 0 to 4"),
         (["--config=nowhere.yaml"], "nowhere.yaml"),
         (["--name=../x"], "is not a folder name"),

@@ -274,7 +274,7 @@ def test_probabilities_that_are_no_numbers_are_no_temperature(run, images, fails
     first = path.read_text().splitlines()[1].split(",")
     path.write_text(path.read_text().replace(f",{first[-1]}\n", ",nan\n", 1))
     line = fails("predict", f"--run={run}", f"--images={images}")
-    assert f"the probabilities of '{first[0]}' are no numbers" in line
+    assert f"the probabilities of '{first[0]}' are not numbers" in line
 
 
 # What lies in a run's folder may be anybody's.

@@ -310,7 +310,7 @@ def test_an_unreadable_image_is_named(folder_root, damage):
 def test_sixteen_bits_are_refused_and_not_turned_black(folder_root):
     image = folder_root / "blast" / "0 (0).png"
     cv2.imwrite(str(image), np.full((48, 48), 4000, np.uint16))
-    with pytest.raises(UserError, match=r"0 \(0\)\.png has 16 bits a channel"):
+    with pytest.raises(UserError, match=r"0 \(0\)\.png has 16 bits per channel"):
         FolderDataModule(root=folder_root).setup("fit")
 
 

@@ -62,7 +62,9 @@ class TestLeukemia(DataModuleContract):
     def test_a_wrong_class_folder_is_named(self):
         folder = self.root / "Blood cell Cancer [ALL]"
         (folder / "Begnin").mkdir()
-        with pytest.raises(UserError, match=r"Begnin is no class of this dataset; closest: Benign"):
+        with pytest.raises(
+            UserError, match=r"Begnin is not a class of this dataset; closest: Benign"
+        ):
             _ = self.make().table
         (folder / "Begnin").rmdir()
         (folder / "Benign").rename(folder / "benign")

@@ -164,7 +164,7 @@ def test_a_storage_of_another_study(sweep_file, fails, tmp_path):
     folder.mkdir(parents=True)
     optuna.create_study(study_name="sweep", storage=f"sqlite:///{folder / 'study.db'}").ask()
     said = fails(*sweep_file(), "--storage=sqlite")
-    assert "has a study sweep that is no sweep of cellbench's" in said
+    assert "has a study sweep that is not a sweep of cellbench" in said
 
 
 def test_no_permission(sweep_file, fails, tmp_path):

@@ -166,7 +166,7 @@ def _from_entry(entry: str | dict[str, dict[str, Any]], square: bool) -> list[A.
     if isinstance(entry, str) and entry in POLICIES:
         return POLICIES[entry](square)
     if isinstance(entry, dict) and len(entry) != 1:
-        raise UserError(f"data.augment: one transform an entry; got {', '.join(entry) or 'none'}")
+        raise UserError(f"data.augment: one transform per entry; got {', '.join(entry) or 'none'}")
     name, arguments = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
     # Names are looked up among albumentations' own classes: a YAML file must not import code.
     known = {

@@ -11,7 +11,7 @@ from cellbench.data.views import Image, Mask
 
 
 class DatasetHooks(ABC):
-    """Methods that a dataset implements, or overrides if its images are no ordinary files.
+    """Methods that a dataset implements, or overrides if its images are not ordinary files.
 
     Only `classes` and `list_samples` must be implemented.
     """

@@ -425,9 +425,9 @@ def _check_classes(
             why = "its training images cannot be divided; use data.split.protocol: grouped"
     elif n_groups < least:
         why = (
-            f"{what} at least {least} groups a class; use fewer folds, or leave the class out"
+            f"{what} at least {least} groups per class; use fewer folds, or leave the class out"
             if config.folds
-            else f"{what} at least {least} groups a class; leave the class out, or add groups"
+            else f"{what} at least {least} groups per class; leave the class out, or add groups"
         )
     else:
         why = (

@@ -69,7 +69,7 @@ _DENSITY = -np.log((np.arange(256) + 1) / 256)
 def density_of(image: Image) -> NDArray[np.float64]:
     """Return the optical density against the image's own light, its 99th percentile: (H * W, 3).
 
-    Slides are lit in different colours, which are no stain.
+    Slides are lit in different colours, which are not stains.
     """
     pixels = image.reshape(-1, 3).astype(np.float64)
     light = np.percentile(pixels, 99, axis=0)

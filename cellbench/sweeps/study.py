@@ -102,8 +102,8 @@ class Study:
         directions = [StudyDirection[each.upper()] for each in self._config.directions]
         if stored is None and (self.trials() or study.directions != directions):
             raise UserError(
-                f"the storage has a study {study.study_name} that is no sweep of cellbench's; give "
-                "another --name"
+                f"the storage has a study {study.study_name} that is not a sweep of cellbench; "
+                "give another --name"
             )
         if study.directions != directions:
             raise DamagedStorage("it has other directions than its sweep")

@@ -52,7 +52,7 @@ def find_copies(
 
     Local features propose pairs (rotated, shifted, sheared and mirrored copies too), and
     registration confirms them: the details must agree in the overlap, so that cells which only look
-    alike are no copies. An interrupted search resumes, except for the confirmations, which depend
+    alike are not copies. An interrupted search resumes, except for the confirmations, which depend
     on one another.
 
     Args:

@@ -119,7 +119,9 @@ class Progress(EndAtSignal):
             Interrupted: A signal came.
         """
         due = self._ranks.first and time.monotonic() - self._saved >= self._every
-        agreed = self._ranks.greatest(self._signum or int(due))  # 1 is no signal of ours
+        agreed = self._ranks.greatest(
+            self._signum or int(due)
+        )  # 1 means due: no handled signal has this number
         if not agreed:
             return
         if trainer.global_step:

@@ -80,7 +80,7 @@ def find_shortcuts(data: CellDataModule, images: Images, groups: np.ndarray) -> 
             shortcuts.append(Shortcut(name, None, str(error)))
             continue
         if name == "file size" and (files < 0).any():
-            shortcuts.append(Shortcut(name, None, "the images are not a file each"))
+            shortcuts.append(Shortcut(name, None, "not every image has a file of its own"))
         elif (features == features[0]).all():
             shortcuts.append(Shortcut(name, None, "it is the same for all images"))
         else:
@@ -142,9 +142,8 @@ def _sample(labels: np.ndarray) -> np.ndarray:
     if len(labels) <= MOST:
         return np.arange(len(labels))
     order = np.random.default_rng(0).permutation(len(labels))
-    ranked = order[
-        np.argsort(labels[order], kind="stable")
-    ]  # sorted by class, in random order within a class
+    # Sorted by class, in random order within a class: even steps take each class in proportion.
+    ranked = order[np.argsort(labels[order], kind="stable")]
     return np.sort(ranked[np.linspace(0, len(ranked) - 1, MOST).round().astype(int)])
 
 

@@ -57,7 +57,7 @@ else:
 STAINED = 0.15
 """Optical density below which a pixel is background."""
 
-ALIKE = 0.996
+SAME_STAIN_COSINE = 0.996
 """Cosine between the colours of two stains (5 degrees) above which they count as one stain."""
 
 MIN_PIXELS = 50
@@ -104,7 +104,7 @@ def estimate(image: Image) -> tuple[NDArray[np.float64], NDArray[np.float64]] | 
     if not (norms > 0).all():
         return None
     vectors = vectors / norms
-    if vectors[0] @ vectors[1] > ALIKE:
+    if vectors[0] @ vectors[1] > SAME_STAIN_COSINE:
         return None
     most = np.percentile(stained @ np.linalg.pinv(vectors), 99, axis=0)
     return (vectors, most) if (most > 0).all() else None

@@ -20,7 +20,7 @@ Z = float(ndtri((1 + LEVEL) / 2))
 EXPECTED_DF = 1.0
 """Degrees of freedom given to the expected variance of an estimate (see `moderated`)."""
 
-NOTHING = 1e-20
+ROUNDING_VARIANCE = 1e-20
 """Variance below which a value is 0 except for rounding errors."""
 
 Array = np.ndarray
@@ -95,7 +95,7 @@ class Shares:
                 factor = np.sqrt(self._groups / np.maximum(self._groups - 1, 1))
                 errors = factor * hits, factor * counts
             variance = (((errors[0] - self.value * errors[1]) / self._n) ** 2).sum(axis=0)
-            self._variance = np.where(variance > NOTHING, variance, 0)
+            self._variance = np.where(variance > ROUNDING_VARIANCE, variance, 0)
             # The variance if all samples are independent.
             self._simple = self.value * (1 - self.value) / self._n
 
@@ -169,7 +169,7 @@ def degrees_of_freedom(contributions: Array, groups: int) -> float:
     """
     squares = contributions**2
     total = float(squares.sum())
-    if groups < 2 or total < NOTHING:
+    if groups < 2 or total < ROUNDING_VARIANCE:
         return 0.0
     kurtosis = groups * float((squares**2).sum()) / total**2
     return min(2 * groups / (kurtosis - 1) if kurtosis > 1 else math.inf, groups - 1.0)
@@ -216,7 +216,7 @@ def bounded(
         groups: Effective number of samples to assume if nothing varies.
     """
     share, variance = (value - low) / (high - low), variance / (high - low) ** 2
-    if variance < NOTHING or df == 0 or not 0 < share < 1:
+    if variance < ROUNDING_VARIANCE or df == 0 or not 0 < share < 1:
         return low + (high - low) * np.array(wilson(share, groups))
     effective = share * (1 - share) / variance * (Z / float(critical(df))) ** 2
     return low + (high - low) * np.array(score_interval(share, max(effective, 1.0)))

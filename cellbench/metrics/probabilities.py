@@ -28,10 +28,10 @@ BINS = 15
 REPLICATES = 1000
 """Number of random replicates of the calibration error."""
 
-TINY = 1e-7
+MIN_PROBABILITY = 1e-7
 """Smallest probability of which the logarithm is taken."""
 
-WORST = -math.log(TINY)
+MAX_LOG_LOSS = -math.log(MIN_PROBABILITY)
 """Greatest log loss of a sample."""
 
 
@@ -94,7 +94,7 @@ def calibration(
     alike = len(labels) ** 2 / (counts**2).sum()  # effective number if a group is alike
     implied = _implied(probabilities) * math.sqrt(len(labels) / alike)
     judged = {}
-    for k, (name, worst) in enumerate((("log_loss", WORST), ("brier", 2.0))):
+    for k, (name, worst) in enumerate((("log_loss", MAX_LOG_LOSS), ("brier", 2.0))):
         value = float(own[k].mean())
         shifts = mean_contributions(np.bincount(group, own[k]), counts)
         spread = moderated(*variance_of(shifts), implied[k])
@@ -329,7 +329,7 @@ def _implied(probabilities: np.ndarray) -> np.ndarray:
     The probabilities themselves imply these variances. A test set without errors hardly shows how
     much the losses vary.
     """
-    logs = -np.log(np.clip(probabilities, TINY, None))
+    logs = -np.log(np.clip(probabilities, MIN_PROBABILITY, None))
     briers = (probabilities**2).sum(axis=1, keepdims=True) - 2 * probabilities + 1
     found = []
     for losses in (logs, briers):
@@ -342,7 +342,7 @@ def _losses(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, 
     """Return the log loss and the Brier score of each sample, both (n,)."""
     own = probabilities[np.arange(len(labels)), labels]
     brier = (probabilities**2).sum(axis=1) - 2 * own + 1
-    return -np.log(np.clip(own, TINY, None)), brier
+    return -np.log(np.clip(own, MIN_PROBABILITY, None)), brier
 
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -371,7 +371,7 @@ def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:
         probabilities: (n, classes).
         temperature: The temperature; above 1 makes them less certain.
     """
-    logits = np.log(np.clip(probabilities.astype(np.float64), TINY, None))
+    logits = np.log(np.clip(probabilities.astype(np.float64), MIN_PROBABILITY, None))
     raised = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
     scaled: np.ndarray = raised / raised.sum(axis=1, keepdims=True)
     return scaled

@@ -9,7 +9,7 @@ from scipy import optimize, special
 
 from cellbench.metrics.intervals import LEVEL
 
-NONE = 1e-12
+ROUNDING_ERROR = 1e-12
 """Standard error below which nothing varies except by rounding."""
 
 REPLICATES = 2000
@@ -75,7 +75,7 @@ def corrected_t(
     mean = float(values.mean()) if mean is None else mean
     weights = np.full(n, 1 / n) if shares is None else np.asarray(shares)
     variance = float(values.var(ddof=1))
-    if variance < NONE**2:
+    if variance < ROUNDING_ERROR**2:
         variance = within
     scale = float(np.sqrt((weights @ weights + ratio) * variance))
     found = _student(mean, scale, n - 1, n, level)
@@ -220,7 +220,7 @@ def resampled(
         return Difference(mean, None, None, None, groups, level)
     parts = [(float(replicates.var()) * groups / (groups - 1), groups - 1), *between]
     variance = sum(part for part, _ in parts)
-    if variance < NONE**2:
+    if variance < ROUNDING_ERROR**2:
         return Difference(mean, None, None, None, groups, level)
     freedom = variance**2 / sum(part**2 / own for part, own in parts)
     return _student(mean, float(np.sqrt(variance)), freedom, groups, level)
@@ -252,7 +252,7 @@ def _student(mean: float, scale: float, freedom: float, n: int, level: float) ->
         n: Number of test sets or groups.
         level: Confidence level of the interval.
     """
-    if scale < NONE:
+    if scale < ROUNDING_ERROR:
         return Difference(mean, None, None, None, n, level)
     # The functions of scipy.special; scipy.stats takes a hundred times as long.
     half = float(special.stdtrit(freedom, (1 + level) / 2)) * scale

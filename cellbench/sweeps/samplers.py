@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cellbench.sweeps.config import SweepConfig
 from cellbench.sweeps.space import Point, Space
 
-FIRST = 5
+STARTUP_STEPS = 5
 """Number of trials, or of runs of a trial, that a pruner sees before it judges."""
 
 
@@ -59,7 +59,7 @@ def build_pruner(config: SweepConfig, steps: int) -> BasePruner:
     if config.pruner == "median":
         # The first epochs say little; with folds or seeds every value is that of a whole run.
         warm_up = steps // 4 if len(config.runs) == 1 else 0
-        return optuna.pruners.MedianPruner(n_startup_trials=FIRST, n_warmup_steps=warm_up)
+        return optuna.pruners.MedianPruner(n_startup_trials=STARTUP_STEPS, n_warmup_steps=warm_up)
     if config.pruner == "halving":
         return optuna.pruners.SuccessiveHalvingPruner()
     if config.pruner == "hyperband":
@@ -67,7 +67,7 @@ def build_pruner(config: SweepConfig, steps: int) -> BasePruner:
     if config.pruner == "wilcoxon":
         with warnings.catch_warnings():  # it is experimental
             warnings.simplefilter("ignore")
-            return optuna.pruners.WilcoxonPruner(n_startup_steps=min(FIRST, steps - 1))
+            return optuna.pruners.WilcoxonPruner(n_startup_steps=min(STARTUP_STEPS, steps - 1))
     return optuna.pruners.NopPruner()
 
 

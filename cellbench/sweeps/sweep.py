@@ -25,7 +25,7 @@ UNWRITABLE, OTHER_RUN = 74, 75
 """Exit codes of a run: a file cannot be written, so that other runs would fail too; and the run's
 folder holds an unfinished run of another configuration."""
 
-IN_A_ROW = 5
+MAX_FAILURES = 5
 """Number of consecutive failed trials that stops a sweep."""
 
 ASK_AGAIN_S = 2.0
@@ -215,11 +215,11 @@ class Sweep:
         if one.failed is not None:
             self._failures.add(one)
             show(self, one)
-            if len(self._failures.trials) >= IN_A_ROW:
+            if len(self._failures.trials) >= MAX_FAILURES:
                 raise UserError(
-                    f"{IN_A_ROW} trials in a row have failed, the last for: {one.failed}; their "
-                    f"logs are in {self.folder.path / 'trials'}; give the same command again to "
-                    "run them again"
+                    f"{MAX_FAILURES} trials in a row have failed, the last for: {one.failed}; "
+                    f"their logs are in {self.folder.path / 'trials'}; give the same command "
+                    "again to run them again"
                 )
             return
         self._failures.store()

@@ -22,9 +22,9 @@ from cellbench.data.duplicates.registration import (
 )
 from cellbench.data.views import Image
 
-STRONGEST = 128
+MAX_KEYPOINTS = 128
 """Number of keypoints of every image that are looked up in the others."""
-CANDIDATES = 8
+MAX_CANDIDATES = 8
 """Number of images, those with the most votes, that are fitted to each image."""
 MIN_INLIERS, MIN_AGREEMENT = 12, 0.7
 """Real images that show one field have 16 inliers, and .89 (hpv) or in 79 of 80 pairs .75 (blood
@@ -71,7 +71,7 @@ def find_copies(
         first.setdefault(content, position)
     distinct = sorted(first)  # so that the answer does not depend on the images' order
     positions = [first[content] for content in distinct]
-    text = json.dumps([registration.FORMAT, STRONGEST, CANDIDATES, MIN_INLIERS, distinct])
+    text = json.dumps([registration.FORMAT, MAX_KEYPOINTS, MAX_CANDIDATES, MIN_INLIERS, distinct])
     of_all = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def read_grey(i: int) -> np.ndarray:
@@ -116,7 +116,7 @@ def _candidates(
 
     It gives rows of position, mirrored, inliers and transform.
     """
-    index = Index([keypoints.descriptors[:STRONGEST] for keypoints in known])
+    index = Index([keypoints.descriptors[:MAX_KEYPOINTS] for keypoints in known])
 
     def find(i: int) -> result_cache.Found:
         views = (known[i], find_keypoints(mirror(read_grey(i))))
@@ -124,7 +124,7 @@ def _candidates(
         votes[:, i] = 0
         rows = []
         some = np.flatnonzero(votes)
-        best = some[np.argsort(-votes.ravel()[some], kind="stable")[:CANDIDATES]]
+        best = some[np.argsort(-votes.ravel()[some], kind="stable")[:MAX_CANDIDATES]]
         for mirrored, other in (divmod(int(each), len(known)) for each in best):
             fitted = fit(views[mirrored], known[other])
             if fitted.inliers >= MIN_INLIERS and fitted.transform is not None:

@@ -1,4 +1,4 @@
-"""Entry point: finds a command's module by its name, and imports nothing heavy itself."""
+"""Entry point: imports the module of the command that is named, and nothing heavy besides."""
 
 import signal
 import sys
@@ -29,15 +29,15 @@ example:
 
 
 _PRINTED = {"-h", "--help", "--version", "--print_config"}
-"""Options that only print a text."""
+"""Options that print a text and end the command."""
 
 
 def program() -> int:
     """Run the command that this process was started with, even if its output cannot be written.
 
     Returns:
-        The command's exit code. Where its output alone was asked for and could not be written: 141
-        if the reader has gone, as head does when it has enough, else 2.
+        The command's exit code. If the command only prints, and its output could not be written:
+        141 if the reader has closed the pipe, as `head` does, else 2.
     """
     streams.protect()
     try:
@@ -55,7 +55,7 @@ def program() -> int:
 
 
 def _is_printed(arguments: list[str]) -> bool:
-    """Return whether the output is the result that was asked for, and not a mere progress log."""
+    """Return True if the output is the command's result, and not just a log of its progress."""
     options = {argument.partition("=")[0] for argument in arguments}
     asked = options & _PRINTED or any(option.endswith(".help") for option in options)
     return bool(asked) or arguments in ([], ["fetch"]) or arguments[0] == "report"
@@ -80,7 +80,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command, and raise what it raises."""
+    """Run a command, without handling its exceptions."""
     if not arguments or arguments[0] in ("-h", "--help"):
         width = max(map(len, COMMANDS))
         commands = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())

@@ -22,27 +22,24 @@ STREAMS = ("wandb-history.jsonl", "wandb-summary.json", "wandb-events.jsonl", "o
 
 @dataclass
 class FakeRun:
-    """A run as W&B would show it.
-
-    Attributes:
-        name: What the client calls its id.
-        fields: What UpsertBucket has said of it: groupName, tags, jobType and so on.
-        config: Its configuration, without the client's own `_wandb`.
-        streams: Lines by file: wandb-history.jsonl and others.
-        files: Uploaded files by name.
-        preempting: Whether the client has said that it is about to be ended.
-        exit_code: What it has ended with; None while it runs.
-    """
+    """A run as W&B would show it."""
 
     name: str
+    """Id of the run, by the client's name for it."""
     project: str
     entity: str
     fields: dict[str, Any] = field(default_factory=dict)
+    """Values that UpsertBucket has sent: groupName, tags, jobType and so on."""
     config: dict[str, Any] = field(default_factory=dict)
+    """Its configuration, without the client's own `_wandb`."""
     streams: dict[str, list[str]] = field(default_factory=dict)
+    """Lines by file: wandb-history.jsonl and others."""
     files: dict[str, bytes] = field(default_factory=dict)
+    """Uploaded files by name."""
     preempting: bool = False
+    """True once the client has announced that it is about to be ended."""
     exit_code: int | None = None
+    """Exit code; None while the run is in progress."""
 
     @property
     def state(self) -> str:
@@ -64,55 +61,47 @@ class FakeRun:
 
 @dataclass
 class FakeArtifact:
-    """A version of an artifact.
-
-    Attributes:
-        id: The server's id.
-        run: The run that has logged it.
-        name: Its collection's name.
-        type: Its type.
-        digest: Of its contents: the same again is no new version.
-        committed: Whether it is whole.
-        manifest: Its manifest.
-        files: What was uploaded for it, by path.
-    """
+    """A version of an artifact."""
 
     id: str
+    """The server's id."""
     run: str
+    """The run that has logged it."""
     name: str
+    """Name of its collection."""
     type: str
     digest: str
+    """Digest of its contents; the same digest again makes no new version."""
     committed: bool = False
+    """True once it is complete."""
     manifest: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    """Uploaded files by path."""
 
 
 class Refused(Exception):
-    """What a server answers with an error."""
+    """A request that the server answers with an error."""
 
 
 class FakeWandb:
-    """The server; a context manager.
-
-    Attributes:
-        url: For WANDB_BASE_URL.
-        runs: By name.
-        artifacts: Versions in the order in which they were made.
-        views: Workspaces and reports by id.
-        operations: How often each GraphQL operation was asked for.
-        errors: What a real server would have refused.
-    """
+    """The server, as a context manager."""
 
     def __init__(self) -> None:
         self.runs: dict[str, FakeRun] = {}
+        """Runs by name."""
         self.artifacts: list[FakeArtifact] = []
+        """Versions in the order in which they were made."""
         self.views: dict[str, dict[str, Any]] = {}
+        """Workspaces and reports by id."""
         self.operations: Counter[str] = Counter()
+        """Number of requests for each GraphQL operation."""
         self.errors: list[str] = []
+        """Requests that a real server would have refused."""
         self._uploads: list[Callable[[bytes], None]] = []
         self._lock = RLock()
         self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"fake": self}))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        """Value for WANDB_BASE_URL."""
 
     def __enter__(self) -> "FakeWandb":
         Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()

@@ -18,7 +18,7 @@ from cellbench.artifacts.conditions import Condition
 from cellbench.artifacts.finished import Finished, StoredSplit
 from cellbench.artifacts.folder import RunFolder
 from cellbench.artifacts.predictions import Predictions
-from cellbench.audit import labels
+from cellbench.audit.labels import find_doubtful
 from cellbench.data import result_cache
 from cellbench.data.cache import CacheConfig
 from cellbench.data.datasets.folder import FolderDataModule
@@ -106,8 +106,8 @@ def test_near_copies_that_cross_the_split_give_exit_code_1(audit, planted):
     assert found["leaks"]
     assert found["splits"][0]["near"] == 1
     assert found["verdict"].startswith(
-        "The official split leaks: in more than one part stand sets of images that show the same "
-        "(1, of which 0 of identical ones) and groups (0). data.copies: near makes groups"
+        "The official split leaks: it divides sets of copies (1, of which 0 are identical) and "
+        "groups (0) between its parts. data.copies: near"
     )
     code, found = audit(*options, *official, "--data.copies=near", "--data.split.purge=true")
     assert code == 0
@@ -203,7 +203,7 @@ def test_tissue_has_no_cells_to_cut_out(audit, chaoyang_root):
 
 
 def test_an_interrupted_audit_goes_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(result_cache, "_TOGETHER", 8)
+    monkeypatch.setattr(result_cache, "_BATCH_IMAGES", 8)
     read, whole = [], SyntheticDataModule.read_image
 
     def interrupted(self, sample):
@@ -253,9 +253,9 @@ def test_flipped_labels_are_doubted():
     )
     folds = cross_validation(data, given, probabilities)
     with pytest.raises(UserError, match=r"--runs: runs was trained on another label of 'cell"):
-        labels.find(data, folds)
+        find_doubtful(data, folds)
     data.table.labels[:] = given
-    found = labels.find(data, folds)
+    found = find_doubtful(data, folds)
     assert found.n == 200
     assert set(found.positions) == set(flipped)
     assert (found.predicted == true[found.positions]).all()
@@ -275,7 +275,7 @@ def test_annotators_disagree_more_on_doubtful_labels():
     probabilities = np.eye(len(data.classes), dtype=np.float32)[true] * 0.8 + 0.05
     folds = cross_validation(data, given, probabilities)
     data.table.labels[:] = given
-    found = labels.find(data, folds)
+    found = find_doubtful(data, folds)
     slides = {data.table.samples[i].group for i in range(20, 200)}
     assert found.doubted.share == 1
     assert found.doubted.n == 20
@@ -315,7 +315,7 @@ def test_runs_of_other_images_are_refused(tmp_path, fit, fails):
         *("audit", "--data=SyntheticDataModule", "--data.samples=40"),
         *("--runs", str(tmp_path / "runs"), f"--data.cache.folder={tmp_path / 'cache'}"),
     )
-    assert re.search(r"--runs: tiny tested 'cell\d+', which this dataset has not", line)
+    assert re.search(r"--runs: tiny tested 'cell\d+', which this dataset does not have", line)
 
 
 @pytest.mark.shared
@@ -433,7 +433,7 @@ def test_a_name_that_is_no_utf8_is_one_line(folder_root, fails):
     source = os.fsencode(folder_root / "blast" / "0 (0).jpg")
     os.rename(source, os.fsencode(folder_root / "blast") + b"/\xe9.jpg")
     line = fails("fit", "--data=FolderDataModule", f"--data.root={folder_root}")
-    assert "is no UTF-8 name" in line
+    assert "is not a UTF-8 name" in line
 
 
 def test_an_output_that_cannot_be_made_is_told_before_the_work(tmp_path, fails):

@@ -55,7 +55,7 @@ def test_a_free_list_takes_names_and_arguments():
         ([{"Rotate": {"limit": "x"}}], "Rotate: "),
         ([{"RandomCrop": {"height": 8, "width": 8}}], r"must return .*they gave uint8 \(8, 8, 3\)"),
         ([{"Normalize": {}}], "must return uint8"),
-        ([{"Rotate": {}, "Transpose": {}}], "one transform an entry"),
+        ([{"Rotate": {}, "Transpose": {}}], "one transform per entry"),
         (["system"], "unknown transform 'system'"),
     ],
 )

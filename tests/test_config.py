@@ -200,8 +200,8 @@ WRONG = [
     ("trainer", 3, "trainer"),
     ("wandb", "x", "wandb"),
     ("data.train_labels", "x" * 5_000, "data.train_labels: the path is too long: 'xxx"),
-    ("model.weights", "x" * 5_000, "the file's name is too long"),
-    ("name", "x" * 5_000, "is no folder name"),
+    ("model.weights", "x" * 5_000, "the file name is too long"),
+    ("name", "x" * 5_000, "is not a folder name"),
     ("model.backbone", "y" * 500_000, "model.backbone: unknown network 'yyy"),
     ("trainer.callbacks", 3, "trainer.callbacks: expected a list or a class"),
     ("trainer.callbacks", [None], "trainer.callbacks: expected a list or a class"),
@@ -246,9 +246,9 @@ def test_a_wrong_value_in_a_file(path, value, said, tmp_path, fails, monkeypatch
         ("--trainer.callbacks=[{class_path: nope.X}]", "trainer.callbacks: cannot use nope.X: No"),
         ("--data=nope.X", "data: "),
         ("--config", "--config: expected a value"),
-        ("--name=\x1b[31m", r"'\x1b[31m' is no folder name"),
-        ("--name=\udcff", r"'\udcff' is no folder name"),
-        ("--name=\x1b[31m\udcff/x", r"'\x1b[31m\udcff/x' is no folder name"),
+        ("--name=\x1b[31m", r"'\x1b[31m' is not a folder name"),
+        ("--name=\udcff", r"'\udcff' is not a folder name"),
+        ("--name=\x1b[31m\udcff/x", r"'\x1b[31m\udcff/x' is not a folder name"),
     ],
 )
 def test_a_wrong_value_on_the_command_line(option, said, tmp_path, fails):
@@ -265,8 +265,8 @@ def test_a_wrong_value_on_the_command_line(option, said, tmp_path, fails):
         (["explain", "{tmp}", f"--n={'9' * 30}"], "n: a whole number beyond 64 bits"),
         (["predict", f"--run={'x' * 5_000}", "--images=x"], "run: the path is too long"),
         (["predict", "--run=x", "--images", "y" * 5_000], "images: the path is too long"),
-        (["test", f"--run={'x' * 5_000}"], "the file's name is too long"),
-        (["fit", f"--resume={'x' * 5_000}"], "the file's name is too long"),
+        (["test", f"--run={'x' * 5_000}"], "the file name is too long"),
+        (["fit", f"--resume={'x' * 5_000}"], "the file name is too long"),
     ],
 )
 def test_other_commands_check_their_values(args, said, tmp_path, fails):
@@ -479,12 +479,12 @@ def test_a_message_is_one_short_line():
 
 
 def test_a_dataset_that_cannot_be_imported_stops_no_other(tmp_path, monkeypatch, fails, capsys):
-    from cellbench import data
     from cellbench.cli import data_modules as names
+    from cellbench.data import datasets
 
     source = "import no_such_package\n\nclass BrokenDataModule:\n    ...\n"
     (tmp_path / "broken.py").write_text(source)
-    monkeypatch.setattr(data, "__path__", [*data.__path__, str(tmp_path)])
+    monkeypatch.setattr(datasets, "__path__", [*datasets.__path__, str(tmp_path)])
     names.unusable_modules.cache_clear()
     try:
         assert "SyntheticDataModule" in names.data_modules()

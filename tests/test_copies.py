@@ -77,7 +77,7 @@ def test_images_without_any_corner_are_no_copies(cache):
 
 
 def test_an_interrupted_search_goes_on_where_it_was(cache, monkeypatch):
-    monkeypatch.setattr(result_cache, "_TOGETHER", 4)
+    monkeypatch.setattr(result_cache, "_BATCH_IMAGES", 4)
     rng = np.random.default_rng(1)
     images = [draw_field(rng, 0) for _ in range(12)]
     read = []

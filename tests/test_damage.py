@@ -12,13 +12,13 @@ import torch
 import yaml
 
 from cellbench.__main__ import main
+from cellbench.artifacts.attributions import read_attributions
 from cellbench.artifacts.checkpoint import POOLING, WholeCheckpointIO, read_checkpoint
 from cellbench.artifacts.folder import RunFolder
 from cellbench.artifacts.predictions import read_predictions
 from cellbench.data.files import read_table
 from cellbench.data.labels import read_labels
 from cellbench.data.splits import read_split
-from cellbench.inference.attributions import read_attributions
 from cellbench.models.weights import from_run
 from cellbench.sweeps.folder import final_values
 from cellbench.training.callbacks.label_history import read_label_history
@@ -274,7 +274,7 @@ def test_probabilities_that_are_no_numbers_are_no_temperature(run, images, fails
     first = path.read_text().splitlines()[1].split(",")
     path.write_text(path.read_text().replace(f",{first[-1]}\n", ",nan\n", 1))
     line = fails("predict", f"--run={run}", f"--images={images}")
-    assert f"the probabilities of '{first[0]}' are no numbers" in line
+    assert f"the probabilities of '{first[0]}' are not numbers" in line
 
 
 # What lies in a run's folder may be anybody's.

@@ -86,7 +86,7 @@ class DataModuleContract:
         tested = []
         for fold in range(3):
             data = self.make(split=SplitConfig(folds=3, fold=fold))
-            tested += data.drawn.indices("test").tolist()
+            tested += data.partition.indices("test").tolist()
         assert sorted(tested) == list(range(len(data.table)))
 
     def test_workers_and_runs_change_nothing_and_epochs_do(self):
@@ -107,10 +107,10 @@ class DataModuleContract:
             n = len(data.classes)
             shown = data.examples(part, n=n + 2)
             assert shown.labels[:n].tolist() == list(range(n))
-            assert set(shown.positions.tolist()) <= set(data.drawn.indices(part).tolist())
+            assert set(shown.positions.tolist()) <= set(data.partition.indices(part).tolist())
         whole = by_position(data.test_dataloader())
         shown = data.examples("test")
-        order = {int(p): i for i, p in enumerate(np.sort(data.drawn.indices("test")))}
+        order = {int(p): i for i, p in enumerate(np.sort(data.partition.indices("test")))}
         for image, position in zip(shown.images, shown.positions, strict=True):
             assert torch.equal(image, whole[order[int(position)]])
 
@@ -130,7 +130,7 @@ class MaskedContract(DataModuleContract):
     def test_no_pixel_outside_the_mask_is_shown_in_any_part(self, policy):
         data = self.build(view="masked", fill=FILL, augment=policy)
         raw = self.build(augment=policy)
-        assert data.drawn.digest == raw.drawn.digest
+        assert data.partition.digest == raw.partition.digest
         for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
             shown = by_position(getattr(data, name)())
             whole = by_position(getattr(raw, name)())
@@ -182,7 +182,8 @@ class TestSynthetic(MaskedContract):
             images = by_position(getattr(data, f"{part}_dataloader")()).float()
             shown = (images > 0).any(dim=1, keepdim=True)
             colours[part] = ((images * shown).sum((2, 3)) / shown.sum((2, 3))).numpy()
-        train, test = (data.table.labels[data.drawn.indices(part)] for part in ("train", "test"))
+        labels, partition = data.table.labels, data.partition
+        train, test = (labels[partition.indices(part)] for part in ("train", "test"))
         means = np.array([colours["train"][train == k].mean(0) for k in range(4)])
         nearest = np.linalg.norm(colours["test"][:, None] - means, axis=2).argmin(axis=1)
         return np.mean([(nearest[test == k] == k).mean() for k in range(4)])
@@ -237,10 +238,10 @@ class TestFolderTable(TestFolder):
         return FolderDataModule(root=self.root, csv="table.csv", **arguments)
 
     def test_patients_stay_whole(self):
-        drawn = self.make().drawn
-        for group in np.unique(drawn.groups):
-            assert len(set(drawn.parts[drawn.groups == group])) == 1
-        assert len(np.unique(drawn.groups)) == 20
+        partition = self.make().partition
+        for group in np.unique(partition.groups):
+            assert len(set(partition.parts[partition.groups == group])) == 1
+        assert len(np.unique(partition.groups)) == 20
 
     def test_an_official_split_is_taken(self):
         table = self.root / "table.csv"
@@ -248,9 +249,9 @@ class TestFolderTable(TestFolder):
         split = ["test" if i % 20 < 6 else "train" for i in range(len(rows))]
         rows = [f"{row},{part}" for row, part in zip(rows, split, strict=True)]
         table.write_text("\n".join([f"{header},split", *rows]))
-        drawn = self.make(split=SplitConfig(protocol="official")).drawn
+        partition = self.make(split=SplitConfig(protocol="official")).partition
         # the table is in the order of the ids, as the rows are
-        assert [part == "test" for part in drawn.parts] == [part == "test" for part in split]
+        assert [part == "test" for part in partition.parts] == [part == "test" for part in split]
 
 
 def test_a_wrong_mask_is_named(folder_root):
@@ -309,7 +310,7 @@ def test_an_unreadable_image_is_named(folder_root, damage):
 def test_sixteen_bits_are_refused_and_not_turned_black(folder_root):
     image = folder_root / "blast" / "0 (0).png"
     cv2.imwrite(str(image), np.full((48, 48), 4000, np.uint16))
-    with pytest.raises(UserError, match=r"0 \(0\)\.png has 16 bits a channel"):
+    with pytest.raises(UserError, match=r"0 \(0\)\.png has 16 bits per channel"):
         FolderDataModule(root=folder_root).setup("fit")
 
 

@@ -62,7 +62,9 @@ class TestLeukemia(DataModuleContract):
     def test_a_wrong_class_folder_is_named(self):
         folder = self.root / "Blood cell Cancer [ALL]"
         (folder / "Begnin").mkdir()
-        with pytest.raises(UserError, match=r"Begnin is no class of this dataset; closest: Benign"):
+        with pytest.raises(
+            UserError, match=r"Begnin is not a class of this dataset; closest: Benign"
+        ):
             _ = self.make().table
         (folder / "Begnin").rmdir()
         (folder / "Benign").rename(folder / "benign")
@@ -97,9 +99,9 @@ class TestChaoyang(DataModuleContract):
     module, layout = ChaoyangDataModule, "chaoyang_root"
 
     def test_the_official_split_is_that_of_the_lists(self):
-        drawn = self.make(split=SplitConfig(protocol="official")).drawn
+        partition = self.make(split=SplitConfig(protocol="official")).partition
         table = self.make().table
-        for sample, part in zip(table.samples, drawn.parts, strict=True):
+        for sample, part in zip(table.samples, partition.parts, strict=True):
             assert (part == "test") == sample.id.startswith("test/")
 
     @pytest.mark.parametrize(("group", "number"), [("slide", 16), ("case", 8)])
@@ -151,8 +153,8 @@ class TestHPVSlides(DataModuleContract):
         data = self.build(image_size=48)
         assert np.bincount(data.table.labels).tolist() == [54, 36]
         assert len(set(data.table.groups())) == 10
-        for group in set(data.drawn.groups):
-            assert len(set(data.drawn.parts[data.drawn.groups == group])) == 1
+        for group in set(data.partition.groups):
+            assert len(set(data.partition.parts[data.partition.groups == group])) == 1
         for name in ("glass3.hdf5", "glass4.hdf5"):
             with h5py.File(self.root / name) as file:
                 cell = file["data"][7, 0, 16:64, 16:64]
@@ -212,7 +214,7 @@ class TestBloodCells(DataModuleContract):
         split = SplitConfig(protocol="official", val=0.2)
         for official, n in (("TEST", 4 * 2 * 4), ("TEST_SIMPLE", 4 * 2)):
             data = self.make(official_test=official, split=split)
-            tested = data.drawn.indices("test")
+            tested = data.partition.indices("test")
             assert len(tested) == n
             assert all(f"images/{official}/" in data.table.samples[i].id for i in tested)
         groups = {sample.group for sample in data.table.samples}
@@ -239,7 +241,7 @@ class TestBloodCells(DataModuleContract):
         shutil.copytree(self.root / "images", tmp_path / "images")
         leaky = self.make(root=tmp_path, split=SplitConfig(protocol="image"))
         assert len(leaky.table) == len(self.true)
-        assert leaky.drawn.leaky
+        assert leaky.partition.leaky
 
     def test_two_photographs_of_one_field_are_one_group(self, tmp_path):
         shutil.copytree(self.root, tmp_path / "set")
@@ -253,8 +255,8 @@ class TestBloodCells(DataModuleContract):
         root = tmp_path / "set"
         official = SplitConfig(protocol="official", val=0.2)
         with pytest.raises(UserError, match=r"the split leaks: .*or data\.split\.purge: true"):
-            _ = self.make(root=root, split=official).drawn
-        split = self.make(root=root, split=replace(official, purge=True)).drawn
+            _ = self.make(root=root, split=official).partition
+        split = self.make(root=root, split=replace(official, purge=True)).partition
         assert (split.parts == "purged").sum() == 4  # the copies of the first
         assert (split.parts == "test").sum() == 4 * 2 * 4
         assert not set(split.groups[split.parts == "test"]) & set(
@@ -291,9 +293,9 @@ def test_the_real_blood_cells_are_assigned_to_their_originals():
     fields = {sample.group for sample in samples}
     assert len(fields) == 322
     test = {sample.group for sample in samples if sample.split == "test"}
-    trained = data.drawn.indices("train")
+    trained = data.partition.indices("train")
     assert not test & {samples[i].group for i in trained}
-    assert 0 < (data.drawn.parts == "purged").sum() < 20
+    assert 0 < (data.partition.parts == "purged").sum() < 20
 
 
 def test_a_run_notes_what_differs(fit, leukemia_root, capsys):

@@ -1,4 +1,4 @@
-"""Where a network looks: attributions against what it provably looks at, and explain."""
+"""Attributions of networks whose evidence is known, and explain."""
 
 import os
 import subprocess
@@ -11,18 +11,16 @@ import torch
 from torch import nn
 
 from cellbench.__main__ import main
-from cellbench.artifacts.predictions import read_predictions
-from cellbench.data.files import read_image
-from cellbench.inference.attributions import (
+from cellbench.artifacts.attributions import (
     HEADER,
-    TOLERANCE,
     Attribution,
-    _heat,
-    choose,
-    heat_map,
     read_attributions,
     summarise,
 )
+from cellbench.artifacts.predictions import read_predictions
+from cellbench.data.files import read_image
+from cellbench.inference.attributions import TOLERANCE, attribute
+from cellbench.inference.explain import choose
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.config import ModelConfig
 from cellbench.utils.errors import UserError
@@ -33,12 +31,12 @@ SIZE = 32
 
 
 def images(n=3, size=SIZE):
-    drawn = np.random.default_rng(0).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
-    return torch.from_numpy(drawn).permute(0, 3, 1, 2)
+    pixels = np.random.default_rng(0).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
 def gain(model, given, fill):
-    """What the predicted class' logit gains over an image of the fill."""
+    """The gain of the predicted class's logit over an image of the fill."""
     model.eval()
     with torch.no_grad():
         logits, start = model(given), model(torch.full_like(given[:1], fill))
@@ -69,7 +67,7 @@ def test_a_network_that_sees_red_alone_looks_where_it_is_red(sees_red, method):
     for image, (down, across) in zip(given, corners, strict=True):
         y, x = 16 * down + 4, 16 * across + 4
         image[:, y : y + 8, x : x + 8] = torch.tensor([250, 20, 10]).view(3, 1, 1)
-    heat = heat_map(sees_red, given, method)
+    heat = attribute(sees_red, given, method).maps
     assert heat.shape == (4, SIZE, SIZE)
     assert heat.dtype == np.float32
     for found, (down, across) in zip(heat, corners, strict=True):
@@ -86,12 +84,12 @@ def test_a_network_that_sees_red_alone_looks_where_it_is_red(sees_red, method):
 def test_the_map_of_an_image_without_evidence_is_empty(sees_red):
     grey = torch.full((1, 3, SIZE, SIZE), 120, dtype=torch.uint8)
     for method in METHODS:
-        assert not heat_map(sees_red, grey, method).any()
+        assert not attribute(sees_red, grey, method).maps.any()
 
 
 @pytest.fixture
 def model():
-    """Makes a network with random weights, whose batch norms have seen images."""
+    """Make a network with random weights, whose batch norms have seen images."""
 
     def make(backbone, size):
         torch.manual_seed(0)
@@ -106,16 +104,16 @@ def model():
 
 
 def check(model, size, fill, *, complete=True):
-    heat, _, incomplete = _heat(model, images(2, size), "integrated_gradients", fill)
+    heat, _, incomplete = attribute(model, images(2, size), "integrated_gradients", fill)
     assert heat.any(axis=(1, 2)).all()
     expected = gain(model, images(2, size), fill)
     error = np.abs(heat.sum(axis=(1, 2)) - expected)
     assert incomplete == (error > TOLERANCE * np.maximum(np.abs(expected), 1) + 1e-4).sum()
     assert not (complete and incomplete)
-    maps = heat_map(model, images(2, size), "grad_cam", fill)
+    maps = attribute(model, images(2, size), "grad_cam", fill).maps
     assert maps.shape == (2, size, size)
     assert (maps >= 0).all()
-    again = heat_map(model, images(2, size), "integrated_gradients", fill)
+    again = attribute(model, images(2, size), "integrated_gradients", fill).maps
     assert np.array_equal(again, heat)
 
 
@@ -142,7 +140,7 @@ def test_integrated_gradients_are_complete(model, backbone, fill):
     made = model(backbone, 48)
     check(made, 48, fill)
     made.train()
-    heat_map(made, images(1, 48), "grad_cam")
+    attribute(made, images(1, 48), "grad_cam")
     assert made.training  # left as it was
 
 
@@ -161,9 +159,9 @@ def test_every_family_has_both_maps(model, backbone):
 @pytest.mark.parametrize("backbone", ["vit_b_16", "timm/vit_tiny_patch16_224"])
 def test_a_vision_transformer_has_no_grad_cam(model, backbone):
     made = model(backbone, SIZE)
-    with pytest.raises(UserError, match=r"no meaning for .*vit.* ends with a vector"):
-        heat_map(made, images(), "grad_cam")
-    heat = heat_map(made, images(), "integrated_gradients")
+    with pytest.raises(UserError, match=r"not defined for .*vit.* ends with a vector"):
+        attribute(made, images(), "grad_cam")
+    heat = attribute(made, images(), "integrated_gradients").maps
     expected = gain(made, images(), 0)
     error = np.abs(heat.sum(axis=(1, 2)) - expected)
     assert (error <= TOLERANCE * np.maximum(np.abs(expected), 1)).all()
@@ -262,7 +260,7 @@ def test_without_masks_there_are_maps_and_no_shares(fit, folder_root, capsys):
 def test_maps_of_one_pixel_have_no_grad_cam(fit, capsys):
     run = fit("--data.image_size=8", "--model.backbone=se_resnet8")
     assert main(["explain", str(run), "--n=6"]) == 0
-    assert "NOTE Grad-CAM has no meaning for se_resnet8" in capsys.readouterr().out
+    assert "NOTE Grad-CAM is not defined for se_resnet8" in capsys.readouterr().out
     assert [a.method for a in explained(run)] == ["integrated_gradients"] * 6
 
 
@@ -343,7 +341,7 @@ def test_a_table_that_is_none_is_told(tmp_path):
 
 
 def test_reading_needs_neither_torch_nor_captum():
-    code = "import sys, cellbench.inference.attributions\n"
+    code = "import sys, cellbench.artifacts.attributions\n"
     code += "print({'torch', 'captum'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"

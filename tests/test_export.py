@@ -13,7 +13,8 @@ from cellbench.__main__ import main
 from cellbench.artifacts.checkpoint import read_checkpoint
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.inference import onnx as exporter
-from cellbench.inference.onnx import before, compare, noise
+from cellbench.inference.onnx import compare, random_images
+from cellbench.inference.onnx_metadata import preprocessing_steps
 from cellbench.inference.rebuild import build_model
 from tests.conftest import write_image
 from tests.test_predict import rows
@@ -76,15 +77,15 @@ def test_a_file_that_says_another_class_ends_with_1(fit, folder_root, capsys, mo
     capsys.readouterr()
     assert main(["export", f"--run={run}"]) == 0
     out = capsys.readouterr().out
-    assert "NOTE the run's validation images are not to be had (data.root: there is no" in out
+    assert "NOTE the run's validation images cannot be read (data.root: there is no" in out
     assert "on 64 images of noise: 64 of the same class" in out
     best, file = run / "checkpoints" / "best.ckpt", run / "export" / "model.onnx"
     model = build_model(*read_checkpoint(best))
     with torch.no_grad():
         model.head[-1].bias += torch.tensor([99.0, -99.0])
-        other = compare(model, file, noise(Preprocessing((32, 32), "raw", 0)))
+        other = compare(model, file, random_images(Preprocessing((32, 32), "raw", 0)))
         model.head[-1].bias *= -1
-        again = compare(model, file, noise(Preprocessing((32, 32), "raw", 0)))
+        again = compare(model, file, random_images(Preprocessing((32, 32), "raw", 0)))
     assert other.same_class + again.same_class == 64
     assert max(other.largest_difference, again.largest_difference) > 0.4
     written = exporter.export
@@ -114,7 +115,7 @@ def test_a_file_that_says_another_class_ends_with_1(fit, folder_root, capsys, mo
     ],
 )
 def test_what_no_graph_can_hold_is_said(view, masks, stain, words):
-    steps = "\n".join(before(Preprocessing((24, 32), view, 9, masks, stain)))
+    steps = "\n".join(preprocessing_steps(Preprocessing((24, 32), view, 9, masks, stain)))
     for each in words:
         assert each in steps
 

@@ -18,7 +18,7 @@ from cellbench.__main__ import main
 from cellbench.artifacts import figures
 from cellbench.data import files
 from cellbench.data.datasets.hpv_slides import SLIDES, HPVSlidesDataModule
-from cellbench.inference.predict import _ContactSheet
+from cellbench.inference.contact_sheet import ContactSheet
 from cellbench.metrics.classification import evaluate
 from cellbench.utils.errors import UserError, printable
 from cellbench.utils.terminal import Console, say
@@ -238,7 +238,7 @@ def test_a_sample_given_twice_is_named_before_any_file_is_looked_for(folder_root
 
 def test_figures_show_names_as_they_are(tmp_path, recwarn):
     name = "\x1b[31m$\\bad$"
-    sheet = _ContactSheet((name, "b"))
+    sheet = ContactSheet((name, "b"))
     sheet.add(0.5, 0, 0, f"{name}.png", torch.zeros(3, 8, 8, dtype=torch.uint8))
     labels = np.array([0, 0, 1, 1])
     scores = evaluate(labels, labels, np.arange(4), (name, "b"), np.zeros(4, int))

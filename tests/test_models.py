@@ -552,7 +552,7 @@ def test_what_is_loaded_skipped_and_new_is_told(tmp_path):
     torch.save(whole.state_dict(), file)
     told = model("resnet18", weights=str(file)).loaded
     assert told == f"120 entries of {file} loaded, 2 skipped (fc.weight, fc.bias), the head is new"
-    with pytest.raises(UserError, match=r"model\.partial_weights: true takes what fits"):
+    with pytest.raises(UserError, match=r"model\.partial_weights: true loads those that fit"):
         model("resnet34", weights=str(file))
     other = model("resnet34", weights=str(file), partial_weights=True)
     assert re.search(

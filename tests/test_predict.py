@@ -14,7 +14,7 @@ from cellbench.__main__ import main
 from cellbench.artifacts.predictions import read_predictions
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.unlabelled import UnlabelledImages
-from cellbench.inference.predict import _ContactSheet
+from cellbench.inference.contact_sheet import ContactSheet
 from cellbench.metrics.probabilities import fit_temperature, temper
 from tests.conftest import draw_cell, write_image
 
@@ -217,7 +217,7 @@ def test_a_mask_of_another_size_costs_its_image_alone(tmp_path):
 
 
 def test_the_contact_sheet_shows_the_least_and_the_most_certain(tmp_path):
-    sheet = _ContactSheet(("one", "two"))
+    sheet = ContactSheet(("one", "two"))
     order = np.random.default_rng(0).permutation(200)
     for position, value in enumerate(order.tolist()):
         image = torch.full((3, 8, 8), value, dtype=torch.uint8)

@@ -396,7 +396,7 @@ def test_relabelling_lowers_the_noise(relabelled, capsys):
     truth = {s.id: data.classes[s.label] for s in data.table.samples}
     with path.open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == len(data.drawn.indices("train"))
+    assert len(rows) == len(data.partition.indices("train"))
     before = np.mean([row["given"] != truth[row["id"]] for row in rows])
     after = np.mean([row["label"] != truth[row["id"]] for row in rows if row["label"]])
     assert before == pytest.approx(0.25, abs=0.01)

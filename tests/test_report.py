@@ -323,7 +323,7 @@ def test_damaged_runs_are_named_and_the_rest_is_reported(report, tmp_path):
         "cut": "samples of the test split, and split.csv",
         "other classes": "its classes are x, y, z",
         "other digest": "and metrics.json says",
-        "nan": "the probabilities of 'cell 000.png' are no numbers",
+        "nan": "the probabilities of 'cell 000.png' are not numbers",
         "no yaml": "cannot read config.yaml",
         "no json": "cannot read metrics.json",
         "no split": "cannot read split.csv",

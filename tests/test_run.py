@@ -198,7 +198,7 @@ def test_class_weights_come_from_the_training_split():
     model.trainer = SimpleNamespace(datamodule=data, max_epochs=2)
     model.setup("fit")
     model.on_fit_start()
-    labels = data.table.labels[data.drawn.indices("train")]
+    labels = data.table.labels[data.partition.indices("train")]
     expected = [len(labels) / (4 * (labels == k).sum()) for k in range(4)]
     assert model._objective.class_weights.tolist() == pytest.approx(expected)
 

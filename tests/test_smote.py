@@ -121,7 +121,7 @@ def test_validation_and_test_are_untouched():
 def test_neighbours_are_of_the_training_split():
     data = make(smote=SmoteConfig(count=60))
     data.setup("fit")
-    train = set(data.drawn.indices("train").tolist())
+    train = set(data.partition.indices("train").tolist())
     assert data._smote._neighbours.keys() <= train
     assert {i for found in data._smote._neighbours.values() for i in found.tolist()} <= train
 

@@ -116,7 +116,7 @@ def test_a_split_is_found_wherever_there_is_one():
                 assert every_class_is_in(data, draw(data, SplitConfig(seed=seed)))
                 found += 1
             else:
-                with pytest.raises(UserError, match=r"at least 3 groups a class|no way was"):
+                with pytest.raises(UserError, match=r"at least 3 groups per class|no way was"):
                     draw(data, SplitConfig(seed=seed))
                 refused += 1
     assert found >= 20

@@ -81,7 +81,7 @@ def test_a_mistake_in_the_file(sweep_file, fails, tmp_path, changes, said):
     ("options", "said"),
     [
         (["--workers=0"], "--workers: 0 is less than 1"),
-        (["--name=a/b"], "--name: 'a/b' is no folder name"),
+        (["--name=a/b"], "--name: 'a/b' is not a folder name"),
         (["--storage=mysql"], "--storage: expected journal, sqlite or postgresql"),
         (["--storage=postgresql://me:secret@host/db"], "set PGPASSWORD, or use ~/.pgpass"),
         (["--storage=postgresql://me@host:port/db"], "--storage: it is not an address like"),
@@ -164,7 +164,7 @@ def test_a_storage_of_another_study(sweep_file, fails, tmp_path):
     folder.mkdir(parents=True)
     optuna.create_study(study_name="sweep", storage=f"sqlite:///{folder / 'study.db'}").ask()
     said = fails(*sweep_file(), "--storage=sqlite")
-    assert "has a study sweep that is no sweep of cellbench's" in said
+    assert "has a study sweep that is not a sweep of cellbench" in said
 
 
 def test_no_permission(sweep_file, fails, tmp_path):

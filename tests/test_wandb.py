@@ -174,7 +174,7 @@ def test_without_a_server_or_a_key_a_run_that_goes_on_loses_nothing(
 
 @pytest.mark.slow
 def test_a_server_that_is_lost_keeps_no_run_from_its_end(fit, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(loggers, "FINISH_TIMEOUT", 1.0)
+    monkeypatch.setattr(loggers, "FINISH_TIMEOUT_S", 1.0)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with FakeWandb() as lost:
         monkeypatch.setenv("WANDB_BASE_URL", lost.url)

@@ -48,7 +48,7 @@ class CheckpointConfig:
     ema_decay: float = 0.99
     """Decay of the moving average, from 0 to 1; it is lower in the first steps."""
     every: float = 60.0
-    """Seconds between two saves of last.ckpt, which an interrupted run goes on from, and of
+    """Seconds between two saves of last.ckpt, which an interrupted run is resumed from, and of
     best.ckpt if there is a better epoch."""
 
     def __post_init__(self) -> None:
@@ -163,12 +163,12 @@ STATE = ("callbacks", "loops", "lr_schedulers", "optimizer_states", "progress", 
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint whole or not at all, and refuses to read a changed one."""
+    """Checkpoint reader and writer: files are complete or absent, and changed ones are refused."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Save a checkpoint with its digest beside its path, then move it there.
+        """Save a checkpoint with its digest to a temporary file, then rename it.
 
         Raises:
             CannotWrite: It cannot be written.

@@ -38,12 +38,12 @@ class Pooled:
 
 @dataclass(frozen=True)
 class Condition:
-    """Runs that differ in nothing but fold and seeds."""
+    """Runs that differ only in fold and seeds."""
 
     name: str
     """Name, made of the options in which it differs from the other conditions."""
     settings: dict[str, Any]
-    """Its values of the options that differ between the conditions."""
+    """Values of the options that differ between the conditions."""
     runs: tuple[Finished, ...]
     """The last run of each combination of fold and seeds, in their order."""
     older: int

@@ -36,7 +36,7 @@ def sample_sheet(batches: Sequence[tuple[str, Batch]], classes: Sequence[str]) -
     """
     columns = max(min(8, len(batch.labels)) for _, batch in batches)
     height, width = batches[0][1].images.shape[-2:]
-    # One pair of axes for all images, in units of their width: a pair each takes half a second.
+    # One pair of axes for all images, in units of their width: each pair takes half a second.
     tall, gap, words, left = height / width, 0.06, 0.26, 0.3
     total = (left + columns * (1 + gap), len(batches) * (tall + words))
     figure = Figure(figsize=(1.3 * total[0], 1.3 * total[1]))

@@ -137,7 +137,7 @@ def read_finished(paths: Sequence[Path]) -> tuple[list[Finished], list[LeftOut]]
 
 
 class _NotDone(Exception):
-    """Raised for a run that is not finished, or not tested."""
+    """Error for a run that is not finished, or not tested."""
 
 
 def _runs_below(paths: Sequence[Path]) -> Iterator[RunFolder]:

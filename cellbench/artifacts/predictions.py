@@ -15,7 +15,7 @@ from cellbench.utils.errors import UserError
 from cellbench.utils.untrusted import open_text
 
 PREFIX = "p_"
-"""Precedes a class's name in the header of its column of probabilities."""
+"""Prefix of a class's name in the header of its column of probabilities."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def read_predictions(path: Path) -> tuple[tuple[str, ...], dict[Part, Prediction
                 finite = np.isfinite(probabilities).all(axis=1)
                 if not finite.all():
                     bad = own[int(np.flatnonzero(~finite)[0])][0]
-                    raise ValueError(f"the probabilities of '{bad}' are no numbers")
+                    raise ValueError(f"the probabilities of '{bad}' are not numbers")
                 parts[part] = Predictions([row[0] for row in own], labels, probabilities)
     except (OSError, ValueError, IndexError, csv.Error) as error:
         raise UserError(f"cannot read the predictions {path}: {error}") from error

@@ -1,1 +1,1 @@
-"""Whether a dataset can be believed: duplicates, leaks, shortcuts, masks, doubtful labels."""
+"""Audit of a dataset: duplicates, leaks, shortcuts, masks, doubtful labels."""

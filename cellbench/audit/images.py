@@ -1,4 +1,4 @@
-"""What each image file is: format, size, sharpness, exposure, colours."""
+"""Properties of each image file: format, size, sharpness, exposure, colours."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +14,20 @@ from cellbench.data.table import Sample
 from cellbench.utils.errors import UserError
 
 FORMAT = 4
-"""Part of every kept answer's name: raise it when something is found otherwise."""
+"""Version of the cached results, part of their keys; raise it when results change."""
 
 THUMBNAIL = 32
+"""Side of a thumbnail, in pixels."""
+
 BINS = 16
+"""Bins of a histogram, per colour channel."""
+
+OUTLIERS = ("blur", "brightness", "clipped")
+"""Properties whose outliers are reported."""
+
 OUTLIER = 4.5
-"""Modified z score (Iglewicz and Hoaglin 1993) beyond which a value is an outlier; they take 3.5
-for one sample, and here are thousands."""
+"""Modified z score beyond which a value is an outlier. Iglewicz and Hoaglin (1993) recommend 3.5
+for one small sample; datasets have thousands of images."""
 
 _MAGIC = {
     b"\xff\xd8": "JPEG",
@@ -35,86 +42,87 @@ _MODES = {1: "grey", 3: "colour", 4: "colour with transparency"}
 
 @dataclass(frozen=True)
 class Images:
-    """What was found of the n images of a table, in its order.
-
-    Attributes:
-        format: The file's format; empty where the pixels are no file's.
-        mode: grey, colour, colour with transparency.
-        size: Bytes of the file; -1 where there is none.
-        shape: Height and width in pixels, (n, 2).
-        blur: Variance of the Laplacian; the less, the less sharp.
-        brightness: Mean grey level, 0 to 255.
-        clipped: Share of the pixels that are black or white.
-        colour: Mean and deviation of red, green and blue, (n, 6).
-        histogram: Share of the pixels in each of 16 bins of each channel, (n, 48).
-        thumbnail: The image at 32x32, RGB, uint8, (n, 32, 32, 3).
-    """
+    """Properties of the n images of a table, in its order."""
 
     format: np.ndarray
+    """Format of the file, (n,), text; empty if the image does not come from a file."""
     mode: np.ndarray
+    """Colour mode, (n,), text: grey, colour, colour with transparency."""
     size: np.ndarray
+    """Size of the file in bytes, (n,); -1 if there is no file."""
     shape: np.ndarray
+    """Height and width in pixels, (n, 2)."""
     blur: np.ndarray
+    """Variance of the Laplacian, (n,); it is low for a blurred image."""
     brightness: np.ndarray
+    """Mean grey level, (n,), 0 to 255."""
     clipped: np.ndarray
+    """Share of the pixels that are black or white, (n,), 0 to 1."""
     colour: np.ndarray
+    """Mean, then standard deviation, of red, green and blue, (n, 6)."""
     histogram: np.ndarray
+    """Share of the pixels in each of 16 bins of each channel, (n, 48)."""
     thumbnail: np.ndarray
+    """The image at 32x32 pixels, RGB, uint8, (n, 32, 32, 3)."""
 
     def outliers(self, name: str) -> np.ndarray:
-        """The positions of images whose blur, brightness or clipped share is out of the ordinary.
+        """Return the positions of outliers, (k,), the most extreme first.
 
-        By the distance from the median in terms of the median distance; blur on a log scale.
+        Distances from the median are compared with the median distance; blur on a log scale.
+
+        Args:
+            name: One of `OUTLIERS`.
         """
         values = np.asarray(getattr(self, name), np.float64)
         values = np.log(values + 1) if name == "blur" else values
         distance = np.abs(values - np.median(values))
-        # Half of the values may be equal, as shares of clipped pixels are; then the mean's scale.
+        # If half of the values are equal, as shares of clipped pixels are: the mean distance.
         spread = np.median(distance) / 0.6745 or 1.2533 * distance.mean()
         if spread == 0:
             return np.zeros(0, np.int64)
-        found = np.flatnonzero(distance / spread > OUTLIER)
-        ordered: np.ndarray = found[np.argsort(-distance[found], kind="stable")]
+        outliers = np.flatnonzero(distance / spread > OUTLIER)
+        ordered: np.ndarray = outliers[np.argsort(-distance[outliers], kind="stable")]
         return ordered
 
 
-def look(data: CellDataModule) -> tuple[Images, dict[str, str]]:
-    """Reads every image of a data module once, or takes what an earlier audit has found.
+def measure_images(data: CellDataModule) -> tuple[Images, dict[str, str]]:
+    """Read every image of a data module, or take the results from the cache.
 
     Returns:
-        What the readable images are, in the order of their ids, and why the others cannot be read,
-        by their ids.
+        Properties of the readable images, in the order of their ids, and the reasons why the others
+        cannot be read, by their ids.
 
     Raises:
-        UserError: No image can be read, or what is found cannot be kept.
+        UserError: No image can be read, or results cannot be cached.
     """
     samples = data.listed
 
-    def find(i: int) -> result_cache.Found:
-        return {name: np.array([value]) for name, value in _describe(data, samples[i]).items()}
+    def measure(i: int) -> result_cache.Found:
+        """Return the properties of one image, as arrays of length 1."""
+        return {name: np.array([value]) for name, value in _measure(data, samples[i]).items()}
 
     identities = [f"{FORMAT} {content}" for content in content_digests(data, samples)]
-    found = result_cache.for_each("reading the images", identities, lambda: find, data.cache)
+    results = result_cache.for_each("reading the images", identities, lambda: measure, data.cache)
     errors = {
         sample.id: str(each["error"][0])
-        for sample, each in zip(samples, found, strict=True)
+        for sample, each in zip(samples, results, strict=True)
         if each["error"][0]
     }
-    readable = [each for each in found if not each["error"][0]]
+    readable = [each for each in results if not each["error"][0]]
     if not readable:
         raise UserError(f"none of the {len(samples)} images can be read")
     names = [name for name in readable[0] if name != "error"]
-    return Images(
-        **{name: np.concatenate([each[name] for each in readable]) for name in names}
-    ), errors
+    images = Images(**{name: np.concatenate([each[name] for each in readable]) for name in names})
+    return images, errors
 
 
-def _describe(data: CellDataModule, sample: Sample) -> dict[str, Any]:
+def _measure(data: CellDataModule, sample: Sample) -> dict[str, Any]:
+    """Return the properties of one image, and the error if it cannot be read (else empty)."""
     error, image = "", np.zeros((1, 1, 3), np.uint8)
     try:
         image = data.read_image(sample)
     except UserError as mistake:
-        # Files of equal content share the answer, wherever they lie.
+        # Files of equal content share the result, so the message must not name one of them.
         error = str(mistake).replace(str(sample.image), "it")
     content = b"" if sample.image is None or error else sample.image.read_bytes()
     grey = to_compare(image)
@@ -136,19 +144,21 @@ def _describe(data: CellDataModule, sample: Sample) -> dict[str, Any]:
 
 
 def histogram(image: np.ndarray) -> np.ndarray:
-    """The share of the pixels in each of 16 bins of red, green and blue, (48,)."""
+    """Return the share of the pixels in each of 16 bins of red, green and blue, (48,)."""
     counts = [cv2.calcHist([image], [c], None, [BINS], [0, 256]).ravel() for c in range(3)]
     shares: np.ndarray = np.concatenate(counts) / (image.shape[0] * image.shape[1])
     return shares
 
 
 def _as_stored(content: bytes) -> np.ndarray:
+    """Decode a file with the channels that it has."""
     stored = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    assert stored is not None  # it has been read before
+    assert stored is not None  # `read_image` has decoded it
     return stored
 
 
 def _mode(stored: np.ndarray) -> str:
+    """Return the colour mode of an image, (H, W) or (H, W, channels)."""
     channels = 1 if stored.ndim == 2 else stored.shape[2]
     if channels == 3 and (stored[..., :1] == stored).all():
         return "grey, stored as colour"

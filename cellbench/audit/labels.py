@@ -1,4 +1,4 @@
-"""Which labels are doubtful, as models that have not seen them say."""
+"""Doubtful labels, according to models that were not trained on them."""
 
 import warnings
 from dataclasses import dataclass
@@ -15,62 +15,56 @@ from cellbench.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Disagreement:
-    """How often the annotators disagree.
-
-    Attributes:
-        share: The share of the images on which they do.
-        low: Lower end of its 95 % interval.
-        high: Upper end.
-        n: The number of images.
-    """
+    """Disagreement among the annotators of some images."""
 
     share: float
+    """Share of the images on which they disagree, 0 to 1."""
     low: float
+    """Lower end of its 95 % interval."""
     high: float
+    """Upper end of the interval."""
     n: int
+    """Number of images."""
 
 
 @dataclass(frozen=True)
 class Doubtful:
-    """The images whose label is most doubtful (confident learning, Northcutt et al. 2021).
-
-    Attributes:
-        experiment: The runs that say so.
-        n: The number of images that were tested.
-        positions: The doubtful images' positions in the table, the most doubtful first.
-        predicted: The class that the models take each for.
-        quality: The probability that they give its label.
-        doubted: The annotators' disagreement on these; None where there are no annotators.
-        others: Their disagreement on the rest.
-        stamps: Why the runs' predictions are not what they may seem.
-    """
+    """Images with doubtful labels (confident learning, Northcutt et al. 2021)."""
 
     experiment: str
+    """Name of the cross-validation that doubts the labels."""
     n: int
+    """Number of images that it tested."""
     positions: np.ndarray
+    """Positions of the k doubtful images in the table, (k,), the most doubtful first."""
     predicted: np.ndarray
+    """Index of the predicted class of each doubtful image, (k,)."""
     quality: np.ndarray
+    """Predicted probability of the label of each doubtful image, (k,)."""
     doubted: Disagreement | None
+    """Disagreement of the annotators on the doubtful images; None if there are no votes."""
     others: Disagreement | None
+    """Disagreement of the annotators on the other images."""
     stamps: tuple[str, ...]
+    """Reasons why the predictions are unreliable."""
 
 
-def find(data: CellDataModule, runs: Condition) -> Doubtful:
-    """Lists the doubtful labels of a cross-validation's test predictions.
+def find_doubtful(data: CellDataModule, runs: Condition) -> Doubtful:
+    """Find doubtful labels by the test predictions of a cross-validation.
 
     Args:
         data: The dataset.
         runs: The folds, with one seed.
 
     Raises:
-        UserError: The predictions are of other images, classes or labels.
+        UserError: The predictions are for other images, classes or labels.
     """
     folds = pool(runs.runs)
     position = {sample.id: i for i, sample in enumerate(data.table.samples)}
-    lacking = [name for name in folds.ids if name not in position]
-    if lacking or runs.classes != data.classes:
-        what = f"'{lacking[0]}'" if lacking else f"the classes {', '.join(runs.classes)}"
-        raise UserError(f"--runs: {runs.name} tested {what}, which this dataset has not")
+    unknown = [name for name in folds.ids if name not in position]
+    if unknown or runs.classes != data.classes:
+        what = f"'{unknown[0]}'" if unknown else f"the classes {', '.join(runs.classes)}"
+        raise UserError(f"--runs: {runs.name} tested {what}, which this dataset does not have")
     where = np.array([position[name] for name in folds.ids])
     differ = np.flatnonzero(folds.labels != data.table.labels[where])
     if len(differ):
@@ -79,27 +73,27 @@ def find(data: CellDataModule, runs: Condition) -> Doubtful:
             f"than this dataset's ({len(differ)} differ)"
         )
     quality = get_label_quality_scores(folds.labels, folds.probabilities)
-    with warnings.catch_warnings():  # of classes with few images, whose numbers the page has
+    with warnings.catch_warnings():  # about small classes; the page has their sizes
         warnings.simplefilter("ignore")
-        found = find_label_issues(
+        doubtful = find_label_issues(
             folds.labels, folds.probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
         )
-    found = np.asarray(found, dtype=np.int64)
-    rest = np.setdiff1d(np.arange(len(where)), found)
+    doubtful = np.asarray(doubtful, dtype=np.int64)
+    others = np.setdiff1d(np.arange(len(where)), doubtful)
     return Doubtful(
         runs.name,
         len(where),
-        where[found],
-        folds.probabilities[found].argmax(axis=1),
-        quality[found],
-        _disagreement(data, where[found]),
-        _disagreement(data, where[rest]),
+        where[doubtful],
+        folds.probabilities[doubtful].argmax(axis=1),
+        quality[doubtful],
+        _disagreement(data, where[doubtful]),
+        _disagreement(data, where[others]),
         tuple(runs.stamps),
     )
 
 
 def _disagreement(data: CellDataModule, positions: np.ndarray) -> Disagreement | None:
-    """Return how often annotators disagree on some samples; None where there are no votes."""
+    """Return the annotators' disagreement on some samples; None if there are no votes."""
     known = [i for i in positions if data.table.samples[i].votes is not None]
     if not known:
         return None

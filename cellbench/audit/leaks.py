@@ -1,4 +1,4 @@
-"""Copies and groups: which there are, whether their labels agree, and which cross a split."""
+"""Leaks: copies and groups that a split divides, and copies with conflicting labels."""
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -13,85 +13,81 @@ from cellbench.data.table import SampleTable, join
 from cellbench.utils.errors import UserError
 
 Protocol = Literal["grouped", "official", "image"]
+"""Protocols of splits that are compared."""
 
 
 @dataclass(frozen=True)
 class Crossing:
-    """What one split does to the images that belong together.
-
-    Attributes:
-        protocol: How the split was drawn.
-        fold: Which fold it is; None where there are none.
-        digest: The split's; empty where it cannot be drawn.
-        identical: Sets of identical images that stand in more than one part.
-        near: The same of images that show one field or cell.
-        groups: The same of the dataset's own groups.
-        smallest: The smallest number of images that a class has in the test set, and the class.
-        error: Why the split cannot be drawn; None where it can.
-    """
+    """Sets of copies and groups that one split divides between its parts."""
 
     protocol: Protocol
+    """Protocol of the split."""
     fold: int | None
+    """Number of the fold; None if the split has no folds."""
     digest: str = ""
+    """Digest of the split; empty if it cannot be drawn."""
     identical: int = 0
+    """Number of divided sets of identical images."""
     near: int = 0
+    """Number of divided sets of images that show one field or cell, near copies or identical."""
     groups: int = 0
+    """Number of divided groups of the dataset."""
     smallest: tuple[int, str] | None = None
+    """Number of test images of the smallest class in the test set, and its name."""
     error: str | None = None
+    """Reason why the split cannot be drawn; None if it can."""
 
     @property
     def leaks(self) -> bool:
-        """Whether anything stands on both sides."""
+        """True if a set or a group is divided."""
         return self.identical + self.near + self.groups > 0
 
 
 @dataclass(frozen=True)
 class Leaks:
-    """What belongs together, and what is torn apart.
-
-    Attributes:
-        identical: Sets of positions of identical images.
-        near: Pairs of near copies, confirmed by registration.
-        clusters: For each image the first of those that show the same, copies of copies too, (n,).
-        together: The same of those that a split must keep together, by groups or copies, (n,).
-        conflicts: Pairs of positions that show the same and have different labels.
-        groups: The number of groups of each class, near copies counted once.
-        crossings: What each protocol does, the chosen one first.
-    """
+    """Copies and groups among the n images of a table, and the splits that divide them."""
 
     identical: list[list[int]]
+    """Sets of identical images, each as positions in the table."""
     near: list[Copy]
+    """Pairs of near copies, confirmed by registration."""
     clusters: np.ndarray
+    """Set of copies of each image, copies of copies included: the first member's position, (n,)."""
     together: np.ndarray
+    """Set that a split must keep together, by groups or copies: the first member's position,
+    (n,)."""
     conflicts: list[tuple[int, int]]
+    """Pairs of copies with different labels, as positions."""
     groups: list[int]
+    """Number of groups of each class; near copies count as one."""
     crossings: list[Crossing]
+    """Result for each protocol and fold, the chosen protocol first."""
 
     @property
     def leaks(self) -> bool:
-        """Whether the chosen split leaks, in any of its folds."""
+        """True if the chosen split leaks in any of its folds."""
         return any(each.leaks for each in self.chosen)
 
     @property
     def chosen(self) -> list[Crossing]:
-        """The chosen split, in all its folds."""
+        """Results of the chosen split, one per fold."""
         first = self.crossings[0].protocol
         return [each for each in self.crossings if each.protocol == first]
 
 
-def look(data: CellDataModule) -> Leaks:
-    """Finds copies, and what the splits do to them.
+def find_leaks(data: CellDataModule) -> Leaks:
+    """Find copies, and the splits that divide them.
 
     Raises:
-        UserError: What is found cannot be kept.
+        UserError: Results cannot be cached.
     """
     table = data.table
     near = data.find_copies(table.samples, table.fingerprints)
     pairs = [(copy.first, copy.second) for copy in near]
-    of_content: dict[str, list[int]] = defaultdict(list)
+    by_content: dict[str, list[int]] = defaultdict(list)
     for i, content in enumerate(table.fingerprints):
-        of_content[content].append(i)
-    identical = [positions for positions in of_content.values() if len(positions) > 1]
+        by_content[content].append(i)
+    identical = [positions for positions in by_content.values() if len(positions) > 1]
     equal = [(positions[0], other) for positions in identical for other in positions[1:]]
     clusters = join(len(table), pairs + equal)
     together = join(
@@ -110,7 +106,7 @@ def look(data: CellDataModule) -> Leaks:
 
 
 def _splits(table: SampleTable, chosen: SplitConfig) -> list[SplitConfig]:
-    """The chosen split in all its folds, then each other protocol that the table can have."""
+    """Return the chosen split in all its folds, then one of each other possible protocol."""
     folds = (
         [chosen]
         if chosen.folds is None
@@ -118,8 +114,8 @@ def _splits(table: SampleTable, chosen: SplitConfig) -> list[SplitConfig]:
     )
     others = []
     for protocol in get_args(Protocol):
-        lacks = protocol == "official" and not any(s.split == "test" for s in table.samples)
-        if protocol != chosen.protocol and not lacks:
+        possible = protocol != "official" or any(s.split == "test" for s in table.samples)
+        if protocol != chosen.protocol and possible:
             others.append(SplitConfig(protocol, val=chosen.val, seed=chosen.seed))
     return folds + others
 
@@ -127,6 +123,7 @@ def _splits(table: SampleTable, chosen: SplitConfig) -> list[SplitConfig]:
 def _cross(
     table: SampleTable, config: SplitConfig, identical: list[list[int]], clusters: np.ndarray
 ) -> Crossing:
+    """Draw a split and count what it divides."""
     fold = None if config.folds is None else config.fold or 0
     try:
         split = draw(table, config)
@@ -134,7 +131,7 @@ def _cross(
         official = [sample.split for sample in table.samples]
         if config.protocol != "official" or None in official or "test" not in official:
             return Crossing(config.protocol, fold, error=str(error))
-        # An official split that leaks is refused by `fit` as well; here its parts are looked at.
+        # `fit` refuses an official split that leaks; here its leaks are counted.
         parts = np.array(official, dtype="<U6")
         if config.purge:
             purge(table.groups(), parts)
@@ -154,13 +151,15 @@ def _count(
     identical: list[list[int]],
     clusters: np.ndarray,
 ) -> Crossing:
+    """Count the sets and groups that are in more than one part, without the purged images."""
     used = parts != "purged"
 
-    def torn(sets: np.ndarray) -> int:
-        sides: dict[int, set[str]] = defaultdict(set)
+    def divided(sets: np.ndarray) -> int:
+        """Return the number of sets in more than one part, given the set of each image, (n,)."""
+        parts_of: dict[int, set[str]] = defaultdict(set)
         for name, part in zip(sets[used], parts[used], strict=True):
-            sides[int(name)].add(str(part))
-        return sum(len(side) > 1 for side in sides.values())
+            parts_of[int(name)].add(str(part))
+        return sum(len(each) > 1 for each in parts_of.values())
 
     equal = np.arange(len(table))
     for positions in identical:
@@ -168,7 +167,7 @@ def _count(
     return Crossing(
         config.protocol,
         None,
-        identical=torn(equal),
-        near=torn(clusters),
-        groups=torn(table.groups()),
+        identical=divided(equal),
+        near=divided(clusters),
+        groups=divided(table.groups()),
     )

@@ -1,4 +1,4 @@
-"""The audit as one page, with everything in it."""
+"""Page of an audit: one HTML file that needs no other."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,98 +8,127 @@ import numpy as np
 
 import cellbench
 from cellbench.audit import pictures
-from cellbench.audit.audit import OUTLIERS, Audit
+from cellbench.audit.audit import Audit
+from cellbench.audit.images import OUTLIERS
+from cellbench.data.module import CellDataModule
+from cellbench.data.table import SampleTable
 from cellbench.utils.html_page import render as fill
 
-PAIRS, EXAMPLES, WORST = 40, 6, 10
-"""At most so many pairs, images of a class, and images of a kind are shown; audit.json has all."""
+PAIRS, EXAMPLES, WORST, OUTLINED = 40, 6, 10, 3
+"""Greatest numbers on the page: of pairs, examples of a class, extreme images of a kind, and
+outlined images of a class. audit.json has all."""
 
 
-def render(found: Audit, plain: dict[str, Any], name: str) -> str:
-    """The page's HTML: it needs no other file and no network, and runs no script.
+def render(audit: Audit, plain: dict[str, Any], name: str) -> str:
+    """Return the page's HTML, which needs no other file and no network, and runs no script.
 
     Args:
-        found: The audit.
-        plain: The same as plain values.
-        name: What it is the audit of.
+        audit: The audit.
+        plain: The same from `as_plain`.
+        name: Name of the experiment or dataset.
     """
-    data, looked, leaks = found.data, found.images, found.leaks
-    table = data.table
+    data, images, leaks = audit.data, audit.images, audit.leaks
     rng = np.random.default_rng(0)
-
-    def describe(positions: Sequence[int] | np.ndarray) -> list[dict[str, str]]:
-        samples = [table.samples[int(i)] for i in positions]
-        return [
-            {
-                "id": sample.id,
-                "class": table.classes[sample.label],
-                "image": pictures.shown(data, int(i)),
-            }
-            for i, sample in zip(positions, samples, strict=True)
-        ]
-
-    def some(label: int) -> np.ndarray:
-        own = np.flatnonzero(table.labels == label)
-        return np.sort(rng.permutation(own)[:EXAMPLES])
-
-    conflicting = {frozenset(pair) for pair in leaks.conflicts}
-    near = sorted(leaks.near, key=lambda copy: copy.agreement)[:PAIRS]
-    outlined: list[tuple[int, float | None]] = []
-    if found.overlap is not None:
-        worst = np.argsort(found.overlap.cell, kind="stable")[:WORST]
-        outlined = list(zip(found.overlap.positions[worst], found.overlap.cell[worst], strict=True))
-    elif data.shows_cells:
-        outlined = [(i, None) for label in range(len(table.classes)) for i in some(label)[:3]]
+    outlined = _outlined(audit, rng)
     return fill(
         Path(__file__).with_name("page.html"),
         name=name,
         version=cellbench.__version__,
-        audit=found,
+        audit=audit,
         plain=plain,
-        classes=[
-            {
-                "name": class_name,
-                "mean": mean,
-                "examples": describe(some(label)),
-            }
-            for label, (class_name, mean) in enumerate(
-                zip(
-                    table.classes,
-                    pictures.mean_images(looked, table.labels, table.classes),
-                    strict=True,
-                )
-            )
-        ],
-        histograms=pictures.histograms(looked, table.labels, table.classes),
-        identical=[describe(positions[:4]) for positions in leaks.identical[:PAIRS]],
-        near=[
-            {
-                "pair": describe((copy.first, copy.second)),
-                "inliers": copy.inliers,
-                "agreement": copy.agreement,
-                "conflict": frozenset((copy.first, copy.second)) in conflicting,
-            }
-            for copy in near
-        ],
-        outliers={kind: describe(looked.outliers(kind)[:WORST]) for kind in OUTLIERS},
-        outlined=[
-            {
-                "id": table.samples[i].id,
-                "image": pictures.outlined(data, int(i)),
-                "overlap": overlap,
-            }
-            for i, overlap in outlined
-        ],
-        doubtful=[
-            [
-                image | {"predicted": table.classes[label], "quality": quality}
-                for image, label, quality in zip(
-                    describe(each.positions[:PAIRS]),
-                    each.predicted[:PAIRS],
-                    each.quality[:PAIRS],
-                    strict=True,
-                )
-            ]
-            for each in found.doubtful
-        ],
+        classes=_classes(audit, rng),
+        histograms=pictures.draw_histograms(images, data.table.labels, data.table.classes),
+        identical=[_describe(data, positions[:4]) for positions in leaks.identical[:PAIRS]],
+        near=_near_copies(audit),
+        outliers={kind: _describe(data, images.outliers(kind)[:WORST]) for kind in OUTLIERS},
+        outlined=outlined,
+        doubtful=_doubtful(audit),
     )
+
+
+def _describe(data: CellDataModule, positions: Sequence[int] | np.ndarray) -> list[dict[str, str]]:
+    """Return id, class and image of some samples."""
+    samples = [data.table.samples[int(i)] for i in positions]
+    return [
+        {
+            "id": sample.id,
+            "class": data.table.classes[sample.label],
+            "image": pictures.image_url(data, int(i)),
+        }
+        for i, sample in zip(positions, samples, strict=True)
+    ]
+
+
+def _examples(table: SampleTable, label: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the positions of random samples of a class, sorted."""
+    own = np.flatnonzero(table.labels == label)
+    return np.sort(rng.permutation(own)[:EXAMPLES])
+
+
+def _outlined(audit: Audit, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Return images with the outlines of their masks.
+
+    These are the images with the least overlap of automatic and expert mask. Without expert masks
+    they are random images of each class, and there are none if the images show no single cells.
+    """
+    data, overlap = audit.data, audit.overlap
+    chosen: list[tuple[int, float | None]] = []
+    if overlap is not None:
+        worst = np.argsort(overlap.cell, kind="stable")[:WORST]
+        chosen = list(zip(overlap.positions[worst], overlap.cell[worst], strict=True))
+    elif data.shows_cells:
+        labels = range(len(data.table.classes))
+        chosen = [(i, None) for k in labels for i in _examples(data.table, k, rng)[:OUTLINED]]
+    return [
+        {
+            "id": data.table.samples[i].id,
+            "image": pictures.outlines_url(data, int(i)),
+            "overlap": value,
+        }
+        for i, value in chosen
+    ]
+
+
+def _classes(audit: Audit, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Return name, mean image and random examples of each class."""
+    table = audit.data.table
+    means = pictures.mean_images(audit.images, table.labels, table.classes)
+    return [
+        {
+            "name": name,
+            "mean": mean,
+            "examples": _describe(audit.data, _examples(table, label, rng)),
+        }
+        for label, (name, mean) in enumerate(zip(table.classes, means, strict=True))
+    ]
+
+
+def _near_copies(audit: Audit) -> list[dict[str, Any]]:
+    """Return pairs of near copies, those that agree least first."""
+    conflicting = {frozenset(pair) for pair in audit.leaks.conflicts}
+    return [
+        {
+            "pair": _describe(audit.data, (copy.first, copy.second)),
+            "inliers": copy.inliers,
+            "agreement": copy.agreement,
+            "conflict": frozenset((copy.first, copy.second)) in conflicting,
+        }
+        for copy in sorted(audit.leaks.near, key=lambda copy: copy.agreement)[:PAIRS]
+    ]
+
+
+def _doubtful(audit: Audit) -> list[list[dict[str, Any]]]:
+    """Return the images with doubtful labels, according to each cross-validation."""
+    classes = audit.data.table.classes
+    return [
+        [
+            image | {"predicted": classes[label], "quality": quality}
+            for image, label, quality in zip(
+                _describe(audit.data, each.positions[:PAIRS]),
+                each.predicted[:PAIRS],
+                each.quality[:PAIRS],
+                strict=True,
+            )
+        ]
+        for each in audit.doubtful
+    ]

@@ -1,4 +1,4 @@
-"""The page's pictures: images side by side, histograms, mean images."""
+"""Pictures of the page: images, outlines of masks, mean images, histograms."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,28 +16,34 @@ from cellbench.utils.errors import UserError
 from cellbench.utils.html_page import jpeg, plain
 
 HEIGHT = 110
-"""Pixels of an image on the page; it is shown at this size, however large it is."""
-OURS, EXPERTS = (230, 60, 60), (40, 160, 70)
+"""Height of an image on the page, in pixels."""
+
+AUTOMATIC, EXPERT = (230, 60, 60), (40, 160, 70)
+"""Colours of the outlines, RGB."""
 
 
-def shown(data: CellDataModule, position: int) -> str:
-    """A sample's image at the page's size, as a data URL; empty where it cannot be read."""
+def image_url(data: CellDataModule, position: int) -> str:
+    """Return a sample's image at the page's size, as a data URL; empty if it cannot be read."""
     try:
         return jpeg(_sized(data.read_image(data.table.samples[position])))
     except UserError:
         return ""
 
 
-def outlined(data: CellDataModule, position: int) -> str:
-    """A sample's image with the outlines of cell and nucleus: ours, and the expert's if known."""
+def outlines_url(data: CellDataModule, position: int) -> str:
+    """Return a sample's image with the outlines of its masks, as a data URL.
+
+    The outlines of cell and nucleus are shown for the automatic mask, and for the expert's if there
+    is one.
+    """
     sample = data.table.samples[position]
     image = data.read_image(sample)
     masks: list[tuple[Mask, tuple[int, int, int]]] = []
     if data.has_mask(sample):
-        with suppress(UserError):  # an unreadable mask is told elsewhere
-            masks.append((data.read_mask(sample, image), EXPERTS))
-    with suppress(UserError):  # no cell, no outline
-        masks.append((segmentation.segment(image), OURS))
+        with suppress(UserError):  # the page lists unreadable masks elsewhere
+            masks.append((data.read_mask(sample, image), EXPERT))
+    with suppress(UserError):  # no cell was found
+        masks.append((segmentation.segment(image), AUTOMATIC))
     large = _sized(image, 2 * HEIGHT)
     for mask, colour in masks:
         resized = resize_mask(mask, (large.shape[0], large.shape[1]))
@@ -50,13 +56,25 @@ def outlined(data: CellDataModule, position: int) -> str:
 
 
 def mean_images(images: Images, labels: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """Each class' mean image, as data URLs."""
+    """Return the mean image of each class, as data URLs.
+
+    Args:
+        images: Properties of the n images.
+        labels: Their classes as indices, (n,).
+        classes: The class names.
+    """
     means = [images.thumbnail[labels == label].mean(axis=0) for label in range(len(classes))]
     return [jpeg(_sized(mean.round().astype(np.uint8))) for mean in means]
 
 
-def histograms(images: Images, labels: np.ndarray, classes: Sequence[str]) -> Figure:
-    """The classes' mean histograms of red, green and blue, drawn."""
+def draw_histograms(images: Images, labels: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Draw the mean histograms of red, green and blue of each class.
+
+    Args:
+        images: Properties of the n images.
+        labels: Their classes as indices, (n,).
+        classes: The class names.
+    """
     figure = Figure(figsize=(8.5, 2.2), layout="constrained")
     centres = (np.arange(BINS) + 0.5) * 256 / BINS
     for channel, axes in enumerate(figure.subplots(1, 3, sharey=True)):
@@ -74,5 +92,6 @@ def histograms(images: Images, labels: np.ndarray, classes: Sequence[str]) -> Fi
 
 
 def _sized(image: Image, height: int = HEIGHT) -> Image:
+    """Return an image scaled to a height in pixels, at most four times as wide."""
     width = min(max(1, round(image.shape[1] * height / image.shape[0])), 4 * height)
     return np.asarray(resize(image, (height, width)))

@@ -1,4 +1,4 @@
-"""How well the class is told without a look into the cell: size, colour, surroundings, outline."""
+"""Shortcuts: prediction of the class from size, colour, surroundings or outline of the cell."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,84 +20,89 @@ from cellbench.metrics.classification import evaluate
 from cellbench.utils.errors import UserError
 
 FOLDS, TREES = 5, 100
+"""Folds of the cross-validation, trees of the random forest."""
+
 MOST = 4000
-"""So many images are drawn of larger sets, in the proportions of the classes."""
+"""Greatest number of images; larger datasets are sampled, stratified by class."""
+
 SIDE, COARSE = 64, 12
-"""A view is made at 64x64 pixels, and shown to the classifier at 12x12 beside its histogram."""
+"""Sides, in pixels, of a view and of its thumbnail; the classifier sees the thumbnail, and the
+histogram of the view."""
 
 
 @dataclass(frozen=True)
 class Shortcut:
-    """How well the class is predicted from something that should not tell it.
-
-    Attributes:
-        name: What it is predicted from.
-        scores: What `evaluate` says of the cross-validated predictions; None where they cannot be
-            made.
-        note: Why they cannot, or what to know of them.
-    """
+    """Prediction of the class from features that should not determine it."""
 
     name: str
+    """Name of the features."""
     scores: dict[str, Any] | None
+    """Scores of the cross-validated predictions, from `evaluate`; None if there are none."""
     note: str = ""
+    """Reason why there are no predictions, or a remark on the features."""
 
     @property
     def tells(self) -> bool:
-        """Whether the accuracy's or the balanced accuracy's interval lies above the baseline."""
+        """True if the interval of accuracy or balanced accuracy lies above its baseline."""
         if self.scores is None:
             return False
-        metrics = self.scores["metrics"]  # the baseline's F1 is so low that anything is above it
+        metrics = self.scores["metrics"]  # F1 is left out: its baseline is too low to matter
         both = (metrics["accuracy"], metrics["balanced_accuracy"])
         return any(metric["low"] > metric["baseline"] for metric in both)
 
 
-def look(data: CellDataModule, images: Images, groups: np.ndarray) -> list[Shortcut]:
-    """Predicts the class by a random forest, cross-validated with whole groups kept together.
+def find_shortcuts(data: CellDataModule, images: Images, groups: np.ndarray) -> list[Shortcut]:
+    """Predict the class from each set of features, by a random forest cross-validated by group.
 
     Args:
         data: The data module.
-        images: What is known of its images.
-        groups: Numbers of what belongs together, (n,).
+        images: Properties of its n images.
+        groups: Group of each image as a number, (n,).
 
     Raises:
-        UserError: What is found cannot be kept.
+        UserError: Results cannot be cached.
     """
-    chosen = _draw(data.table.labels)
+    chosen = _sample(data.table.labels)
     files = images.size[chosen, None] / 1024
     height, width = images.shape[chosen].T.astype(float)
     sources: dict[str, Callable[[], tuple[np.ndarray, str]]] = {
         "file size": lambda: (files, ""),
         "image size": lambda: (np.stack([height, width, height / width], axis=1), ""),
         "mean colour": lambda: (images.colour[chosen], "of the whole image"),
-        "background alone": lambda: _view(data, "background", chosen),
-        "silhouette alone": lambda: _view(data, "silhouette", chosen),
+        "background alone": lambda: _view_features(data, "background", chosen),
+        "silhouette alone": lambda: _view_features(data, "silhouette", chosen),
     }
-    found = []
+    shortcuts = []
     for name, source in sources.items():
         try:
             features, note = source()
         except UserError as error:
-            found.append(Shortcut(name, None, str(error)))
+            shortcuts.append(Shortcut(name, None, str(error)))
             continue
         if name == "file size" and (files < 0).any():
-            found.append(Shortcut(name, None, "the images are not a file each"))
+            shortcuts.append(Shortcut(name, None, "not every image has a file of its own"))
         elif (features == features[0]).all():
-            found.append(Shortcut(name, None, "it is the same for all images"))
+            shortcuts.append(Shortcut(name, None, "it is the same for all images"))
         else:
-            found.append(_predict(name, note, data, features, chosen, groups[chosen]))
-    return found
+            shortcuts.append(_predict(name, note, data, features, chosen, groups[chosen]))
+    return shortcuts
 
 
-def _view(data: CellDataModule, view: View, chosen: np.ndarray) -> tuple[np.ndarray, str]:
-    """What a view shows of some images, coarsely, (k, 480): 12x12 pixels and the histogram.
+def _view_features(data: CellDataModule, view: View, chosen: np.ndarray) -> tuple[np.ndarray, str]:
+    """Return features of a view: its thumbnail of 12x12 pixels and its histogram.
 
-    Where no cell is found, or the expert's mask cannot be read, nothing is hidden.
+    If no cell is found, or the expert's mask cannot be read, nothing is hidden.
+
+    Args:
+        data: The data module.
+        view: The view.
+        chosen: Positions of the k images in the table, (k,).
 
     Returns:
-        The features, and whose masks they rest on.
+        The features, (k, 480), and the source of the masks in words.
 
     Raises:
-        UserError: There is no mask to cut the cells out by.
+        UserError: The images show no single cells, so that there are no masks.
     """
     samples = [data.table.samples[i] for i in chosen]
     by_expert = all(data.has_mask(sample) for sample in samples)
@@ -105,7 +110,8 @@ def _view(data: CellDataModule, view: View, chosen: np.ndarray) -> tuple[np.ndar
         raise UserError("the images show tissue, in which no single cell can be cut out")
     preprocessing = Preprocessing((SIDE, SIDE), view, 0)
 
-    def find(i: int) -> result_cache.Found:
+    def measure(i: int) -> result_cache.Found:
+        """Return the features of one image, (1, 480), and True if its mask has a cell."""
         image = data.read_image(samples[i])
         try:
             mask = data.read_mask(samples[i], image) if by_expert else segment(image)
@@ -122,19 +128,22 @@ def _view(data: CellDataModule, view: View, chosen: np.ndarray) -> tuple[np.ndar
         f"{data.mask_fingerprint(sample) if by_expert else ''}"
         for i, sample in zip(chosen, samples, strict=True)
     ]
-    found = result_cache.for_each(f"looking at the {view}", identities, lambda: find, data.cache)
-    whose = "experts'" if by_expert else "automatic"
-    without = sum(not each["cell"][0] for each in found)
-    lacking = f"; no cell in {without} of {len(found)} images" if without else ""
-    note = f"{whose} masks{lacking}"
-    return np.concatenate([each["row"] for each in found]), note
+    results = result_cache.for_each(
+        f"looking at the {view}", identities, lambda: measure, data.cache
+    )
+    source = "experts'" if by_expert else "automatic"
+    without = sum(not each["cell"][0] for each in results)
+    missing = f"; no cell in {without} of {len(results)} images" if without else ""
+    return np.concatenate([each["row"] for each in results]), f"{source} masks{missing}"
 
 
-def _draw(labels: np.ndarray) -> np.ndarray:
+def _sample(labels: np.ndarray) -> np.ndarray:
+    """Return the positions of at most `MOST` images, sorted, in the proportions of the classes."""
     if len(labels) <= MOST:
         return np.arange(len(labels))
     order = np.random.default_rng(0).permutation(len(labels))
-    ranked = order[np.argsort(labels[order], kind="stable")]  # by class, at random within
+    # Sorted by class, in random order within a class: even steps take each class in proportion.
+    ranked = order[np.argsort(labels[order], kind="stable")]
     return np.sort(ranked[np.linspace(0, len(ranked) - 1, MOST).round().astype(int)])
 
 
@@ -146,11 +155,21 @@ def _predict(
     chosen: np.ndarray,
     groups: np.ndarray,
 ) -> Shortcut:
+    """Predict the class from features by cross-validation.
+
+    Args:
+        name: Name of the features.
+        note: Remark on the features.
+        data: The data module.
+        features: Features of the k chosen images, (k, features).
+        chosen: Their positions in the table, (k,).
+        groups: Their groups, (k,).
+    """
     labels, classes = data.table.labels[chosen], data.classes
-    of_class = [len(np.unique(groups[labels == label])) for label in range(len(classes))]
-    if min(of_class) < FOLDS:
-        few = classes[int(np.argmin(of_class))]
-        return Shortcut(name, None, f"class '{few}' has {min(of_class)} groups for {FOLDS} folds")
+    groups_of = [len(np.unique(groups[labels == label])) for label in range(len(classes))]
+    if min(groups_of) < FOLDS:
+        few = classes[int(np.argmin(groups_of))]
+        return Shortcut(name, None, f"class '{few}' has {min(groups_of)} groups for {FOLDS} folds")
     predicted, majority = np.empty_like(labels), np.empty_like(labels)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     for train, test in folds.split(features, labels, groups):

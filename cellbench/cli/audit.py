@@ -1,4 +1,4 @@
-"""audit: whether a dataset, and the split that an experiment makes of it, can be believed."""
+"""Command `audit`: check a dataset, and the split that an experiment makes of it."""
 
 import json
 import signal
@@ -12,8 +12,9 @@ from rich.table import Table
 from cellbench.artifacts.conditions import Condition, conditions
 from cellbench.artifacts.finished import read_finished
 from cellbench.artifacts.folder import write_text
-from cellbench.audit.audit import Audit, as_plain, audit
+from cellbench.audit.audit import Audit, audit
 from cellbench.audit.page import render
+from cellbench.audit.plain import as_plain
 from cellbench.cli.parser import Parser, refuse_sweep_file, take_option
 from cellbench.config import yaml
 from cellbench.data.module import CellDataModule
@@ -23,7 +24,7 @@ from cellbench.utils.terminal import Console, say
 
 
 def main(args: Sequence[str]) -> int:
-    """Runs the command; the exit code is 1 where the chosen split leaks."""
+    """Run the command; the exit code is 1 if the chosen split leaks."""
     config, rest = take_option(args, "--config")
     if take_option(rest, "--config")[0] is not None:
         raise UserError("--config: one experiment at a time")
@@ -42,7 +43,7 @@ def main(args: Sequence[str]) -> int:
         page = render(found, plain, name)
     except KeyboardInterrupt:
         raise Interrupted(
-            signal.SIGINT, "SIGINT; what was found is kept: give the same command to go on"
+            signal.SIGINT, "SIGINT; the results so far are kept: give the same command to go on"
         ) from None
     write_text(output / "audit.json", json.dumps(plain, indent=1, allow_nan=False))
     write_text(output / "audit.html", page)
@@ -52,7 +53,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def _cross_validations(paths: Sequence[Path]) -> list[Condition]:
-    """The runs by whose folds labels are doubted, each condition and seed by itself."""
+    """Return the cross-validations whose predictions question labels, by condition and seed."""
     runs, left = read_finished(paths)
     for one in left:
         if one.damaged:
@@ -65,24 +66,24 @@ def _cross_validations(paths: Sequence[Path]) -> list[Condition]:
 def _parser() -> Parser:
     parser = Parser(
         prog="python -m cellbench audit",
-        description="Looks for copies, leaks, conflicting labels and shortcuts in a dataset, and "
-        "writes audit.html and audit.json. Exit code 1: the split leaks, or cannot be drawn.",
+        description="Look for copies, leaks, conflicting labels and shortcuts in a dataset, and "
+        "write audit.html and audit.json. Exit code 1: the split leaks, or cannot be drawn.",
     )
-    parser.add_argument("--config", type=Path | None, help="an experiment, for its data")
+    parser.add_argument("--config", type=Path | None, help="an experiment whose data to check")
     parser.add_subclass_arguments(CellDataModule, "data", fail_untyped=False, required=True)
     parser.add_argument(
         "--runs",
         type=Path,
         nargs="+",
         default=[],
-        help="folders of runs by whose folds labels are doubted",
+        help="folders of cross-validated runs, to find doubtful labels",
     )
-    parser.add_argument("--output", type=Path | None, help="folder of the page (audits/NAME)")
+    parser.add_argument("--output", type=Path | None, help="folder for the page (audits/NAME)")
     return parser
 
 
 def _data_of(config: str | None) -> list[str]:
-    """The data of an experiment, as an option."""
+    """Return the data of an experiment as an option of the command line."""
     if config is None:
         return []
     content = yaml.read_mapping(Path(config), "--config")
@@ -95,17 +96,17 @@ def _data_of(config: str | None) -> list[str]:
 
 def _show(found: Audit, plain: dict[str, Any]) -> None:
     console = Console()
-    console.width = max(console.width, 120)  # a cut interval would be worse than a wrapped one
+    console.width = max(console.width, 120)  # wrapped lines are better than cut intervals
     for name, what in (
         ("unreadable", "unreadable files"),
         ("identical", "sets of identical images"),
         ("near_copies", "pairs of near copies, confirmed by registration"),
-        ("conflicts", "pairs that show the same and have different labels"),
+        ("conflicts", "pairs of the same cell with different labels"),
     ):
         first = f": {', '.join(map(_named, list(plain[name])[:3]))}" if plain[name] else ""
         more = ", ..." if len(plain[name]) > 3 else ""
         console.print(f"{len(plain[name]):6,} {what}{first}{more}")
-    table = Table(box=SIMPLE_HEAD, title="the class, predicted without a look into the cell")
+    table = Table(box=SIMPLE_HEAD, title="the class, predicted without looking into the cell")
     for column in ("from", "n", "accuracy", "majority class", "balanced accuracy", "chance"):
         table.add_column(column, justify="left" if column == "from" else "right")
     for each in found.shortcuts:
@@ -128,8 +129,8 @@ def _show(found: Audit, plain: dict[str, Any]) -> None:
     console.print(found.verdict, style="bold" if found.holds else "bold red")
 
 
-def _named(what: Any) -> str:
-    """An image's id, or the first two of several."""
-    if isinstance(what, dict):
-        what = [what["first"], what["second"]]
-    return what if isinstance(what, str) else " and ".join(what[:2])
+def _named(entry: Any) -> str:
+    """Return the id of an image, or the first two ids of several."""
+    if isinstance(entry, dict):
+        entry = [entry["first"], entry["second"]]
+    return entry if isinstance(entry, str) else " and ".join(entry[:2])

@@ -1,4 +1,4 @@
-"""Checks of options that depend on each other, or that a command does not offer."""
+"""Checks of options that depend on each other or that a command does not offer."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def check_options(command: str, config: Namespace) -> None:
         config: Its parsed options.
 
     Raises:
-        UserError: Some contradict each other, or are not offered.
+        UserError: Two options contradict each other, or one is not offered.
     """
     _check_place(config)
     _check_seed(config)
@@ -28,7 +28,7 @@ def check_options(command: str, config: Namespace) -> None:
 
 
 def check_folder_name(name: str) -> None:
-    """Check that a name can be a folder's, below another, and a title.
+    """Check that a name can be used for a subfolder and as a title.
 
     Raises:
         UserError: It has a separator or a control character, begins with a dot, is too long or not
@@ -36,11 +36,11 @@ def check_folder_name(name: str) -> None:
     """
     is_one = Path(name).name == name and not name.startswith(".") and name.isprintable()
     if not is_one or not 0 < len(name.encode(errors="replace")) <= 200:
-        raise UserError(f"--name: '{name}' is no folder name")
+        raise UserError(f"--name: '{name}' is not a folder name")
 
 
 def _check_place(config: Namespace) -> None:
-    """Refuse in a file what decides where a command reads or writes."""
+    """Refuse options of a file that decide where a command reads or writes."""
     for option in ("resume", "folder", "run"):
         if config.get(option) is not None:
             raise UserError(f"{option}: give it on the command line, as --{option}")
@@ -63,14 +63,14 @@ def _check_phases(config: Namespace) -> None:
 
 
 def _check_labels_of_images(config: Namespace) -> None:
-    """Refuse methods that judge an image's label beside those that blend images."""
+    """Refuse methods that judge single labels together with those that blend images."""
     blending = [name for name in ("mixup", "cutmix") if config.model[name]]
     blending += ["smote"] if config.data.init_args.smote is not None else []
     judging = ["co_teaching"] if config.model.co_teaching is not None else []
     judging += ["label_history"] if config.label_history else []
     if blending and judging:
         raise UserError(
-            f"{judging[0]}: beside {blending[0]} an image has no label of its own to be judged; "
+            f"{judging[0]}: with {blending[0]} an image has no single label to be judged; "
             "choose one of the two"
         )
 

@@ -1,4 +1,4 @@
-"""Printing of results, and silencing of what Lightning prints."""
+"""Printing of results, and filtering of Lightning's messages."""
 
 import logging
 import os
@@ -12,8 +12,8 @@ from rich.table import Table
 from cellbench.artifacts.folder import RunFolder
 from cellbench.utils.terminal import Console, say
 
-# Advice that does not hold here (the loaders need no workers, a frozen backbone is in evaluation,
-# a run goes on in its own folder, and with the very batch), and Lightning's own use of torch.
+# Advice that does not apply here (the loaders need no workers, a frozen backbone is in evaluation
+# mode, a run resumes in its own folder at the exact batch), and Lightning's own use of torch.
 _NOISE = (
     ".*does not have many workers.*",
     ".*LeafSpec.*",
@@ -26,9 +26,9 @@ _NOISE = (
 
 
 def quieten_lightning() -> None:
-    """Keep Lightning's hints off the screen, and its moving progress bar out of files and pipes.
+    """Hide Lightning's hints, and its moving progress bar unless the output is a terminal.
 
-    Its errors still show.
+    Errors are still shown.
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -40,7 +40,7 @@ def quieten_lightning() -> None:
 
 
 def show(folder: RunFolder, result: Mapping[str, Any]) -> None:
-    """Print a run's scores on its last split beside their baseline, and where its files are."""
+    """Print a run's scores on its last split beside the baseline, and the place of its files."""
     console = Console()
     part = "test" if "test" in result else "val"
     scores = result[part]

@@ -1,4 +1,4 @@
-"""Data modules by name: those of cellbench's own files, and what has been imported besides."""
+"""Data modules by name: cellbench's own, and those that have been imported."""
 
 import inspect
 import pkgutil
@@ -14,7 +14,7 @@ import cellbench.data.datasets
 from cellbench.config.values import OneOf
 from cellbench.utils.errors import one_line
 
-if TYPE_CHECKING:  # torch and lightning take six seconds, which not every command needs
+if TYPE_CHECKING:  # not every command needs torch and lightning, which take six seconds
     from cellbench.data.module import CellDataModule
 
 
@@ -33,13 +33,13 @@ def data_modules() -> "dict[str, type[CellDataModule]]":
 
 @cache
 def unusable_modules() -> dict[str, str]:
-    """Import every file of cellbench/data; return why some cannot be, by their names."""
-    # A dataset is one new file: importing it makes its class known by its short name.
+    """Import every file of cellbench/data/datasets; return the errors, by the files' names."""
+    # Importing a dataset's file registers its class under its short name.
     failed = {}
     for module in pkgutil.iter_modules(cellbench.data.datasets.__path__):
         try:
             import_module(f"cellbench.data.datasets.{module.name}")
-        except Exception as error:  # a mistake in one dataset's file must not stop the others
+        except Exception as error:  # an error in one dataset's file must not stop the others
             failed[module.name] = f"{type(error).__name__}: {error}"
             reason = one_line(failed[module.name])
             print(
@@ -51,7 +51,7 @@ def unusable_modules() -> dict[str, str]:
 
 
 def explain_unusable(name: str) -> str:
-    """Return why a dataset or a data module is not there; empty where no file has it."""
+    """Return the reason why a dataset or data module is missing; empty if no file defines it."""
     for module, reason in unusable_modules().items():
         paths = [Path(folder, f"{module}.py") for folder in cellbench.data.datasets.__path__]
         text = "".join(p.read_text("utf-8", errors="replace") for p in paths if p.is_file())

@@ -1,4 +1,4 @@
-"""Exit code and message of a command that an exception has ended."""
+"""Exit code and message of a command that ended with an exception."""
 
 import errno
 import sys
@@ -11,8 +11,8 @@ _THREADS = (
     "programs"
 )
 _MEMORY = (
-    "the memory is not enough; end other programs, or give smaller batches or images, or a smaller "
-    "network"
+    "there is not enough memory; end other programs, or give smaller batches or images, or a "
+    "smaller network"
 )
 _EXHAUSTED = {
     errno.EMFILE: _FILES,
@@ -22,7 +22,7 @@ _EXHAUSTED = {
     errno.ENOSPC: "the disk is full; make room",
     errno.EDQUOT: "the disk's quota is used up; make room",
 }
-"""Advice for each error number (errno) that means an exhausted resource."""
+"""Advice for each errno that means an exhausted resource."""
 
 _EXHAUSTED_WORDS = {
     "Too many open files": _FILES,
@@ -32,32 +32,34 @@ _EXHAUSTED_WORDS = {
     "out of memory": _MEMORY,
     "Cannot allocate memory": _MEMORY,
 }
-"""The same advice by the error's text, for libraries that do not pass on the number."""
+"""The same advice by the error's text, for libraries that drop the errno."""
 
 
 def exit_code(error: BaseException, *, debug: bool) -> int:
-    """Print in a line why a command has ended.
+    """Print in one line why a command has ended, and return its exit code.
 
     Args:
         error: The exception that it raised.
-        debug: True to show the traceback of a mistake.
+        debug: True to raise the error, for its traceback.
 
     Returns:
         The exit code.
 
     Raises:
-        BaseException: The error itself, if it is none that a user can mend.
+        BaseException: The error itself, if the user cannot correct it.
     """
-    if isinstance(error, KeyboardInterrupt):  # before a command could take care of it itself
+    if isinstance(error, KeyboardInterrupt):  # no command was running yet that handles signals
         print("cellbench: SIGINT", file=sys.stderr)
         return 130
     if isinstance(error, Interrupted):
         print(f"cellbench: {one_line(error)}", file=sys.stderr)
         return 128 + error.signum
-    told = str(find_user_error(error) or _exhausted(error)) if isinstance(error, Exception) else ""
-    if not told or debug:
+    message = ""
+    if isinstance(error, Exception):
+        message = str(find_user_error(error) or _exhausted(error))
+    if not message or debug:
         raise error
-    print(f"cellbench: error: {one_line(told)}", file=sys.stderr)
+    print(f"cellbench: error: {one_line(message)}", file=sys.stderr)
     return 2
 
 
@@ -70,8 +72,8 @@ def _exhausted(error: BaseException | None) -> str:
         if isinstance(error, MemoryError):
             return _MEMORY
         if isinstance(error, OSError | RuntimeError | ImportError):
-            for words, told in _EXHAUSTED_WORDS.items():
+            for words, advice in _EXHAUSTED_WORDS.items():
                 if words in str(error):
-                    return told
+                    return advice
         error = error.__cause__ or error.__context__
     return ""

@@ -1,4 +1,4 @@
-"""explain: where a run's network looks, and how much of it is inside the cell."""
+"""Command `explain`: attribute predictions to pixels, and measure the share inside the cell."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -8,18 +8,12 @@ from typing import Literal
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from cellbench.artifacts.attributions import TITLES, Share, read_attributions, summarise
 from cellbench.artifacts.conditions import Condition, conditions
 from cellbench.artifacts.finished import Finished, read_finished
 from cellbench.cli.parser import Parser
 from cellbench.cli.stored import read_data
-from cellbench.inference.attributions import (
-    TITLES,
-    Share,
-    explain,
-    is_done,
-    read_attributions,
-    summarise,
-)
+from cellbench.inference.explain import explain, is_done
 from cellbench.utils.errors import UserError, printable
 from cellbench.utils.progress_bar import bar
 from cellbench.utils.terminal import Console, say
@@ -28,11 +22,11 @@ _REGIONS = ("cell", "nucleus", "cytoplasm")
 
 
 def main(args: Sequence[str]) -> int:
-    """Runs the command."""
+    """Run the command."""
     parser = Parser(
         prog="python -m cellbench explain",
-        description="Attributes the predicted class of test images to their pixels, by Grad-CAM "
-        "and integrated gradients: writes attributions.csv, with the shares in nucleus, cytoplasm "
+        description="Attribute the predicted class of test images to their pixels, by Grad-CAM "
+        "and integrated gradients: write attributions.csv, with the shares in nucleus, cytoplasm "
         "and background where there are masks, and figures/attributions.png into each run's "
         "folder. A run that has them, newer than its checkpoint, is not computed again.",
     )
@@ -45,7 +39,7 @@ def main(args: Sequence[str]) -> int:
     notes = {f"{one.path}: {one.reason}; left out" for one in left if one.damaged}
     runs = [run for run in finished if run.folder.best.is_file()]
     if len(runs) < len(finished):
-        notes.add(f"{len(finished) - len(runs)} runs have no best.ckpt any more; left out")
+        notes.add(f"{len(finished) - len(runs)} runs have lost their best.ckpt; left out")
     if not runs:
         shown = ", ".join(map(str, given.runs))
         raise UserError(f"explain: there is no finished run with a best.ckpt below {shown}")
@@ -65,8 +59,8 @@ def _show(runs: Sequence[Finished], notes: Sequence[str]) -> None:
     table = Table(
         box=SIMPLE_HEAD,
         caption="share of the attribution [95 % interval] / of the area; n: images with a mask.\n"
-        "Compare conditions: even an untrained network is not at the area's share, and what "
-        "integrated\ngradients see hangs on data.fill, where they start (black favours bright "
+        "Compare conditions: even an untrained network differs from the area's share, and "
+        "integrated\ngradients depend on the baseline colour, data.fill (black favours bright "
         "pixels).",
     )
     for column in ("condition", "method", "n", *(f"in the {name}" for name in _REGIONS)):
@@ -76,11 +70,11 @@ def _show(runs: Sequence[Finished], notes: Sequence[str]) -> None:
     for condition in (each for _, some in by_classes for each in conditions(list(some))):
         _add_rows(table, condition)
     console = Console()
-    console.width = max(console.width, 132)  # a cut interval would be worse than a wrapped one
+    console.width = max(console.width, 132)  # wrapped lines are better than cut intervals
     if table.row_count:
         console.print(table)
     else:
-        console.print("NOTE no image has a mask: there are no shares to show")
+        console.print("NOTE no image has a mask, so there are no shares to show")
     for note in notes:
         console.print(f"NOTE {note}")
 
@@ -90,11 +84,11 @@ def _add_rows(table: Table, condition: Condition) -> None:
     groups = {name: group for run in condition.runs for name, group in run.split.group.items()}
     for found in summarise(attributions, groups):
         if found.label is None:
-            cells = [_told(found.regions.get(name)) for name in _REGIONS]
+            cells = [_share_text(found.regions.get(name)) for name in _REGIONS]
             table.add_row(printable(condition.name), TITLES[found.method], str(found.n), *cells)
 
 
-def _told(share: Share | None) -> str:
+def _share_text(share: Share | None) -> str:
     if share is None:
         return ""
     value, low, high, area = (

@@ -1,4 +1,4 @@
-"""fetch: gets a dataset, or unpacks one that the user has."""
+"""Command `fetch`: download a dataset, or unpack an archive of it."""
 
 import inspect
 import shlex
@@ -20,11 +20,11 @@ from cellbench.utils.terminal import say
 
 
 class _Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Leaves each dataset its line."""
+    """Help formatter that keeps the lines of the epilog, one per dataset."""
 
 
 def main(args: Sequence[str]) -> int:
-    """Runs the command; the exit code is 1 where it can only say whom to ask for the dataset."""
+    """Run the command; the exit code is 1 if the dataset must be requested from its owners."""
     datasets = _datasets()
     parser = _parser(datasets)
     given = parser.parse_args(list(args))
@@ -51,7 +51,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def _datasets() -> dict[str, type[FileDataModule]]:
-    """The data modules of the datasets, by the names of their files."""
+    """Return the data modules of all datasets, by the names of their files."""
     return {
         kind.__module__.rpartition(".")[2]: kind
         for kind in data_modules().values()
@@ -71,7 +71,7 @@ def _parser(datasets: dict[str, type[FileDataModule]]) -> Parser:
     ]
     parser = Parser(
         prog="python -m cellbench fetch",
-        description="Gets a dataset, checks it, and says what is in it.",
+        description="Get a dataset, check it, and show what is in it.",
         epilog="\n".join(("datasets, with their licence:", *lines)),
         formatter_class=_Formatter,
     )
@@ -80,17 +80,17 @@ def _parser(datasets: dict[str, type[FileDataModule]]) -> Parser:
     parser.add_argument(
         "--archive",
         type=Path | None,
-        help="a .zip, .tar or .tar.gz of it that a browser has saved: unpacked, with no download",
+        help="a .zip, .tar or .tar.gz of it that a browser has saved: unpack it, download nothing",
     )
     return parser
 
 
 def _docstring(kind: type[FileDataModule]) -> str:
-    return (inspect.getdoc(kind) or "").partition("\n\nAttributes:")[0]
+    return inspect.getdoc(kind) or ""
 
 
 def _page(name: str, kind: type[FileDataModule], source: OnRequest, to: Path) -> str:
-    """What the dataset is, whom to ask for it, and where to put it."""
+    """Return a page about a dataset: its description, its owners, and the folder to put it in."""
     where = "" if to == kind.root else f" --to {shlex.quote(str(to))}"
     return (
         f"{name} cannot be downloaded.\n\n{_docstring(kind)}\n\n"
@@ -101,7 +101,7 @@ def _page(name: str, kind: type[FileDataModule], source: OnRequest, to: Path) ->
 
 
 def _get(kind: type[FileDataModule], source: Source, root: Path, archive: Path | None) -> Path:
-    """Downloads or unpacks the dataset; returns the folder that it is in."""
+    """Download or unpack a dataset, and return its folder."""
 
     def find(folder: Path) -> Path:
         found = _find(kind, folder)
@@ -118,7 +118,7 @@ def _get(kind: type[FileDataModule], source: Source, root: Path, archive: Path |
 
 
 def _find(kind: type[FileDataModule], folder: Path) -> Path:
-    """What the data module can read: the folder, or the only one in it."""
+    """Return the folder that the data module can read: the given one, or the only one in it."""
     try:
         kind(root=folder).list_samples()
         return folder
@@ -134,7 +134,7 @@ def _find(kind: type[FileDataModule], folder: Path) -> Path:
 
 
 def _report(name: str, kind: type[FileDataModule], root: Path) -> None:
-    """Says what is in the dataset, and what to type next."""
+    """Print the content of the dataset, and the next command to type."""
     data = kind(root=root)
     counts = np.bincount(data.table.labels, minlength=len(data.classes))
     of_class = ", ".join(f"{n:,} {label}" for n, label in zip(counts, data.classes, strict=True))

@@ -18,10 +18,10 @@ from cellbench.utils.errors import UserError
 def main(args: Sequence[str]) -> int:
     """Run the command.
 
-    `--resume RUN` goes on with an interrupted run, and takes `--wandb.mode online` beside it if
-    the run is online; `--resume auto`, beside the options of a fit, goes on with the newest
-    unfinished run of the same configuration, or begins one; `--folder RUN` with that in this
-    folder, or begins it there.
+    `--resume RUN` resumes an interrupted run, with `--wandb.mode online` if the run is online.
+    `--resume auto`, with the options of a fit, resumes the newest unfinished run of the same
+    configuration, or starts a new one. `--folder RUN` resumes the run in that folder, or starts one
+    there.
     """
     resume, rest = take_option(args, "--resume")
     if resume is not None and resume != "auto":
@@ -34,7 +34,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def _resume(run: Path, rest: Sequence[str], typed: Sequence[str]) -> int:
-    """Go on with an interrupted run, with the options that it began with.
+    """Resume an interrupted run with its stored options.
 
     Args:
         run: The run's folder.
@@ -58,12 +58,12 @@ def _fit(args: Sequence[str], typed: Sequence[str], to: Destination) -> int:
 
 
 def _check_online(folder: RunFolder, wandb: Mapping[str, Any], mode: str | None) -> None:
-    """Make sure that the user wants what a run's folder says: that it is sent to W&B.
+    """Make sure that the user wants to send a run to W&B, as its folder says.
 
     Args:
-        folder: The run, which may have been downloaded, with somebody else's project.
+        folder: The run. It may have been downloaded, and name somebody else's project.
         wandb: The stored options.
-        mode: The value of --wandb.mode beside --resume.
+        mode: Value of --wandb.mode, given together with --resume.
 
     Raises:
         UserError: The run is online and the mode is not, or the other way round.

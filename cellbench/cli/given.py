@@ -1,4 +1,4 @@
-"""Check of a command line, and of the files of configuration that it names, before it is parsed."""
+"""Check of a command line, and of the configuration files that it names, before parsing."""
 
 import dataclasses
 import os
@@ -13,7 +13,7 @@ from cellbench.utils.errors import UserError
 _WITHOUT_VALUE = {"-h", "--help", "--version", "--print_config"}
 
 CheckFile = Callable[[str, Mapping[str, Any]], None]
-"""Refuses a file of configuration, given its path and content, if it is for another command."""
+"""Refuses a configuration file, given its path and content, if it is for another command."""
 
 
 @dataclasses.dataclass
@@ -23,24 +23,23 @@ class KnownOptions:
     types: dict[str, Any] = dataclasses.field(default_factory=dict)
     """The type of each option, by name; a group has a dictionary of its options' types."""
     files: set[str] = dataclasses.field(default_factory=set)
-    """Options that name a file of configuration, as --config does."""
+    """Options that name a configuration file, such as --config."""
     lists: set[str] = dataclasses.field(default_factory=set)
-    """Names of options with several values, each an argument."""
+    """Names of options that take several arguments."""
     required: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Options that must be given, by name, as a message shows them: in capitals where they are
-    positional."""
+    """Required options, by name, in the form that a message shows: positional ones in capitals."""
 
 
 def check_given(args: Sequence[str], known: KnownOptions, check_file: CheckFile) -> None:
-    """Check the names and values of options as they were given.
+    """Check the names and values of the given options.
 
     Args:
         args: The command line.
-        known: The options that there are.
-        check_file: Is called with each file of configuration.
+        known: The parser's options.
+        check_file: Called with each configuration file.
 
     Raises:
-        UserError: An option is not known, has a value that it cannot have, or is missing.
+        UserError: An option is unknown, missing, or has a wrong value.
     """
     types: Mapping[str, Any] = known.types
     named: set[str] = set()
@@ -72,9 +71,9 @@ def check_given(args: Sequence[str], known: KnownOptions, check_file: CheckFile)
 
 
 def _given(args: Sequence[str], lists: set[str]) -> Iterator[tuple[str, str | None]]:
-    """Yield each option with its value, of `--option=value` and `--option value` alike.
+    """Yield each option with its value, from `--option=value` and `--option value` alike.
 
-    A positional argument has an empty option; an option that lacks its value has None.
+    A positional argument has an empty name; an option without its value has None.
     """
     option, has_value = "", True
     for argument in args:
@@ -97,7 +96,7 @@ def _given(args: Sequence[str], lists: set[str]) -> Iterator[tuple[str, str | No
 
 
 def _prints(option: str) -> bool:
-    """Return True for an option that only prints a text, and needs no value."""
+    """Return True for an option that prints a text and takes no value."""
     return option in _WITHOUT_VALUE or option.endswith(".help")
 
 
@@ -109,7 +108,7 @@ def _read_config(option: str, text: str, check_file: CheckFile) -> dict[str, Any
     else:
         config, folder = yaml.read_mapping(Path(text), "--config"), Path(text).parent
         check_file(text, config)
-    config.pop("$schema", None)  # for editors; jsonargparse drops it too
+    config.pop("$schema", None)  # a hint for editors, which jsonargparse drops too
     _refuse_removed(config)
     _refuse_pipe(f"{option}: {text}", config, folder)
     return config
@@ -120,11 +119,11 @@ def _check_option(option: str, text: str, kind: Any) -> Any:
 
     Args:
         option: The option.
-        text: Its value, as it was given.
+        text: Its value on the command line.
         kind: Its type; None if only jsonargparse knows it.
 
     Returns:
-        The value, as YAML reads it.
+        The value, read as YAML.
     """
     value, name = _value(option, text), option.lstrip("-")
     _refuse_pipe(option, value, Path())
@@ -146,7 +145,7 @@ def _check_option(option: str, text: str, kind: Any) -> Any:
 
 
 def _value(option: str, text: str) -> Any:
-    """Return what an option's text stands for."""
+    """Return the value that an option's text stands for."""
     try:
         return yaml.value_of(text)
     except yaml.NotAllowed as error:
@@ -154,11 +153,11 @@ def _value(option: str, text: str) -> Any:
 
 
 def _with_class(types: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the types for the options that follow, if some name the class of an earlier one.
+    """Return the types for the following options, which may depend on a class given before.
 
     Args:
         types: The types so far.
-        config: What was given, by name.
+        config: The values given so far, by name.
     """
     changed = {}
     for key, kind in types.items():
@@ -171,7 +170,7 @@ def _with_class(types: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[
 
 
 def _refuse_removed(config: Mapping[str, Any]) -> None:
-    """Name an option that no longer exists.
+    """Refuse an option that no longer exists.
 
     Args:
         config: Options as YAML has them.
@@ -185,12 +184,12 @@ def _refuse_removed(config: Mapping[str, Any]) -> None:
 
 
 def _refuse_pipe(where: str, value: Any, folder: Path) -> None:
-    """Refuse a pipe among the values: jsonargparse would wait for a configuration from it.
+    """Refuse a pipe among the values; jsonargparse would wait for a configuration from it.
 
     Args:
-        where: The option, or the file and the key, that the value is of.
-        value: The value, with what is in it.
-        folder: The folder that relative paths may start at, besides the current one.
+        where: The option, or the file and key, of the value.
+        value: The value; containers are searched.
+        folder: Another folder, besides the current one, that relative paths may start at.
 
     Raises:
         UserError: There is one.

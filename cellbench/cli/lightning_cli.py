@@ -1,4 +1,4 @@
-"""Lightning's command line with cellbench's options: what fit, validate and test take."""
+"""Lightning's command line with cellbench's options, for fit, validate and test."""
 
 import dataclasses
 import inspect
@@ -28,14 +28,14 @@ from cellbench.utils.errors import UserError, find_user_error
 Command = Literal["fit", "validate", "test"]
 
 _PARSERS: dict[str, LightningArgumentParser] = {}
-"""Parsers by command, which take a while to make: a sweep's runs are forked with them."""
+"""Parsers by command, made once: a sweep's runs are forked with them."""
 
 
 class ExperimentParser(Parser, LightningArgumentParser):
     """Parser of the commands that take an experiment."""
 
     def check_file(self, path: str, config: Mapping[str, Any]) -> None:
-        """Refuse a sweep's file."""
+        """Refuse a file that belongs to a sweep."""
         refuse_sweep_file(path, config)
 
 
@@ -44,14 +44,14 @@ class CellbenchCLI(LightningCLI):
 
     Args:
         command: The command.
-        args: The command line behind it.
+        args: The command line after it.
     """
 
     def __init__(self, command: Command, args: Sequence[str]) -> None:
         self.command = command
         quieten_lightning()
         asked, _ = take_option(args, "--data.help")
-        if asked in data_modules():  # the parser's own help has the first line alone
+        if asked in data_modules():  # only the first line, as the parser's own help
             print(inspect.getdoc(data_modules()[asked]), end="\n\n")
         super().__init__(
             FlatCellClassifier,
@@ -72,7 +72,7 @@ class CellbenchCLI(LightningCLI):
         )
 
     def setup_parser(self, *args: Any) -> None:
-        """Make the command's parser, or take the one that this process has made before."""
+        """Make the command's parser, or take the one that this process has already made."""
         if self.command not in _PARSERS:
             super().setup_parser(*args)
             _PARSERS[self.command] = self.parser
@@ -81,9 +81,9 @@ class CellbenchCLI(LightningCLI):
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of the trainer, the model and the data.
 
-        Of the `int | float` that Lightning gives trainer.limit_train_batches, Python keeps the
-        order that the process has met first, so that a sweep's 1 would become 1.0, which is all
-        batches. So that option is added with a type of its own.
+        Lightning's type of trainer.limit_train_batches is `int | float`. Python caches such unions,
+        and keeps the order that a process has used first, so that a sweep's 1 could become 1.0,
+        which means all batches. Therefore that option is added with a type of its own.
         """
         limit = "limit_train_batches"
         parser.add_class_arguments(
@@ -106,15 +106,15 @@ class CellbenchCLI(LightningCLI):
         parser.set_defaults({"data": {"class_path": "SyntheticDataModule"}})
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add cellbench's own options, and those of the Trainer's method of the command's name."""
+        """Add cellbench's own options, and those of the Trainer's method of the same name."""
         assert isinstance(parser, ExperimentParser)
 
         def add(name: str, default: Any, text: str | None = None) -> None:
             parser.add_argument(f"--{name}", type=OWN[name], default=default, help=text)
 
         add("name", None, "experiment's name (config's file name)")
-        # --resume, --folder and --run are taken off the command line before it comes here; --help
-        # shows them.
+        # --resume, --folder and --run are removed from the command line before this parser gets it;
+        # they are added for --help.
         if self.command == "fit":
             parser.add_argument("--resume", type=str | None, help=_RESUME)
             parser.add_argument("--folder", type=str | None, help=_FOLDER)
@@ -139,13 +139,13 @@ class CellbenchCLI(LightningCLI):
         check_options(self.command, self.config)
 
     def instantiate_classes(self) -> None:
-        """Make nothing yet: several devices need a process each first."""
+        """Instantiate nothing yet, as several devices first need a process each."""
 
     def instantiate(self) -> Namespace:
-        """Make the data module, the model, and the classes that the trainer's options name.
+        """Instantiate the data module, the model, and the classes that the trainer's options name.
 
         Returns:
-            The options, with the objects in the place of their descriptions.
+            The options, with objects in place of their descriptions.
 
         Raises:
             UserError: One cannot be made.
@@ -156,7 +156,7 @@ class CellbenchCLI(LightningCLI):
             if (mistake := find_user_error(error)) is not None:
                 raise mistake from error
             cause: BaseException = error
-            while cause.__cause__ is not None:  # jsonargparse's own say where, and not why
+            while cause.__cause__ is not None:  # jsonargparse's errors say where, but not why
                 cause = cause.__cause__
             raise UserError(
                 f"the configuration names a class that cannot be made: {cause or repr(cause)}; "
@@ -165,8 +165,8 @@ class CellbenchCLI(LightningCLI):
         return made
 
     def plain(self) -> dict[str, Any]:
-        """Return the configuration as config.yaml holds it: dictionaries, lists and scalars."""
-        # Parsed, and so valid; and JSON is read a hundred times as fast as YAML.
+        """Return the configuration in the form of config.yaml: dictionaries, lists and scalars."""
+        # It is valid, as it was parsed before; JSON is read a hundred times as fast as YAML.
         text = self.parser.dump(self.config, skip_unset=False, skip_validation=True, format="json")
         config = keys.settings_of_run(json.loads(text))
         data, trainer = config["data"], config["trainer"]

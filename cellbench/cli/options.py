@@ -1,4 +1,4 @@
-"""Types of a run's options: of cellbench's own, and of all that its config.yaml holds."""
+"""Types of a run's options: cellbench's own, and all that config.yaml holds."""
 
 from pathlib import Path
 from typing import Any
@@ -31,14 +31,13 @@ MODEL = {
     **{k: v for k, v in parameters(FlatCellClassifier).items() if k != "options"},
     **parameters(ModelConfig),
 }
-"""The types of the model's options, by name."""
+"""Types of the model's options, by name."""
 
 LIMIT = int | None
-"""Type of trainer.limit_train_batches: a share of the batches, which Lightning takes, is not
-offered."""
+"""Type of trainer.limit_train_batches, without Lightning's shares of the batches."""
 
 LINKED = {"classes": "data.classes", "image_size": "data.input_size"}
-"""Options of the model that take their values from the data; they are never given."""
+"""Options of the model that always take their values from the data."""
 
 
 def experiment_types() -> dict[str, Any]:

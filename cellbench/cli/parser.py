@@ -1,4 +1,4 @@
-"""Command-line parser that checks names and values, and tells each mistake in one line."""
+"""Command-line parser that checks names and values, and reports an error in one line."""
 
 from argparse import Action
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,15 @@ from cellbench.config import values, yaml
 from cellbench.utils.errors import UserError
 
 set_loader("yaml", yaml.load, exceptions=(pyyaml.YAMLError,))
-# --help shows the docstrings that follow the fields of dataclasses.
+# Lets --help show the docstrings below the fields of dataclasses.
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 class Parser(ArgumentParser):
     """jsonargparse's parser, with every option checked against its type before it parses.
 
-    jsonargparse makes parsers of this class for the classes that options name. They have
-    `exit_on_error` false, and leave all checks to the parser that a command has made.
+    jsonargparse also makes parsers of this class for classes that options name. These have
+    `exit_on_error` false, and leave all checks to the command's parser.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -32,7 +32,7 @@ class Parser(ArgumentParser):
     def add_argument(self, *args: Any, **kwargs: Any) -> Action:
         """Add an option, and remember its type."""
         action: Action = super().add_argument(*args, **kwargs)
-        # jsonargparse makes this a method of the parser's groups as well.
+        # jsonargparse makes this a method of the parser's groups too.
         if not isinstance(self, Parser):
             return action
         if "type" not in kwargs:
@@ -66,7 +66,7 @@ class Parser(ArgumentParser):
     def add_subclass_arguments(
         self, baseclass: Any, nested_key: str, *args: Any, **kwargs: Any
     ) -> list[str]:
-        """Add an option for one of several classes, which are data modules everywhere."""
+        """Add an option that names one of several classes, here always data modules."""
         self.known.types[nested_key] = DATA
         if kwargs.get("required"):
             self.known.required[nested_key] = f"--{nested_key}"
@@ -74,10 +74,10 @@ class Parser(ArgumentParser):
         return names
 
     def parse_args(self, args: Sequence[str], **kwargs: Any) -> Namespace:  # type: ignore[override]
-        """Check a command line and the files of configuration that it names, and parse it.
+        """Check a command line and the configuration files that it names, then parse it.
 
         Raises:
-            UserError: An option is not known, or has a value that it cannot have.
+            UserError: An option is unknown or has a wrong value.
         """
         if not self.exit_on_error:
             inner: Namespace = super().parse_args(_with_null(args), **kwargs)
@@ -88,21 +88,21 @@ class Parser(ArgumentParser):
             found = super().parse_args(args, **kwargs)
         except UserError:
             raise
-        except Exception as error:  # whatever jsonargparse has let through
+        except Exception as error:  # any error that jsonargparse does not handle
             raise UserError(f"cannot read the options: {error or type(error).__name__}") from error
         self._check_parsed(found)
         return found
 
     def check_file(self, path: str, config: Mapping[str, Any]) -> None:
-        """Refuse a file of configuration that is meant for another command.
+        """Refuse a configuration file that is meant for another command.
 
         Args:
             path: The file.
-            config: What it holds.
+            config: Its content.
         """
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Tell a mistake that only jsonargparse has found.
+        """Report a mistake that only jsonargparse has found.
 
         Raises:
             UserError: Always.
@@ -110,14 +110,14 @@ class Parser(ArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         lines = [line.strip(" -") for line in message.splitlines()]
-        told = [line for line in lines if line and not _is_noise(line)]
-        raise UserError(" ".join(dict.fromkeys(told)) or message) from ex
+        reasons = [line for line in lines if line and not _is_noise(line)]
+        raise UserError(" ".join(dict.fromkeys(reasons)) or message) from ex
 
     def _check_parsed(self, found: Namespace) -> None:
-        """Check values that came by other ways: from files that files name, and from defaults.
+        """Check values from other sources: nested configuration files, and defaults.
 
         Raises:
-            UserError: One is null, no finite number, or otherwise not of its type.
+            UserError: A value is null, not finite, or otherwise not of its type.
         """
         parsed = found.clone(with_meta=False).as_dict()
         known = {name: value for name, value in parsed.items() if name in self.known.types}
@@ -129,10 +129,10 @@ def refuse_sweep_file(path: str, config: Mapping[str, Any]) -> None:
 
     Args:
         path: The file.
-        config: What it holds.
+        config: Its content.
 
     Raises:
-        UserError: It is a sweep's.
+        UserError: The file belongs to a sweep.
     """
     if {"experiment", "space"} <= config.keys():
         raise UserError(
@@ -141,10 +141,10 @@ def refuse_sweep_file(path: str, config: Mapping[str, Any]) -> None:
 
 
 def take_option(args: Sequence[str], name: str) -> tuple[str | None, list[str]]:
-    """Take an option that the parser does not know off a command line.
+    """Remove an option that the parser does not know from a command line.
 
     Returns:
-        Its value, None where it is not given, and the other arguments.
+        Its value, None if it is not given, and the other arguments.
 
     Raises:
         UserError: It has no value.
@@ -161,7 +161,7 @@ def take_option(args: Sequence[str], name: str) -> tuple[str | None, list[str]]:
 
 
 def _is_noise(line: str) -> bool:
-    """Return True for a line of jsonargparse's that only lists types, or repeats the value."""
+    """Return True for a line of a jsonargparse message that lists types or repeats the value."""
     lists_types = line.startswith("Expected a") and line.endswith(">")
     return lists_types or line.startswith(
         ("Does not validate", "Subtypes:", "Errors:", "Expected a path", "Given value")
@@ -169,9 +169,9 @@ def _is_noise(line: str) -> bool:
 
 
 def _with_null(args: Sequence[str]) -> list[str]:
-    """Return arguments with null where jsonargparse has made it the text None.
+    """Return arguments with null restored where jsonargparse has replaced it by the text None.
 
-    It does so (4.53) when it hands the null of `--data.split.folds=null` on to a parser of its own.
+    jsonargparse (4.53) does so when it passes `--data.split.folds=null` on to an inner parser.
     """
     halves = (argument.partition("=") for argument in args)
     return [

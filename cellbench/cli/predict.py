@@ -12,7 +12,7 @@ from cellbench.inference.predict import predict
 
 
 def main(args: Sequence[str]) -> int:
-    """Runs the command."""
+    """Run the command."""
     parser = Parser(
         prog="python -m cellbench predict",
         description="Writes a CSV with each image's file, predicted class, confidence and every "

@@ -29,23 +29,23 @@ from cellbench.utils.terminal import say
 
 _HELP = """usage: python -m cellbench relabel --config EXPERIMENT --noise_rate RATE [options of fit]
 
-Trains an experiment three times to tell easy, hard and wrongly labelled images of its training
-split apart (HSA-NRL: Zhu et al., IEEE Trans Med Imaging 2022), and writes labels.csv:
+Train an experiment three times to tell easy, hard and wrongly labelled images of its training
+split apart (HSA-NRL: Zhu et al., IEEE Trans Med Imaging 2022), and write labels.csv:
 
-  1. with the labels as they are: easy is what keeps a high probability of its label;
-  2. on the easy images with RATE of their labels made wrong: what wrong labels look like;
-  3. without what looks wrong: this one relabels it.
+  1. with the given labels: images whose label stays probable are easy;
+  2. on the easy images, with RATE of their labels changed: this shows how wrong labels behave;
+  3. without the images that behave like these: this network relabels them.
 
 Then: python -m cellbench fit --config EXPERIMENT --data.train_labels LABELS.CSV
 
 options:
-  --noise_rate RATE   the share of wrong labels, as far as it is known, above 0 and below 0.6
-  --output FOLDER     for labels.csv, the three runs, the labels that each of them had, and
-                      relabel.txt, by which other options are noticed (runs/NAME-relabel)
+  --noise_rate RATE   estimated share of wrong labels, above 0 and below 0.6
+  --output FOLDER     for labels.csv, the three runs with their labels, and relabel.txt, which
+                      holds the options, to notice a change (runs/NAME-relabel)
 
-The three train on one device, on every image once an epoch, and score their last one: balancing,
-blending, early stopping and co-teaching are left to the training that takes the labels. Given
-again, the command goes on where it was interrupted.
+The three trainings use one device, show every image once per epoch, and score their last epoch.
+Balancing, blending, early stopping and co-teaching are left to the training that uses the new
+labels. The same command again resumes where it was interrupted.
 """
 
 
@@ -60,7 +60,7 @@ FORCED = (
     "--model.cutmix=0",
     "--trainer.devices=1",
 )
-"""Options that the three trainings have in common, whatever the experiment says."""
+"""Options of all three trainings, which override those of the experiment."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -75,7 +75,7 @@ def main(args: Sequence[str]) -> int:
     config, _ = take_option(rest, "--config")
     if config is None:
         raise UserError("relabel: which experiment? give --config")
-    yaml.read_mapping(Path(config), "--config")  # what is wrong with it, before a folder is made
+    yaml.read_mapping(Path(config), "--config")  # for its errors, before a folder is made
     output = Path(given or Path("runs", f"{name or Path(config).stem}-relabel"))
     if (output / "labels.csv").exists():
         raise UserError(
@@ -96,7 +96,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def _show(run: Run, samples: Samples, final: np.ndarray, kinds: np.ndarray, path: Path) -> None:
-    """Print how many samples are of each kind, and how many got another label or none."""
+    """Print the number of samples of each kind, relabelled, and left out."""
     counts = ", ".join(f"{int((kinds == kind).sum())} {kind}" for kind in ("easy", "hard", "noisy"))
     labels = np.array(samples.labels)
     changed = (final != "") & (final != labels)
@@ -110,12 +110,12 @@ def _show(run: Run, samples: Samples, final: np.ndarray, kinds: np.ndarray, path
 
 
 class _Fits:
-    """Trainings, each a run of its own in a folder of its own.
+    """Trainings of one command, each a run in its own folder.
 
     Args:
         args: The options of a fit.
-        output: Where they lie.
-        identity: A text that differs where what they find may do.
+        output: Folder of the trainings.
+        identity: Text that differs if their results may differ.
 
     Raises:
         UserError: The folder holds trainings of another identity.
@@ -134,13 +134,13 @@ class _Fits:
         write_text(begun, identity)
 
     def fit(self, name: str, labels: Mapping[str, str] | None = None) -> RunFolder:
-        """Return a finished run: that of an earlier call, or a new one."""
+        """Return a finished run, from an earlier command if there is one."""
         for path in sorted((self._output / name).glob("*/metrics.json")):
             return RunFolder(path.parent)
         return self.run(name, labels).folder
 
     def run(self, name: str, labels: Mapping[str, str] | None = None) -> Run:
-        """Train on other labels, of which the empty ones are left out."""
+        """Train on other labels, leaving out the samples with an empty one."""
         args = [*self._args, f"--name={name}"]
         if labels is not None:
             path = self._output / f"{name}.csv"
@@ -158,12 +158,12 @@ class _Fits:
 
 def _rate(given: str | None) -> float:
     if given is None:
-        raise UserError("missing --noise_rate: the share of wrong labels, as far as it is known")
+        raise UserError("missing --noise_rate: the estimated share of wrong labels")
     try:
         rate = float(given)
     except ValueError:
         rate = 0.0
-    if not 0 < rate < 0.6:  # else hardly anything is left to be easy
+    if not 0 < rate < 0.6:  # else hardly any image could be easy
         raise UserError(
             f"--noise_rate: {given} is not above 0 and below 0.6; give the share of wrong labels"
         )

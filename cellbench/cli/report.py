@@ -1,4 +1,4 @@
-"""report: what finished runs say together."""
+"""Command `report`: compare finished runs."""
 
 import json
 from collections import Counter
@@ -21,7 +21,7 @@ from cellbench.utils.untrusted import inside
 
 
 def main(args: Sequence[str]) -> int:
-    """Runs the command."""
+    """Run the command."""
     if any(argument.partition("=")[0] == "--tensorboard" for argument in args):
         raise UserError(
             "--tensorboard was removed from report: the figures and numbers are in report.html and "
@@ -141,6 +141,6 @@ def _show(report: Report) -> None:
 
 
 def _near(path: Path) -> Path:
-    """A path as a user would type it here."""
+    """Return a path as a user would type it here."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path

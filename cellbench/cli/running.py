@@ -1,4 +1,4 @@
-"""A run put together from a command's options: data, model, folder, trainer."""
+"""Assembly of a run from a command's options: data, model, folder, trainer."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ from cellbench.utils.errors import UserError
 from cellbench.utils.terminal import say
 
 Work = Callable[[Run], dict[str, Any] | None]
-"""Trains or scores a run; returns what metrics.json holds, on the first rank alone."""
+"""Trains or scores a run; returns the content of metrics.json, None on all ranks but the first."""
 
 
 def run_command(options: CellbenchCLI, typed: Sequence[str], to: Destination, work: Work) -> int:
@@ -42,8 +42,8 @@ def run_command(options: CellbenchCLI, typed: Sequence[str], to: Destination, wo
     Args:
         options: The command's options.
         typed: The command line as the user gave it, for the processes of several devices.
-        to: Where the run is to be written.
-        work: What the command does with the run.
+        to: Folder that the command asks for.
+        work: Trains or scores the run.
 
     Returns:
         The exit code.
@@ -60,15 +60,15 @@ def run_command(options: CellbenchCLI, typed: Sequence[str], to: Destination, wo
 
 @contextmanager
 def prepared(options: CellbenchCLI, to: Destination, here: int) -> Iterator[Run]:
-    """Make a run, hold its folder while it lasts, and print what is about to run.
+    """Make a run, lock its folder during the block, and describe the run on the screen.
 
     Args:
         options: The command's options.
-        to: Where the run is to be written.
+        to: Folder that the command asks for.
         here: Number of devices on this machine.
 
     Raises:
-        UserError: The machine or the data lack what was asked for, or the folder is in use.
+        UserError: The machine or the data cannot do what was asked for, or the folder is in use.
     """
     config = options.config
     device = device_kind(config.trainer.accelerator)
@@ -97,15 +97,15 @@ def prepared(options: CellbenchCLI, to: Destination, here: int) -> Iterator[Run]
     finally:
         if claim is not None:
             claim.release()
-    ranks.leave()  # not where it failed: the others may wait for us, and we for them
+    ranks.leave()  # not after a failure: the ranks might wait for one another
 
 
 def set_up_data(data: CellDataModule, command: Command, seed: int, ranks: Ranks) -> None:
-    """Read a data module's samples, draw its split, and decode what is kept in the cache.
+    """Read a data module's samples, draw its split, and decode images into the cache.
 
     Args:
         data: The data module.
-        command: The command, which decides what is needed.
+        command: The command, which decides the images that are needed.
         seed: The run's seed.
         ranks: The processes that share the samples.
     """
@@ -117,7 +117,7 @@ def _load(options: CellbenchCLI, made: Namespace, device: str, here: int, ranks:
     """Set up the data module, and choose how it loads images.
 
     Returns:
-        How it does, and why, in words.
+        A description of the loading, with the reason.
     """
     data = made.data
     set_up_data(data, options.command, options.config.seed_everything, ranks)
@@ -128,13 +128,13 @@ def _load(options: CellbenchCLI, made: Namespace, device: str, here: int, ranks:
 
 
 def _logs(made: Namespace) -> bool:
-    """Return True where some logger was asked for."""
+    """Return True if a logger was asked for."""
     asked = as_list(made.trainer.logger) or made.tensorboard or made.wandb.mode != "disabled"
     return bool(asked)
 
 
 def _experiment_name(options: CellbenchCLI, made: Namespace) -> str:
-    """Return the experiment's name: as given, or that of its file, or of its data module."""
+    """Return the experiment's name: the given one, or that of its file, or of its data module."""
     name = options.config.name
     if name is None:
         files = options.config.config or []
@@ -144,7 +144,7 @@ def _experiment_name(options: CellbenchCLI, made: Namespace) -> str:
 
 
 def _stored_config(options: CellbenchCLI, made: Namespace, name: str) -> dict[str, Any]:
-    """Return the run's configuration, with what was chosen for it."""
+    """Return the run's configuration as config.yaml holds it."""
     config = options.plain()
     config["name"] = name
     if made.trainer.precision is not None:
@@ -153,8 +153,8 @@ def _stored_config(options: CellbenchCLI, made: Namespace, name: str) -> dict[st
 
 
 def _how_to_resume(folder: RunFolder, stored: Mapping[str, Any]) -> str:
-    """Return how to go on with a training that was interrupted."""
-    if keys.named_code(stored):  # it is not taken from a run
+    """Return advice on how to resume the training after an interruption."""
+    if keys.named_code(stored):  # --resume RUN refuses it
         return "go on with the same command and --resume auto"
     online = " --wandb.mode=online" if stored["wandb"]["mode"] == "online" else ""
     return f"go on with: python -m cellbench fit --resume {folder.path}{online}"
@@ -178,12 +178,12 @@ def _make_run(
         folder: The run's folder.
         device: cpu, cuda or mps.
         ranks: The processes that share the run.
-        hint: How to go on after a signal.
+        hint: Advice that is shown after a signal.
 
     Returns:
         The run, and its precision with the reason for it.
     """
-    training = options.command == "fit"
+    trains = options.command == "fit"
     callbacks = RunCallbacks.make(
         folder, made.data, made.checkpoint, ranks, hint, label_history=made.label_history
     )
@@ -191,7 +191,7 @@ def _make_run(
     try:
         if ranks.first:
             own += loggers.build(folder, stored["name"], made.wandb, made.tensorboard)
-        begun = folder.last if training else Path(options.config.ckpt_path)
+        begun = folder.last if trains else Path(options.config.ckpt_path)
         chosen, reason = choose_precision(
             stored["trainer"].get("precision"), begun, device, grouped=made.model.grouped
         )
@@ -199,16 +199,6 @@ def _make_run(
     except UserError:
         loggers.finish(own, failed=True)
         raise
-    run = Run(
-        folder,
-        stored,
-        made.model,
-        made.data,
-        trainer,
-        made.checkpoint,
-        callbacks,
-        ranks,
-        trains=training,
-        draws=stored.get("figures", True),
-    )
-    return run, f"{chosen} ({reason})"
+    parts = (made.model, made.data, trainer, made.checkpoint, callbacks, ranks)
+    draws = stored.get("figures", True)
+    return Run(folder, stored, *parts, trains=trains, draws=draws), f"{chosen} ({reason})"

@@ -1,4 +1,4 @@
-"""Commands `validate` and `test`, which need nothing but a run's folder."""
+"""Implementation of the commands `validate` and `test`, which need only a run's folder."""
 
 import json
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def score(command: Literal["validate", "test"], args: Sequence[str]) -> int:
 
     Args:
         command: The command, which decides the split.
-        args: `--run FOLDER` and options that replace the run's; without --run a whole
+        args: `--run FOLDER` and options that replace those of the run; without --run, a whole
             configuration and --ckpt_path, as in Lightning.
     """
     given_run, rest = take_option(args, "--run")

@@ -1,6 +1,6 @@
-"""Reader of a run's stored configuration, which may have been downloaded.
+"""Reader of a run's stored configuration.
 
-Nothing in it may name code, nor a place to write to.
+The run may have been downloaded, so its configuration must not name code or a place to write to.
 """
 
 from typing import Any
@@ -14,21 +14,21 @@ from cellbench.utils.errors import UserError
 
 
 def read_config(folder: RunFolder, *, whole: bool) -> dict[str, Any]:
-    """Read a run's configuration, as fit has written it.
+    """Read the configuration that fit has written for a run.
 
-    jsonargparse imports what a dotted name names before it refuses it, and follows the names of
-    further configurations. So every key and value is checked here, before it comes there: the only
-    class that may be named is one of the data modules.
+    jsonargparse imports the target of a dotted name before it refuses the name, and reads further
+    configurations that a value names. So every key and value is checked here first. The only class
+    that may be named is a data module.
 
-    The folder of the cache is left out: files are written there, and what lies there is trusted.
+    The folder of the cache is left out, as files are written there, and its files are trusted.
 
     Args:
         folder: The run.
-        whole: True for all that a training needs; False for what scoring does: of the trainer
-            nothing but the precision, if one was asked for.
+        whole: True for all that a training needs; False for what scoring needs, which is only the
+            precision of the trainer's options, if one was asked for.
 
     Raises:
-        UserError: It is not a run's configuration, or what is given could name code.
+        UserError: It is not the configuration of a run, or a value could name code.
     """
     config = yaml.read_mapping(folder.config)
     for key in ("seed_everything", "data", "model", "trainer"):
@@ -49,10 +49,10 @@ def read_config(folder: RunFolder, *, whole: bool) -> dict[str, Any]:
 
 
 def read_data(folder: RunFolder) -> CellDataModule:
-    """Return a run's data module, with no image read yet.
+    """Return a run's data module; no image is read yet.
 
     Raises:
-        UserError: The configuration is none, or names code.
+        UserError: The configuration is not valid, or names code.
     """
     parser = Parser()
     parser.add_subclass_arguments(CellDataModule, "data", fail_untyped=False, required=True)

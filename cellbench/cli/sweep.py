@@ -1,4 +1,4 @@
-"""sweep: many runs of one experiment, in parallel."""
+"""Command `sweep`: run one experiment many times, in parallel."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -9,7 +9,7 @@ SWEEPING = "cellbench.cli.sweeping"
 
 
 def main(args: Sequence[str]) -> int:
-    """Runs the command."""
+    """Run the command."""
     if not {"-h", "--help"} & set(args):
         # It imports them while this process does.
         workers.warm_up([SWEEPING, "cellbench.cli.warm"])

@@ -1,4 +1,4 @@
-"""Course and results of a sweep: its trials run, its files are written, its answer is shown."""
+"""Execution of a sweep: run its trials, write its files, show its results."""
 
 import time
 from collections import Counter
@@ -22,14 +22,14 @@ _SECONDS_BETWEEN_WRITES = 10.0
 
 
 def run_sweep(sweep: Sweep, given: Sequence[str]) -> int:
-    """Run a sweep's trials, and show what was found.
+    """Run a sweep's trials, and show the results.
 
     Args:
         sweep: The sweep.
         given: The options of the experiment that were given on the command line, as --key=value.
 
     Returns:
-        The exit code: 1 where trials have failed.
+        The exit code: 1 if trials have failed.
     """
     config, folder = sweep.config, sweep.folder
     total = "" if config.total is None else f"{config.total} trials of "
@@ -55,14 +55,14 @@ def run_sweep(sweep: Sweep, given: Sequence[str]) -> int:
 
 
 def _experiment(sweep: Sweep, given: Sequence[str]) -> dict[str, Any]:
-    """Return the experiment's file with the options of the command line, for best.yaml."""
+    """Return the content of the experiment's file, updated by the command line, for best.yaml."""
     own = yaml.read_mapping(sweep.config.experiment)
     halves = (option.removeprefix("--").partition("=") for option in given)
     return merged(own, {name: yaml.value_of(text) for name, _, text in halves})
 
 
 def _run_trials(sweep: Sweep, experiment: dict[str, Any]) -> None:
-    """Run the trials, and write trials.csv and best.yaml now and then, and at the end."""
+    """Run the trials; write trials.csv and best.yaml from time to time, and at the end."""
     written = time.monotonic()
 
     def write() -> None:
@@ -85,7 +85,7 @@ def _run_trials(sweep: Sweep, experiment: dict[str, Any]) -> None:
 
 
 def _show_counts(sweep: Sweep) -> int:
-    """Show how many trials have ended how; return how many have failed."""
+    """Show the number of trials by outcome, and return the number of failed ones."""
     states = Counter(trial.state.name for trial in sweep.study.trials())
     counts = [f"{states[state]} {word}" for state, word in results.STATES.items() if states[state]]
     say(f"{states.total()} trials: {', '.join(counts) or 'none'}; trials.csv has them all")
@@ -95,7 +95,7 @@ def _show_counts(sweep: Sweep) -> int:
 
 
 def _show_front(sweep: Sweep) -> None:
-    """Show the Pareto front of several metrics, from which nothing is chosen."""
+    """Show the Pareto front of several metrics; no trial is chosen from it."""
     config = sweep.config
     say("no trial is better in every metric than these:")
     for trial in sweep.study.front():
@@ -127,7 +127,7 @@ def _show_best(sweep: Sweep) -> None:
 
 
 def _show_tests(tests: Sequence[RunFolder]) -> None:
-    """Show the scores of a search's choice on the test split; other machines have none."""
+    """Show the test scores of the best trial; other machines have none."""
     for run in tests:
         found = read_metrics(run)
         try:
@@ -143,7 +143,7 @@ def _show_tests(tests: Sequence[RunFolder]) -> None:
 
 
 def _scores(test: Mapping[str, Any]) -> str:
-    """Return the scores of a test split in a line, from what metrics.json holds."""
+    """Format the scores of a test split, given the content of metrics.json, as a line."""
     scores = test["metrics"]
     told = ", ".join(
         f"{key} {scores[key]['value']:.3f} [{scores[key]['low']:.3f}, {scores[key]['high']:.3f}]"

@@ -1,4 +1,4 @@
-"""Body of the command `sweep`, which the process that workers are forked from imports too."""
+"""Implementation of the command `sweep`, also imported by the process that workers fork from."""
 
 import os
 import sys
@@ -35,7 +35,7 @@ from cellbench.training.trainer import count_devices
 from cellbench.utils.errors import CannotWrite, OtherRun, UserError, find_user_error, one_line
 
 SPECIAL = {CannotWrite: UNWRITABLE, OtherRun: OTHER_RUN}
-"""Exit codes of the mistakes that are not the trial's own."""
+"""Exit codes of mistakes that the trial has not caused."""
 
 _COMMANDS = {"fit": fit.main, "test": test.main}
 """Commands that a sweep gives to its workers."""
@@ -45,7 +45,7 @@ class SweepParser(Parser):
     """Parser of the command `sweep`."""
 
     def check_file(self, path: str, config: Mapping[str, Any]) -> None:
-        """Refuse an experiment's file, and classes among what is varied."""
+        """Refuse an experiment's file, and classes as values of parameters."""
         for where in ("space", "repeat"):
             varied = config.get(where)
             for name, value in varied.items() if isinstance(varied, dict) else ():
@@ -63,10 +63,10 @@ class SweepParser(Parser):
 
 
 def main(args: Sequence[str]) -> int:
-    """Run a sweep, or go on with it.
+    """Run a sweep, or resume it.
 
     Returns:
-        0; 1 where trials have failed.
+        The exit code: 1 if trials have failed, else 0.
     """
     own, given = _divide(args)
     if not {"-h", "--help"} & set(own) and take_option(own, "--config")[0] is None:
@@ -103,7 +103,7 @@ def work(args: list[str]) -> workers.Ending:
     """Run a command in a worker's process, as a user would.
 
     Returns:
-        Its exit code, or one of SPECIAL, and the reason of a failure.
+        Its exit code, or one of SPECIAL, and the reason for a failure.
     """
     try:
         command, *rest = args
@@ -164,7 +164,7 @@ def _parser() -> SweepParser:
 
 
 def _config(asked: Namespace, file: Path) -> SweepConfig:
-    """Return the sweep's file, with the command line's options."""
+    """Return the content of the sweep's file, updated by the command line."""
     parsed = asked.as_dict()
     try:
         config = SweepConfig(**{key: parsed[key] for key in SweepConfig.__dataclass_fields__})
@@ -218,13 +218,13 @@ def _options_of_runs(
 def _check(
     config: SweepConfig, experiment: Sequence[str], given: Sequence[str], file: Path
 ) -> dict[str, Any]:
-    """Check, before the first trial, that every parameter and every value is one.
+    """Check, before the first trial, that all parameters and their values are valid.
 
     Returns:
         The experiment's whole configuration.
 
     Raises:
-        UserError: One is not.
+        UserError: A parameter or a value is not valid.
     """
     for option in given:
         path = option.removeprefix("--").partition("=")[0]
@@ -250,10 +250,10 @@ def _check(
 
 
 def _check_experiment(args: Sequence[str]) -> tuple[CellbenchCLI, Namespace]:
-    """Check the options of a fit, and make all of its run but the folder and the trainer.
+    """Check the options of a fit, and make its data module and model.
 
     Returns:
-        The options, and what `CellbenchCLI.instantiate` makes of them.
+        The options, and the result of `CellbenchCLI.instantiate`.
     """
     checked = CellbenchCLI("fit", args)
     count_devices(checked.config.trainer)
@@ -261,10 +261,10 @@ def _check_experiment(args: Sequence[str]) -> tuple[CellbenchCLI, Namespace]:
 
 
 def _steps(config: SweepConfig, resolved: Mapping[str, Any]) -> int:
-    """Return after how many steps a trial is over: its runs, or the epochs of its only run.
+    """Return the number of steps of a trial: its runs, or the epochs of its only run.
 
     Raises:
-        UserError: There is a pruner, and nothing for it to judge by.
+        UserError: There is a pruner, but only a single step.
     """
     steps = len(config.runs)
     if steps == 1:
@@ -279,7 +279,7 @@ def _steps(config: SweepConfig, resolved: Mapping[str, Any]) -> int:
 
 @contextmanager
 def _held(folder: SweepFolder) -> Iterator[None]:
-    """Keep other sweeps off a folder."""
+    """Lock a folder against other sweeps."""
     RunFolder(folder.path).make()
     lock = FileLock(folder.lock)
     try:
@@ -298,10 +298,10 @@ def _held(folder: SweepFolder) -> Iterator[None]:
 
 
 def _stored(folder: SweepFolder, storage: str) -> dict[str, Any] | None:
-    """Return what sweep.yaml holds, None if there is none.
+    """Return the content of sweep.yaml; None if there is none.
 
     Raises:
-        UserError: It is not a sweep's, or its study is in another storage.
+        UserError: It does not belong to a sweep, or its study is in another storage.
     """
     if not folder.file.is_file():
         return None
@@ -324,7 +324,7 @@ def _write_file(
     identifier: str,
     resolved: Mapping[str, Any],
 ) -> None:
-    """Write sweep.yaml; one that is there must be of the same study."""
+    """Write sweep.yaml; an existing one must belong to the same study."""
     if stored is None:
         text = {"command": " ".join(sys.argv[1:]), "storage": storage, "study": identifier}
         write_text(folder.file, as_yaml(text | {"experiment": dict(resolved)}))

@@ -52,7 +52,7 @@ def check_bounds(options: Any, group: str) -> None:
 
     Args:
         options: An instance of a dataclass.
-        group: The name of its group of options, with dots, for errors.
+        group: Dotted name of its group of options, for errors.
 
     Raises:
         UserError: A number is out of its bounds.

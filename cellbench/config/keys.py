@@ -15,16 +15,16 @@ from typing import Any
 
 
 class Role(Enum):
-    """Part that a key plays when runs are compared."""
+    """Role of a key when runs are compared."""
 
     CONDITION = auto()
-    """Decides the result: runs that differ in it belong to different conditions."""
+    """Influence on the result: runs with different values belong to different conditions."""
     REPETITION = auto()
-    """Fold or seed, in which the runs of one condition differ."""
+    """Fold or seed: runs of one condition may have different values."""
     ENVIRONMENT = auto()
-    """Where and under which name a run takes place; the result does not depend on it."""
+    """Place and name of a run, on which the result does not depend."""
     COMMAND = auto()
-    """Belongs to one command; config.yaml does not have it."""
+    """Option of a single command, which config.yaml does not contain."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Key:
     name: str
     """The key, with dots."""
     role: Role = Role.CONDITION
-    """Its part when runs are compared."""
+    """Its role when runs are compared."""
     is_path: bool = False
     """True for a path, which is stored as an absolute one."""
     words: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class Key:
     changeable: bool = False
     """True where two commands of one sweep may differ in it."""
     removed: str = ""
-    """For an option that no longer exists: the reason. Stored configurations may still have it."""
+    """Reason of the removal of an option, which stored configurations may still have."""
 
 
 KEYS = (
@@ -98,7 +98,7 @@ KEYS = (
     Key("tensorboard", Role.ENVIRONMENT),
     Key("label_history", Role.ENVIRONMENT),
 )
-"""Every key that means more than its value, and the groups that an experiment has."""
+"""All keys with a special meaning, and the groups of an experiment."""
 
 _BY_NAME = {key.name: key for key in KEYS}
 
@@ -107,7 +107,7 @@ OF_EXPERIMENT = tuple(
     for key in KEYS
     if "." not in key.name and key.role is not Role.COMMAND and not key.of_run
 )
-"""The groups and options that an experiment's file may have, and that hold for a whole sweep."""
+"""Groups and options that an experiment's file may have, and that hold for a whole sweep."""
 
 
 def find(name: str) -> Key:
@@ -125,7 +125,7 @@ def _with_groups(name: str) -> Iterator[Key]:
 
 
 def path_in_yaml(name: str) -> list[str]:
-    """Return the keys of YAML, outermost first, under which a dotted key's value stands."""
+    """Return the YAML keys, outermost first, of a dotted key's value."""
     parts = name.split(".")
     if parts[0] == "data" and parts[1:] and parts[1] not in ("class_path", "init_args"):
         parts.insert(1, "init_args")
@@ -143,10 +143,10 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def settings_of_condition(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a flat configuration says of its condition: neither environment nor repetition.
+    """Return the settings that define the condition of a flat configuration.
 
     Args:
-        flat: As `flatten` gives it.
+        flat: Result of `flatten`.
     """
     return {name: value for name, value in flat.items() if find(name).role is Role.CONDITION}
 
@@ -161,12 +161,12 @@ def settings_of_sweep(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settings_of_run(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration as config.yaml is to hold it: no command's options, absolute paths.
+    """Return a configuration in the form of config.yaml: no command's options, absolute paths.
 
-    A run's folder must not depend on the folder that its command was given in.
+    A run's folder must not depend on the working directory of its command.
 
     Args:
-        config: A configuration as YAML has it; what is inside is changed.
+        config: A configuration as YAML has it; its groups are changed in place.
     """
     kept = {k: value for k, value in config.items() if find(k).role is not Role.COMMAND}
     for entry in KEYS:
@@ -181,7 +181,7 @@ def settings_for_scoring(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a stored configuration that scoring its model needs.
 
     Args:
-        config: A configuration as YAML has it, which nobody has checked yet.
+        config: A configuration as YAML has it, not yet checked.
     """
     return _select(config, lambda key: any(entry.scores for entry in _with_groups(key.name)))
 
@@ -226,7 +226,7 @@ def named_code(config: Mapping[str, Any]) -> list[str]:
 
 
 def names_class(value: Any) -> bool:
-    """Return True where a value has a `class_path` in it, at any depth."""
+    """Return True if a value contains a `class_path`, at any depth."""
     if isinstance(value, dict):
         return "class_path" in value or any(map(names_class, value.values()))
     return isinstance(value, list) and any(map(names_class, value))
@@ -237,7 +237,7 @@ def _select(
 ) -> dict[str, Any]:
     """Return the wanted keys of a configuration.
 
-    A value that stands where a group with wanted keys should be is kept, so that it can be refused.
+    A value in the place of a group with wanted keys is kept, so that it can be refused.
     """
     kept: dict[str, Any] = {}
     for key, value in config.items():
@@ -251,12 +251,12 @@ def _select(
 
 
 def _flat_name(name: str) -> str:
-    """Return a key of YAML, with dots, as the command line has it."""
+    """Convert a dotted key of YAML to its form on the command line."""
     return "data" if name == "data.init_args" else name.replace("data.init_args.", "data.")
 
 
 def _group_of(config: Mapping[str, Any], name: str) -> tuple[dict[str, Any], str]:
-    """Return the group that a dotted key stands in, empty where there is none, and its own name."""
+    """Return the group of a dotted key, empty if there is none, and the key's name in it."""
     *above, last = path_in_yaml(name)
     group: Any = config
     for key in above:

@@ -1,4 +1,4 @@
-"""JSON, read strictly: one value, no key twice, and limits on everything."""
+"""Strict JSON: one value, no duplicate keys, and limits on everything."""
 
 import json
 import math
@@ -20,7 +20,7 @@ def read(path: Path) -> Any:
 
     Raises:
         UserError: The file cannot be read, is larger or deeper than the limits above, or is not
-            JSON: no key may stand there twice, no number be NaN or infinite.
+            JSON: duplicate keys, NaN and infinity are not allowed.
     """
     content = read_bytes(path, MAX_BYTES)
     try:
@@ -71,7 +71,7 @@ def _float(text: str) -> float:
 
 
 def _check(value: Any) -> None:
-    """Check the depth of a value, and that all of its text can be written again.
+    """Check the depth of a value, and that all its text can be encoded.
 
     Raises:
         RecursionError: It is too deep.

@@ -1,8 +1,8 @@
-"""Checks of plain values against the types of the options that they are for.
+"""Checks of plain values against the types of their options.
 
-They come before jsonargparse's own: it tells a mistake in a dozen lines, lets null pass for every
-option, takes true for a number in places, and imports what a dotted name names while it tries
-whether the name fits.
+They come before those of jsonargparse, which reports a mistake in a dozen lines, accepts null for
+every option, sometimes accepts true as a number, and imports the target of a dotted name to find
+out if it fits.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from cellbench.utils.errors import UserError, suggest
 _SCALARS = {bool: "true or false", int: "int", float: "float", str: "str"}
 _WORD = re.compile(r"[\w-]*")
 _MAX_PATH, _MAX_NAME = 4095, 255  # bytes: Linux' PATH_MAX without its end, and NAME_MAX
-_OF_OPTIONS = (".yaml", ".yml", ".json")  # endings of a file that has an option's own options
+_OF_OPTIONS = (".yaml", ".yml", ".json")  # of files with the options of an option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +32,14 @@ class OneOf:
     """Type of an option that names one of several classes, with arguments."""
 
     classes: Callable[[], Mapping[str, type]]
-    """Returns the classes, by the names that `class_path` may have."""
-    what: str = "class"
-    """What the classes are, for messages."""
+    """Function that returns the classes, by the names that `class_path` may have."""
+    noun: str = "class"
+    """Noun for the classes, for messages."""
     explain: Callable[[str], str] = lambda name: ""
-    """Returns why a name is not among the classes, as the end of a message; empty if unknown."""
+    """Function that explains why a name is not among the classes, as the end of a message; empty if
+    it does not know."""
     default: str | None = None
-    """Name of the class where a value names none."""
+    """Name of the class if a value names none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +55,8 @@ def check(key: str, value: Any, kind: Any, *, closed: bool = False) -> None:
 
     Args:
         key: The option's name, with dots.
-        value: Dictionaries, lists and scalars, as YAML gives them, or what jsonargparse has made
-            of them.
+        value: Dictionaries, lists and scalars, as YAML gives them or as jsonargparse has
+            converted them.
         kind: The option's type: a scalar, a container of types, a Literal, a dataclass, OneOf,
             Linked, or a dictionary of types by name for a group of options.
         closed: True if the value comes from a file that may not name code. Then a value that
@@ -145,7 +146,7 @@ def has_options(kind: Any) -> bool:
 
 
 def expected(kind: Any) -> str:
-    """Describe a type in a user's words."""
+    """Describe a type in words for users."""
     arguments = get_args(kind)
     if kind in (None, NoneType):
         return "null"
@@ -170,7 +171,7 @@ def expected(kind: Any) -> str:
 
 
 def takes_text(kind: Any) -> bool:
-    """Return True for a type with values that are text, which a command line does not quote."""
+    """Return True for a type whose values may be text, which a command line does not quote."""
     if get_origin(kind) in (Union, UnionType):
         return any(map(takes_text, get_args(kind)))
     return (
@@ -181,7 +182,7 @@ def takes_text(kind: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """Return a value as YAML would write a short one."""
+    """Format a value like short YAML."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
@@ -199,7 +200,7 @@ def parameters(kind: type) -> dict[str, Any]:
     if dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind)
         return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
-    constructor = inspect.unwrap(kind.__init__)  # type: ignore[misc]  # a class, no instance
+    constructor = inspect.unwrap(kind.__init__)  # type: ignore[misc]  # a class, not an instance
     return {k: v for k, v in get_type_hints(constructor).items() if k != "return"}
 
 
@@ -210,7 +211,7 @@ def required(kind: type) -> list[str]:
 
 
 def _options(kind: Any) -> Mapping[str, Any] | None:
-    """Return the options that an option has, by name: none, or None where they are not known."""
+    """Return the options of an option, by name; None if they are not known."""
     if isinstance(kind, Mapping):
         return kind
     if isinstance(kind, OneOf):
@@ -238,13 +239,13 @@ def _options(kind: Any) -> Mapping[str, Any] | None:
 
 
 def _refuse_unknown(group: str, name: str, kinds: Mapping[str, Any], owner: str = "") -> NoReturn:
-    """Refuse an option that is not among a group's, and name the closest.
+    """Refuse an unknown option, and suggest the closest one.
 
     Args:
         group: The group's name; empty at the top.
         name: The option's name within the group.
-        kinds: The options that there are.
-        owner: The class that has them, if it was chosen among several.
+        kinds: The known options.
+        owner: The class that has the options, if it was chosen among several.
     """
     path = f"{group}.{name}" if group else name
     of = f" of {owner}" if owner else ""
@@ -267,7 +268,7 @@ def _check_options(
     needed: Collection[str] = (),
     owner: str = "",
 ) -> None:
-    """Check a mapping of options: their names, that none is missing, and their values.
+    """Check the names and values of a mapping of options, and that none is missing.
 
     Args:
         key: The group's name.
@@ -368,7 +369,7 @@ def _check_class(key: str, value: Any, kind: Any, closed: bool) -> None:
             _refuse(key, value, kind)
     elif isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not closed and isinstance(value, Mapping) and "init_args" in value:
-            value = value["init_args"]  # jsonargparse keeps an element of a list so
+            value = value["init_args"]  # jsonargparse has already converted elements of a list
         _check_options(key, value, parameters(kind), closed, required(kind))
     elif closed:
         _refuse(key, value, kind)
@@ -395,7 +396,7 @@ def _check_union(key: str, value: Any, kind: Any, closed: bool) -> None:
         for each in value if isinstance(value, list | tuple) else [value]:
             if isinstance(each, Mapping) and isinstance(each.get("class_path"), str):
                 _import(key, each["class_path"])
-        return  # what the classes take is theirs to say
+        return  # the arguments are checked by the class itself
     errors = []
     for each in members if closed else filter(_is_plain, members):
         try:
@@ -406,13 +407,13 @@ def _check_union(key: str, value: Any, kind: Any, closed: bool) -> None:
     if closed and of_code:
         _refuse_class(key, kind)
     fitting = [error for each, error in errors if _has_form(value, each)]
-    if len(fitting) == 1:  # of the right form, with something wrong in it
+    if len(fitting) == 1:  # of the right form, with a wrong value in it
         raise fitting[0]
     _refuse(key, value, kind)
 
 
 def _could_name_classes(value: Any) -> bool:
-    """Return True for a class by its name or by `class_path`, and for a list of such."""
+    """Return True for a class given by name or `class_path`, and for a list of classes."""
     each = value if isinstance(value, list | tuple) else [value]
     return all(isinstance(one, str | Mapping) for one in each)
 
@@ -425,7 +426,7 @@ def _refuse_class(key: str, kind: Any) -> NoReturn:
 
 
 def _is_plain(kind: Any) -> bool:
-    """Return True where no value of a type could name code."""
+    """Return True if no value of a type could name code."""
     if get_origin(kind) is Literal:
         return True
     if get_args(kind):
@@ -451,7 +452,7 @@ def _has_form(value: Any, kind: Any) -> bool:
 
 
 def _check_plain(key: str, value: Any, closed: bool) -> None:
-    """Check the numbers in an argument of another library's, and refuse classes if `closed`."""
+    """Check the numbers in an argument of another library; refuse classes if `closed`."""
     if isinstance(value, Mapping):
         for name, each in value.items():
             if closed and name in ("class_path", "init_args", "dict_kwargs"):
@@ -489,7 +490,7 @@ def _check_one_of(key: str, value: Any, kind: OneOf, closed: bool) -> None:
 
 
 def _find_class(key: str, name: Any, kind: OneOf, closed: bool) -> type:
-    """Return the class of a name, or of a path with dots where code may be named.
+    """Return the class of a name, or of a dotted path if code may be named.
 
     Raises:
         UserError: There is none.
@@ -503,24 +504,24 @@ def _find_class(key: str, name: Any, kind: OneOf, closed: bool) -> type:
             return found
     close = kind.explain(str(name)) or suggest(name, classes)
     where = f"{key}.class_path" if closed else key
-    raise UserError(f"{where}: unknown {kind.what} '{shown(name)}'{close}")
+    raise UserError(f"{where}: unknown {kind.noun} '{shown(name)}'{close}")
 
 
 def _import(key: str, path: str) -> Any:
-    """Import what the user names by a path with dots; a name without dots is jsonargparse's.
+    """Import the target of a dotted path; names without dots are left to jsonargparse.
 
     Raises:
-        UserError: It is not there, or its module cannot be imported.
+        UserError: It does not exist, or its module cannot be imported.
     """
     module, _, name = path.rpartition(".")
     if not module:
         return None
     try:
         return getattr(import_module(module), name)
-    except Exception as error:  # whatever the user's module raises
+    except Exception as error:  # any error of the user's module
         raise UserError(f"{key}: cannot use {path}: {error}") from error
 
 
 def _is_file_of_options(name: Any) -> bool:
-    """Return True for a file's name in the place of options, which jsonargparse reads."""
+    """Return True for a file name in place of options, which jsonargparse would read."""
     return isinstance(name, str) and (name.endswith(_OF_OPTIONS) or os.path.isfile(name))

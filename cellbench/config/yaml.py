@@ -1,8 +1,8 @@
-"""YAML, read strictly: plain values only, no key twice, and limits on everything.
+"""Strict YAML: plain values only, no duplicate keys, and limits on everything.
 
 PyYAML takes the last of two equal keys, expands aliases without bound, and lets a mapping contain
-itself. A configuration may come from somebody else, so what is read here is bounded before it is
-built.
+itself. A configuration may come from an untrusted source, so its size is checked before any value
+is built.
 """
 
 import re
@@ -18,7 +18,7 @@ from cellbench.utils.untrusted import read_bytes
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
 MAX_VALUES = 50_000
-"""Keys and values of a document, with every alias counted as what it stands for."""
+"""Greatest number of keys and values of a document; an alias counts as its whole content."""
 MAX_INTEGER = 2**63 - 1
 
 _TAGS = {
@@ -26,16 +26,16 @@ _TAGS = {
     for kind in ["null", "bool", "int", "float", "str", "seq", "map", "merge"]
 }
 
-# libyaml is ten times as fast, where PyYAML was built with it.
+# libyaml is ten times as fast, if PyYAML was built with it.
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class NotAllowed(UserError):
-    """Valid YAML that is refused: a key twice, a limit exceeded, a tag."""
+    """Valid YAML that is refused: a duplicate key, an exceeded limit, a tag."""
 
 
 class _Loader(_Base):  # type: ignore[misc]  # one of two classes
-    """Reads numbers as YAML 1.2 does: 1e-3 is one, and 1:30, 010 and 0b1 are text, like a date."""
+    """Loader with the numbers of YAML 1.2: 1e-3 is one; 1:30, 010, 0b1 and dates are text."""
 
 
 def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
@@ -73,7 +73,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that PyYAML's rules or the rules above would read as something else."""
+    """Dumper that quotes text which PyYAML or `_Loader` would read as something else."""
 
 
 _Dumper.yaml_implicit_resolvers = {
@@ -100,8 +100,8 @@ def load(text: str) -> Any:
 
     Raises:
         yaml.YAMLError: The text is not valid YAML.
-        NotAllowed: It is, but a key stands there twice, it refers to itself, it has a tag such as
-            !!python, or it is larger or deeper than the limits above.
+        NotAllowed: It has a duplicate key, refers to itself, has a tag such as !!python, or
+            exceeds the limits above.
     """
     try:
         size = len(text.encode())
@@ -109,14 +109,14 @@ def load(text: str) -> Any:
         raise yaml.YAMLError("it is not UTF-8") from error
     if size > MAX_BYTES:
         raise NotAllowed(f"it has {size:,} bytes; at most {MAX_BYTES:,} are read")
-    if text.isidentifier():  # the commonest value of all; null, yes and true are shorter
+    if text.isidentifier():  # a fast path for the commonest values; null, yes and true are shorter
         return _construct(text) if len(text) < 6 else text
     _check_structure(text)
     return _construct(text)
 
 
 def value_of(text: str) -> Any:
-    """Return what the text of an option stands for; the text itself where it is not YAML."""
+    """Return the value of an option's text; the text itself if it is not YAML."""
     try:
         return load(text)
     except yaml.YAMLError:
@@ -180,17 +180,21 @@ def _construct(text: str) -> Any:
         return loader.construct_document(root)
     except RecursionError as error:
         raise NotAllowed(f"nested deeper than {MAX_DEPTH} levels") from error
-    except (ValueError, OverflowError, AttributeError) as error:  # what PyYAML lets through
+    except (
+        ValueError,
+        OverflowError,
+        AttributeError,
+    ) as error:  # errors that PyYAML does not catch
         raise yaml.YAMLError(f"a value that cannot be read: {error}") from error
     finally:
         loader.dispose()
 
 
 def _check_structure(text: str) -> None:
-    """Count what a text holds, before any of it is built.
+    """Check size, depth and tags of a text before any value is built.
 
     Raises:
-        NotAllowed: There is too much of it, it refers to itself, or has a tag.
+        NotAllowed: It exceeds a limit, refers to itself, or has a tag.
     """
     sizes: dict[str, tuple[int, int]] = {}  # of each anchor: values, and levels
     opened: list[list[Any]] = []  # of each open collection: anchor, values before it, levels

@@ -86,10 +86,7 @@ INTER_NEAREST_EXACT is an error."""
 
 
 class Augmentation:
-    """A policy or a list of transforms; each call is told its random numbers.
-
-    Attributes:
-        compose: The transforms; None if there are none.
+    """A policy or a list of transforms; each call gets the seed of its random numbers.
 
     Args:
         policy: A policy's name, or a list of albumentations transforms.
@@ -107,6 +104,7 @@ class Augmentation:
         else:
             transforms = _from_policy(policy, square)
         self.compose = A.Compose(transforms) if transforms else None
+        """The transforms; None if there are none."""
         self._check(image_size)
 
     @property
@@ -168,7 +166,7 @@ def _from_entry(entry: str | dict[str, dict[str, Any]], square: bool) -> list[A.
     if isinstance(entry, str) and entry in POLICIES:
         return POLICIES[entry](square)
     if isinstance(entry, dict) and len(entry) != 1:
-        raise UserError(f"data.augment: one transform an entry; got {', '.join(entry) or 'none'}")
+        raise UserError(f"data.augment: one transform per entry; got {', '.join(entry) or 'none'}")
     name, arguments = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
     # Names are looked up among albumentations' own classes: a YAML file must not import code.
     known = {

@@ -21,10 +21,10 @@ from cellbench.utils.errors import CannotWrite, UserError
 from cellbench.utils.progress_bar import bar
 
 FORMAT = 2
-"""Part of every cache file's name: raise it when images are read or resized otherwise."""
+"""Part of every cache file's name; raise it when reading or resizing changes."""
 
 Read = Callable[[int], tuple[Image, Mask | None]]
-"""Reads the image at a position, and its mask if masks are kept."""
+"""Function that reads the image at a position, and its mask if masks are cached."""
 
 
 @dataclass(frozen=True)

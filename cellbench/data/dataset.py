@@ -100,7 +100,7 @@ class Rendering:
     augmentation: Augmentation | None
     """Transforms of each image; None for validation, test and prediction."""
     seed: int
-    """With the turn and the sample's key, decides all random numbers."""
+    """Seed of all random numbers, together with the turn and the sample's key."""
     variants: int | None
     """Number of different augmentations of a sample; None for a new one each turn."""
 

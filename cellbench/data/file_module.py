@@ -83,7 +83,7 @@ class FileDataModule(CellDataModule):
             if name not in found:
                 raise UserError(f"{parent} has no folder '{name}'{suggest(name, found)}")
         for name in sorted(found - set(names)):
-            raise UserError(f"{parent / name} is no class of this dataset{suggest(name, names)}")
+            raise UserError(f"{parent / name} is not a class of this dataset{suggest(name, names)}")
         return [
             Sample(self._id(path), label, path, split=split)
             for label, name in enumerate(names)
@@ -96,6 +96,6 @@ class FileDataModule(CellDataModule):
             name.encode()
         except UnicodeEncodeError as error:
             raise UserError(
-                f"{name!r} in {self.root} is no UTF-8 name, and no table could hold it; rename it"
+                f"{name!r} in {self.root} is not a UTF-8 name, which no table can hold; rename it"
             ) from error
         return name

@@ -24,13 +24,14 @@ from cellbench.utils.untrusted import open_text
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
-# How a whole file ends. OpenCV fills what is missing of a JPEG or PNG with grey and says nothing.
+# The last bytes of a complete file. OpenCV silently fills the missing part of a JPEG or PNG with
+# grey.
 _ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}
 
 MAX_PIXELS = 100_000_000
-"""The largest image that is decoded unless max_pixels says otherwise: 300 MB as RGB."""
+"""Default of the largest image that is decoded: 300 MB as RGB."""
 
-_MOST_BYTES = 8  # a pixel has at most, uncompressed: four channels of 16 bits
+_MAX_BYTES_PER_PIXEL = 8  # uncompressed: four channels of 16 bits
 
 PIL.Image.MAX_IMAGE_PIXELS = None  # max_pixels is the limit, and may be above Pillow's
 
@@ -63,7 +64,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image:
         max_pixels: The largest number of pixels; checked in the header, before decoding.
 
     Raises:
-        UserError: The file is missing, no regular file, damaged, too large, or no image.
+        UserError: The file is missing, not a regular file, damaged, too large, or not an image.
     """
     pixels = _decode(path, cv2.IMREAD_COLOR, max_pixels)
     image: Image = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
@@ -84,7 +85,7 @@ def read_mask(path: Path, image: Image, max_pixels: int = MAX_PIXELS) -> Mask:
         BACKGROUND, CYTOPLASM and NUCLEUS, uint8, (H, W).
 
     Raises:
-        UserError: The file is missing or no mask, has another size, or shows no cell.
+        UserError: The file is missing or not a mask, has another size, or shows no cell.
     """
     pixels = _decode(path, cv2.IMREAD_GRAYSCALE, max_pixels)
     if pixels.shape != image.shape[:2]:
@@ -126,13 +127,13 @@ def _decode(path: Path, flags: int, max_pixels: int) -> np.ndarray:
         raise _unreadable(path, "the file is not an image OpenCV reads; restore or remove it")
     if complaint:
         raise _unreadable(path, f"the file is damaged ({complaint}); restore or remove it")
-    if pixels.dtype != np.uint8:  # 12 bits in 16 would turn black, and say nothing
+    if pixels.dtype != np.uint8:  # else 12 bits stored in 16 would silently turn black
         raise UserError(
-            f"{path} has {8 * pixels.itemsize} bits a channel; convert the images to 8 bits, all "
+            f"{path} has {8 * pixels.itemsize} bits per channel; convert the images to 8 bits, all "
             "with one scale"
         )
     if path.suffix.lower() in (".tif", ".tiff") and cv2.imcount(str(path)) > 1:
-        raise UserError(f"{path} has {cv2.imcount(str(path))} pages; give one image a file")
+        raise UserError(f"{path} has {cv2.imcount(str(path))} pages; give one image per file")
     return pixels
 
 
@@ -145,13 +146,13 @@ def _open(path: Path, max_pixels: int) -> Iterator[io.BufferedReader]:
     """Open a regular file that is no larger than an image of so many pixels can be.
 
     Raises:
-        UserError: It is none, or cannot be read.
+        UserError: It is not such a file, or cannot be read.
     """
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a FIFO would make us wait, a device has no end
+        if not stat.S_ISREG(status.st_mode):  # a FIFO may block the reader, and a device has no end
             raise _unreadable(path, "it is not a regular file; remove it")
-        if status.st_size > _MOST_BYTES * max_pixels + 2**20:
+        if status.st_size > _MAX_BYTES_PER_PIXEL * max_pixels + 2**20:
             raise _unreadable(
                 path,
                 f"its {status.st_size / 2**20:,.0f} MiB are more than an image of max_pixels = "
@@ -167,7 +168,7 @@ def _check_size(path: Path, data: bytes, max_pixels: int) -> None:
     """Read an image's size from its header alone, and refuse too large a one.
 
     Raises:
-        UserError: It is too large, or the header is none.
+        UserError: It is too large, or the header is not valid.
     """
     try:
         with PIL.Image.open(io.BytesIO(data)) as header:
@@ -185,11 +186,11 @@ def _check_size(path: Path, data: bytes, max_pixels: int) -> None:
 
 
 def _imdecode(data: bytes, flags: int) -> tuple[np.ndarray | None, str]:
-    """Decode an image, and return what the decoder says of damage; empty if nothing.
+    """Decode an image, and return the decoder's complaint about damage; empty if none.
 
-    libjpeg and libtiff decode damaged data to wrong pixels, and tell it to the standard error
-    alone. So that descriptor is redirected, which all threads share: such formats are decoded one
-    at a time. What others have written meanwhile is passed on.
+    libjpeg and libtiff decode damaged data to wrong pixels, and report it only on the standard
+    error stream. So its descriptor is redirected. As all threads share it, such formats are decoded
+    one at a time, and the output of others is passed on.
     """
     array = np.frombuffer(data, np.uint8)
     if data[:2] not in _SILENT:
@@ -229,7 +230,7 @@ def fingerprint(path: Path, max_pixels: int = MAX_PIXELS) -> str:
     """Return a digest of a file's bytes, 32 hexadecimal digits.
 
     Raises:
-        UserError: The file cannot be read, is no regular file, or is too large for an image.
+        UserError: The file cannot be read, is not a regular file, or is too large for an image.
     """
     with _open(path, max_pixels) as file:
         return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
@@ -260,7 +261,7 @@ def read_table(
     if missing:
         raise UserError(
             f"{path}: no column '{missing[0]}'; it has {', '.join(header) or 'none'} "
-            "(columns are parted by commas)"
+            "(columns are separated by commas)"
         )
     for number, row in enumerate(rows, start=2):
         lacking = sorted(name for name in columns if not row[name])

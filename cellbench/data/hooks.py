@@ -1,4 +1,4 @@
-"""Methods by which a dataset tells its samples and how to read them."""
+"""Methods by which a dataset lists its samples and reads them."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -11,7 +11,7 @@ from cellbench.data.views import Image, Mask
 
 
 class DatasetHooks(ABC):
-    """Methods that a dataset implements, or overrides if its images are no ordinary files.
+    """Methods that a dataset implements, or overrides if its images are not ordinary files.
 
     Only `classes` and `list_samples` must be implemented.
     """

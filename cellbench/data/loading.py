@@ -155,7 +155,7 @@ class Loaders:
         """Return a loader of all images in the table's order.
 
         Args:
-            variant: Which augmented variant of each image; None for the images as they are.
+            variant: Index of the augmented variant; None for the images as they are.
         """
         n = len(self.table)
         chunks = np.array_split(np.arange(n), -(-n // _CHUNK))

@@ -32,7 +32,7 @@ class Check:
     expected: str
     """The known fact."""
     found: str
-    """What the files say."""
+    """The same fact, counted in the files."""
     holds: bool
     """True if the two agree."""
 
@@ -110,14 +110,14 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
         return lambda position: self.read_image(samples[position])
 
     @cached_property
-    def drawn(self) -> Split:
+    def partition(self) -> Split:
         """The split, checked."""
         return draw(self.table, self.split)
 
     @cached_property
     def training(self) -> TrainingSplit:
         """The training split, with the labels that training sees."""
-        positions = self.drawn.indices("train")
+        positions = self.partition.indices("train")
         return make_training_split(self.table, positions, self.targets, self, self.plan.seed)
 
     @property
@@ -131,7 +131,7 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
         """Return the number of samples of each class in a part of the split, (classes,)."""
         if part == "train":
             return self.training.counts
-        labels = self.table.labels[self.drawn.indices(part)]
+        labels = self.table.labels[self.partition.indices(part)]
         return np.bincount(labels, minlength=len(self.classes))
 
     # Known facts about the dataset.
@@ -222,7 +222,7 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
             UserError: The split cannot be drawn, an image cannot be read, or there are too many
                 devices.
         """
-        check_devices(self.plan.world_size, self.batch_size, self.drawn)
+        check_devices(self.plan.world_size, self.batch_size, self.partition)
         _ = self.images.pixels
         if stage == "fit":
             _ = self.training, self._smote
@@ -237,7 +237,7 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
         """
 
         def measure() -> float:
-            positions = self.drawn.indices("train")
+            positions = self.partition.indices("train")
             return self._loaders.time_per_image(positions) * epochs * len(positions)
 
         return plan_workers(self.plan, self.num_workers, device, processes, measure)
@@ -252,11 +252,11 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return a loader of the validation images as they are, in the table's order."""
-        return self._loaders.scoring(self.drawn.indices("val"))
+        return self._loaders.scoring(self.partition.indices("val"))
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Return a loader of the test images as they are, in the table's order."""
-        return self._loaders.scoring(self.drawn.indices("test"))
+        return self._loaders.scoring(self.partition.indices("test"))
 
     def every_image(self, variant: int | None) -> DataLoader[Batch]:
         """Return a loader of all images in the table's order, as they are or in a variant."""
@@ -264,7 +264,7 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
 
     def examples(self, part: Part, n: int = 8) -> Batch:
         """Return at most n samples of a part as the network sees them, the classes in turn."""
-        chosen = take_in_turn(self.drawn.indices(part), self.table.labels, n)
+        chosen = take_in_turn(self.partition.indices(part), self.table.labels, n)
         return self._loaders.examples(chosen, augmented=part == "train")
 
     @property

@@ -1,4 +1,4 @@
-"""From a decoded image to the size that the network sees: the same in training and prediction."""
+"""Preparation of decoded images for the network, the same in training and prediction."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -18,9 +18,9 @@ from cellbench.utils.atomic import replacing
 from cellbench.utils.progress_bar import bar
 
 Found = dict[str, np.ndarray]
-"""What is found of one image: arrays of any length, the same names for every image."""
+"""Result for one image: arrays of any length, with the same names for every image."""
 
-_TOGETHER = 256
+_BATCH_IMAGES = 256
 
 
 def for_each(
@@ -34,17 +34,18 @@ def for_each(
     A call that is interrupted loses the last few hundred images at most.
 
     Args:
-        what: What is sought, a word for the bar and the files' names.
-        identities: For each image a text that is equal only where what is found is equal.
-        begin: Gives what finds it of the image at a position; called once, if anything is sought.
-        cache: Where it is kept.
+        what: Name of the result, for the progress bar and the file names.
+        identities: For each image a text; equal texts mean equal results.
+        begin: Makes the function from an image's position to its result; called once, and only if
+            a result is not cached yet.
+        cache: The cache.
 
     Raises:
-        UserError: It cannot be kept.
+        UserError: A file cannot be written.
     """
     batches = [
-        range(start, min(start + _TOGETHER, len(identities)))
-        for start in range(0, len(identities), _TOGETHER)
+        range(start, min(start + _BATCH_IMAGES, len(identities)))
+        for start in range(0, len(identities), _BATCH_IMAGES)
     ]
     found: list[Found] = []
     find: Callable[[int], Found] | None = None

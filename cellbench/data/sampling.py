@@ -46,8 +46,8 @@ class BatchSampler(Sampler[list[Key]]):
         shard: This device's number and the number of devices; each gets its share of every batch.
         seed: With the epoch, decides the order; None keeps the given order.
         labels: Class indices of the samples, where each class has its quota.
-        quotas: How many samples of each class an epoch has; None for all, once.
-        synthetic: Whether what a class lacks of its quota is blended; else it is drawn again.
+        quotas: Number of samples of each class in an epoch; None for each sample once.
+        synthetic: True to blend the images that a class lacks of its quota; False to repeat some.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class BatchSampler(Sampler[list[Key]]):
         synthetic: bool = False,
     ) -> None:
         self._positions = positions
-        drawn = len(positions) if quotas is None else sum(quotas)
-        self._batches = -(-drawn // batch_size)
+        length = len(positions) if quotas is None else sum(quotas)
+        self._batches = -(-length // batch_size)
         self._rank, self._ranks = shard
         self._seed = seed
         self._classes: list[tuple[np.ndarray, int]] = []
@@ -84,15 +84,15 @@ class BatchSampler(Sampler[list[Key]]):
         return self._batches
 
     def __iter__(self) -> Iterator[list[Key]]:
-        drawn = self._drawn()
+        keys = self._epoch_keys()
         skipped, self._skipped = self._skipped, 0
-        for batch in np.array_split(drawn, self._batches)[skipped:]:
+        for batch in np.array_split(keys, self._batches)[skipped:]:
             yield [
                 Key(int(turn), int(position), bool(synthetic))
                 for turn, position, synthetic in batch[self._rank :: self._ranks]
             ]
 
-    def _drawn(self) -> np.ndarray:
+    def _epoch_keys(self) -> np.ndarray:
         """Return the epoch's keys in order, (n, 3)."""
         if self._seed is None:
             return _keys(0, self._positions)
@@ -112,7 +112,7 @@ class BatchSampler(Sampler[list[Key]]):
     def _deal(self, label: int, own: np.ndarray, n: int) -> np.ndarray:
         """Return the epoch's keys of a class: the next n of an endless row of its permutations.
 
-        No sample is drawn again before all of its class have been, in whatever epoch.
+        No sample is repeated before all of its class have been used, across epochs.
         """
         assert self._seed is not None
         first = self._epoch * n
@@ -138,7 +138,7 @@ def quotas(sizes: Sequence[int], balance: Balance | int) -> list[int] | None:
 
     Args:
         sizes: How many samples each class has.
-        balance: How often each class is drawn, or how many samples a class has at least.
+        balance: Rule for the classes' frequencies, or the least number of samples of each class.
     """
     if balance == "none":
         return None

@@ -9,32 +9,32 @@ from cellbench.data.views import BACKGROUND, CYTOPLASM, NUCLEUS, Image, Mask
 from cellbench.utils.errors import UserError
 
 FORMAT = 1
-"""Part of the name of what is kept of masks: raise it when cells are found otherwise."""
+"""Part of the name of cached masks; raise it when the segmentation changes."""
 
 # Chosen on the odd-numbered images of WBC Dataset 1 (Zheng 2018). Lengths are in radii of the
 # largest nucleus: an image's scale does not matter.
 SEARCH_SIDE = 320  # nuclei are first looked for with this many pixels along the longer side
-WORKING_RADIUS = 35  # larger nuclei are shrunk to so many pixels: experts draw no finer outlines
+WORKING_RADIUS = 35  # pixels that larger nuclei are shrunk to: experts draw no finer outlines
 BLUR = 0.02  # evens out the camera's noise, but no outline
 
-PADDING = 20  # darker in all channels is no slide: the black corners of a rotated image
+PADDING = 20  # darker in all channels is not slide but the black corner of a rotated image
 MIN_PURPLE, PURPLE_SHARE, PURPLE_PERCENTILE = 0.3, 0.45, 99.5
-"""A nucleus has this share of what the image's most purple pixels have, and no less than the
-first: red cells have 0.1, the palest nuclei 0.35."""
+"""Least purple of a nucleus, absolute (red cells have 0.1, the palest nuclei 0.35) and as a share
+of this percentile of the image."""
 MIN_NUCLEUS = 0.002  # of the image's area; less is a platelet
-MIN_LOBE, LOBE_DISTANCE = 0.07, 0.4  # a lobe's least share of the nucleus' area; half a gap
+MIN_LOBE, LOBE_DISTANCE = 0.07, 0.4  # a lobe's least share of the nucleus's area; half a gap
 
-RING = (0.05, 0.4)  # how far from a nucleus its cytoplasm is looked for
-STAINED = 0.2  # of the nuclei's absorption: certainly no background
+RING = (0.05, 0.4)  # distances from a nucleus at which its cytoplasm is measured
+STAINED = 0.2  # share of the nuclei's absorption above which a pixel is certainly not background
 EDGE, MAX_EDGE = 0.4, 0.25
-"""A cell's outline runs where absorption has this share of the cytoplasm's, but no more than the
-second of the nuclei's: what is found around a bare nucleus is its own blurred edge."""
-REACH = 2.0  # cytoplasm is no farther from a nucleus
-OPENING = 0.63  # of a cell's inscribed circle: what hangs on by a narrower neck is something else
+"""Absorption at a cell's outline, as a share of the cytoplasm's, and its limit, as a share of the
+nuclei's: around a bare nucleus there is only its own blurred edge."""
+REACH = 2.0  # largest distance of cytoplasm from its nucleus
+OPENING = 0.63  # of a cell's inscribed circle: a narrower neck leads to another object
 MIN_CELL, MIN_CUT_CELL = 0.2, 0.5
-"""Each cell has this share of the largest cell's nucleus; the second where the image's edge cuts
-it, so that a cut-out shows its own cell and not the corner of the next."""
-NUCLEUS_OPENING = 0.12  # thinner than a lobe's bridge; granules and a cell's dark rim are thinner
+"""Least area of a cell as a share of the largest cell's nucleus, inside the image and at its edge,
+so that a cut-out shows its own cell and not the corner of the next."""
+NUCLEUS_OPENING = 0.12  # less than the bridge between lobes; removes granules and a cell's dark rim
 
 NO_CELL = "no white cell's nucleus is in the image"
 
@@ -46,9 +46,9 @@ _Labels = NDArray[np.int32]
 def segment(image: Image) -> Mask:
     """Segment the white cells of a Romanowsky-stained smear (Giemsa, Wright) and their nuclei.
 
-    What is purple is nucleus; what is stained around it, but not as the red cells farther off,
-    is cytoplasm; an opening parts the cell from all that touches it; within the cell, Otsu's
-    threshold then draws the nucleus.
+    Purple regions are nuclei. Stained regions around them, coloured differently from the red cells
+    farther off, are cytoplasm. A morphological opening separates a cell from whatever touches it.
+    Within the cell, Otsu's threshold (1979) then gives the nucleus.
 
     Args:
         image: RGB, uint8, (H, W, 3): a cut-out of one cell, or a field with many.

@@ -16,7 +16,7 @@ from cellbench.data.views import Image, Mask, View, apply_view
 from cellbench.utils.errors import UserError
 
 SIDE = 32
-"""Height and width of the copies whose neighbours are sought."""
+"""Height and width of the thumbnails in which neighbours are searched."""
 
 _STREAM = 1  # of random numbers, beside the augmentation's
 
@@ -47,14 +47,14 @@ class Smote:
         pixels: The decoded images.
         positions: The training split's, (n,).
         labels: Their class indices, (n,).
-        quotas: For each class how many images an epoch has of it.
-        config: How.
+        quotas: Number of images of each class in an epoch.
+        config: The options.
         classes: The class names.
-        view: What of the images the network sees.
-        fill: The value of what is hidden.
+        view: The view of the images that the network sees.
+        fill: Value of hidden pixels.
 
     Raises:
-        UserError: A class that needs synthetic images has a single one.
+        UserError: A class that needs synthetic images has only one image.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from cellbench.utils.untrusted import open_text
 
 PARTS: tuple[Part, ...] = get_args(Part)
 DEFAULT_TEST_SHARE = 0.2
-MOST_STEPS, MOST_NEEDS = 20_000, 400
+MAX_STEPS, MAX_NEEDS = 20_000, 400
 """The limits of the search for a split of few groups: a second or two, and Python's recursion."""
 LEAKY = {"image": "split by image, ignoring groups: copies of one source may be on both sides"}
 
@@ -149,12 +149,12 @@ def _deal_again(
 
     Args:
         table: The samples.
-        groups: The number of each one's group, (n,).
-        config: How they are to be split.
-        dealt: What `_deal` has found, (n,).
+        groups: Number of each sample's group, (n,).
+        config: The options of the split.
+        dealt: Parts that `_deal` returned, (n,).
 
     Returns:
-        The parts, (n,); `dealt` if there is no such split, or none is found.
+        The parts, (n,); `dealt` if there is no such split, or the search finds none.
     """
     if config.protocol == "official":
         official = {sample.split for sample in table.samples}
@@ -186,9 +186,9 @@ def _deal_again(
 def _deal_folds_again(
     table: SampleTable, groups: np.ndarray, config: SplitConfig, dealt: np.ndarray
 ) -> np.ndarray:
-    """Do the same for folds: each sample is still tested in one of them, and so are the others'.
+    """Search again for the folds that `_deal` has missed; each sample is still tested in one fold.
 
-    The test sets of the folds that `_deal` has managed stay as they are.
+    The test sets of the other folds stay as they are.
     """
     assert config.folds is not None
     fixed, free = {}, np.ones(len(table), bool)
@@ -258,7 +258,7 @@ def _cover(
     order = sorted(
         range(len(numbers)), key=lambda i: (sizes[i], _hash(table, int(numbers[i]), seed))
     )
-    if len(parts) * len(table.classes) > MOST_NEEDS:
+    if len(parts) * len(table.classes) > MAX_NEEDS:
         return None
     search = _CoverSearch(holds, order, len(parts))
     if not search.solve():
@@ -270,7 +270,7 @@ class _CoverSearch:
     """Backtracking search for groups that give every part every class.
 
     Of all classes that a part lacks, the one that the fewest groups can give comes first. The
-    search is exhaustive up to `MOST_STEPS` steps.
+    search is exhaustive up to `MAX_STEPS` steps.
 
     Args:
         holds: True for a class that a group holds, (groups, classes).
@@ -292,7 +292,7 @@ class _CoverSearch:
         left, needs = self._holds[self._free].sum(axis=0), self._lacks.sum(axis=0)
         if not needs.any():
             return True
-        if self._steps > MOST_STEPS or (left < needs).any():
+        if self._steps > MAX_STEPS or (left < needs).any():
             return False
         label = int(np.where(needs > 0, left - needs, np.iinfo(np.int64).max).argmin())
         part = int(self._lacks[:, label].argmax())
@@ -425,9 +425,9 @@ def _check_classes(
             why = "its training images cannot be divided; use data.split.protocol: grouped"
     elif n_groups < least:
         why = (
-            f"{what} at least {least} groups a class; use fewer folds, or leave the class out"
+            f"{what} at least {least} groups per class; use fewer folds, or leave the class out"
             if config.folds
-            else f"{what} at least {least} groups a class; leave the class out, or add groups"
+            else f"{what} at least {least} groups per class; leave the class out, or add groups"
         )
     else:
         why = (

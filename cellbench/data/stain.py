@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cellbench.data.views import Image
 
 FORMAT = 2
-"""Part of every cache file's name: raise it when images are normalised otherwise."""
+"""Part of every cache file's name; raise it when the normalisation changes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +55,13 @@ else:
 """Stain to normalise by, or none."""
 
 STAINED = 0.15
-"""Pixels of a lower optical density are background."""
+"""Optical density below which a pixel is background."""
 
-ALIKE = 0.996
-"""Two stains whose colours' cosine is greater (5 degrees) are one."""
+SAME_STAIN_COSINE = 0.996
+"""Cosine between the colours of two stains (5 degrees) above which they count as one stain."""
 
-LEAST = 50
-"""With fewer stained pixels no stain can be told from an image."""
+MIN_PIXELS = 50
+"""Number of stained pixels below which an image does not show its stain."""
 
 _DENSITY = -np.log((np.arange(256) + 1) / 256)
 
@@ -69,7 +69,7 @@ _DENSITY = -np.log((np.arange(256) + 1) / 256)
 def density_of(image: Image) -> NDArray[np.float64]:
     """Return the optical density against the image's own light, its 99th percentile: (H * W, 3).
 
-    Slides are lit in different colours, which are no stain.
+    Slides are lit in different colours, which are not stains.
     """
     pixels = image.reshape(-1, 3).astype(np.float64)
     light = np.percentile(pixels, 99, axis=0)
@@ -90,7 +90,7 @@ def estimate(image: Image) -> tuple[NDArray[np.float64], NDArray[np.float64]] | 
     """
     density = density_of(image)
     stained = density[(density > STAINED).all(axis=1)]
-    if len(stained) < LEAST:
+    if len(stained) < MIN_PIXELS:
         return None
     _, axes = np.linalg.eigh(np.cov(stained.T))
     plane = axes[:, 1:]  # the two of most variance
@@ -104,7 +104,7 @@ def estimate(image: Image) -> tuple[NDArray[np.float64], NDArray[np.float64]] | 
     if not (norms > 0).all():
         return None
     vectors = vectors / norms
-    if vectors[0] @ vectors[1] > ALIKE:
+    if vectors[0] @ vectors[1] > SAME_STAIN_COSINE:
         return None
     most = np.percentile(stained @ np.linalg.pinv(vectors), 99, axis=0)
     return (vectors, most) if (most > 0).all() else None
@@ -141,10 +141,10 @@ class StainJitter(A.ImageOnlyTransform):  # type: ignore[misc]  # albumentations
     IEEE Trans Med Imaging 37 (2018).
 
     Args:
-        stain: What the slides were stained with.
-        scale: Concentrations are multiplied by 1 - scale to 1 + scale.
-        shift: And then moved by at most this much.
-        p: How often it acts.
+        stain: Stain of the slides.
+        scale: Concentrations are multiplied by a factor from 1 - scale to 1 + scale.
+        shift: Largest amount that is then added or subtracted.
+        p: Probability of changing an image.
     """
 
     def __init__(self, stain: str, scale: float = 0.2, shift: float = 0.05, p: float = 0.9):

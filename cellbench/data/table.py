@@ -127,8 +127,8 @@ class SampleTable:
         that they belong to. A group goes by the number of its first sample.
 
         Args:
-            known: Whether the dataset's own groups and near copies count too, or equal contents
-                alone.
+            known: True to count the dataset's own groups and near copies too; False for equal
+                contents alone.
 
         Returns:
             A group number for each sample, shape (n,).

@@ -18,22 +18,16 @@ from cellbench.utils.errors import UserError
 class UnlabelledImages(Dataset[Batch]):
     """Image files without labels; the item of a list of positions is a batch, labels -1.
 
-    An image that cannot be read, or not be prepared as the view asks for, is blank in its batch and
-    noted in `unreadable`.
+    An image that cannot be read, or cannot be prepared for the view, is blank in its batch and
+    listed in `unreadable`.
 
     Args:
-        images: Folders and single files. Of a folder every image file below it counts, but those
-            that are masks of others; a single file counts whatever its name.
-        masks: The folder of the masks: of `FOLDER/a/b.jpg` it is `masks/a/b.png`, of a single
-            `any/b.jpg` it is `masks/b.png`. It may be the folder of the images. None where there
-            are none.
-        preprocessing: The training's.
-        max_pixels: The largest image or mask that is decoded, in pixels.
-
-    Attributes:
-        names: What each file is called: its path below the folder where that is all that was
-            given, else its path. They are in the order given, those of a folder sorted.
-        unreadable: The positions of those that could not be read so far, each with the reason.
+        images: Folders and single files. All image files below a folder are taken, except those
+            that are masks of others; a single file is taken whatever its name.
+        masks: Folder of the masks, which may be that of the images; None without masks. The mask
+            of `FOLDER/a/b.jpg` is `masks/a/b.png`, that of a single `any/b.jpg` is `masks/b.png`.
+        preprocessing: The preprocessing of the training.
+        max_pixels: Largest image or mask that is decoded, in pixels.
 
     Raises:
         UserError: A file or folder is missing or a folder cannot be listed, there is no image, an
@@ -59,7 +53,10 @@ class UnlabelledImages(Dataset[Batch]):
             raise UserError(f"--images: there is no image file below {', '.join(map(str, images))}")
         alone = len(images) == 1 and images[0].is_dir()
         self.names = [below[path] for path in self._paths] if alone else self._paths
+        """Name of each file: its path below the folder if only one folder was given, else its
+        path. They are in the order given; the files of a folder are sorted."""
         self.unreadable: dict[int, str] = {}
+        """Reason for each position whose image could not be read so far."""
         self._masks: list[str] | None = None
         if needs_mask(preprocessing.view) and preprocessing.masks == "expert":
             if masks is None:

@@ -1,1 +1,1 @@
-"""Trained models used: predictions, explanations, exports."""
+"""Use of trained models: predictions, explanations, exports."""

@@ -1,4 +1,4 @@
-"""Models made again from their checkpoints."""
+"""Models rebuilt from their checkpoints."""
 
 import torch
 
@@ -9,18 +9,22 @@ from cellbench.utils.errors import UserError
 
 
 def build_model(described: Description, state: dict[str, torch.Tensor]) -> CellClassifier:
-    """Make a checkpoint's model again.
+    """Rebuild a checkpoint's model.
+
+    Args:
+        described: The checkpoint's description.
+        state: The checkpoint's weights.
 
     Raises:
-        UserError: The weights do not fit what the checkpoint says of its model, or they are of an
-            earlier cellbench that pooled the network's features in another way.
+        UserError: The weights do not fit the description, or they come from an earlier cellbench
+            that pooled the network's features in another way.
     """
     try:
         with SkipInit():
             model = CellClassifier.from_arguments(described.model)
         model.load_state_dict(state)
     except UserError as error:
-        raise UserError(f"the checkpoint's description makes no model: {error}") from error
+        raise UserError(f"the checkpoint's description is not of a valid model: {error}") from error
     except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
         reason = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
         raise UserError(

@@ -1,56 +1,55 @@
-"""Easy, hard and noisy samples, told apart by their training history.
+"""Detection of easy, hard and noisy samples by their training history.
 
-Zhu et al., Hard sample aware noise robust learning for histopathology image classification, IEEE
-Trans Med Imaging 41 (2022), with the constants of the authors' code.
+After Zhu et al., Hard sample aware noise robust learning for histopathology image classification,
+IEEE Trans Med Imaging 41 (2022), with the constants of the authors' code.
 """
 
 import warnings
-from typing import Literal
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
-Kind = Literal["easy", "hard", "noisy"]
-
 SUSPECTED = 1.5
-"""Samples that are not taken for easy, as a multiple of the rate of wrong labels."""
+"""Share of samples that are not considered easy, as a multiple of the share of wrong labels."""
 
 SETTLING = 1 / 8
-"""The share of the epochs at the beginning that says nothing yet of a sample."""
+"""Share of the epochs, at the beginning, that are left out because they do not yet distinguish
+samples."""
 
 
 def easy(history: np.ndarray, noise_rate: float) -> np.ndarray:
-    """Whether each sample is easy: the mean probability of its label is not among the lowest.
+    """Find easy samples: the mean probability of their label is not among the lowest.
 
     Args:
-        history: The label's probability by epoch, (n, epochs).
-        noise_rate: The share of wrong labels, as far as it is known.
+        history: Probability of the label by epoch, (n, epochs).
+        noise_rate: Share of wrong labels, as far as it is known, 0 to 1.
 
     Returns:
-        (n,), bool.
+        True for each easy sample, (n,), bool.
     """
     mean = history[:, int(SETTLING * history.shape[1]) :].mean(axis=1)
     suspected = int(SUSPECTED * noise_rate * len(mean))
-    chosen = np.ones(len(mean), dtype=bool)
-    chosen[np.argsort(mean, kind="stable")[:suspected]] = False
-    return chosen
+    is_easy = np.ones(len(mean), dtype=bool)
+    is_easy[np.argsort(mean, kind="stable")[:suspected]] = False
+    return is_easy
 
 
 def noisy(
     history: np.ndarray, artificial: np.ndarray, flipped: np.ndarray, seed: int
 ) -> np.ndarray:
-    """Whether each suspected sample is rather noisy than hard.
+    """Find the noisy ones among suspected samples; the others are hard.
+
+    A classifier learns to distinguish them from samples with flipped labels.
 
     Args:
-        history: The histories of the suspected samples, (n, epochs).
-        artificial: Those of easy samples in a training with some of their labels flipped,
-            (m, epochs).
-        flipped: Which of these were flipped, (m,), bool.
-        seed: Of the classifier's beginning.
+        history: Histories of the suspected samples, (n, epochs).
+        artificial: Histories of easy samples in a training with some labels flipped, (m, epochs).
+        flipped: True for each of these whose label was flipped, (m,), bool.
+        seed: Seed of the classifier.
 
     Returns:
-        (n,), bool.
+        True for each noisy sample, (n,), bool.
     """
     classifier = MLPClassifier(
         hidden_layer_sizes=(200,),
@@ -62,26 +61,29 @@ def noisy(
         n_iter_no_change=500,
         random_state=seed,
     )
-    with warnings.catch_warnings():  # as many steps as published, settled or not
+    with warnings.catch_warnings():  # the published number of steps, converged or not
         warnings.simplefilter("ignore", ConvergenceWarning)
         classifier.fit(artificial, flipped)
-    found: np.ndarray = classifier.predict(history).astype(bool)
-    return found
+    is_noisy: np.ndarray = classifier.predict(history).astype(bool)
+    return is_noisy
 
 
 def correct(
     given: np.ndarray, predicted: np.ndarray, is_easy: np.ndarray, is_noisy: np.ndarray
 ) -> np.ndarray:
-    """The labels to train on: -1 where the two judges disagree.
+    """Return the labels to train on.
 
-    A suspected sample is kept with its label where it was found hard and the correction agrees
-    with the label, and relabelled where it was found noisy and the correction differs.
+    Easy samples keep their labels. A hard sample keeps its label if the model predicts it too. A
+    noisy sample gets the predicted label if this is another one. All others are left out.
 
     Args:
-        given: The labels, (n,).
-        predicted: The correction's, by a model that the suspected noisy samples did not train.
-        is_easy: Which samples are not suspected, (n,).
-        is_noisy: Which of the rest are noisy, (n,).
+        given: The labels as indices, (n,).
+        predicted: Predictions of a model that was not trained on the noisy samples, (n,).
+        is_easy: True for each easy sample, (n,).
+        is_noisy: True for each noisy sample, (n,).
+
+    Returns:
+        The labels as indices, -1 for samples to leave out, (n,).
     """
     changed = predicted != given
     agreed = is_easy | (changed == is_noisy)

@@ -1,7 +1,7 @@
-"""The algorithm of `relabel`: HSA-NRL, hard sample aware noise robust learning.
+"""HSA-NRL, hard sample aware noise robust learning: the algorithm of `relabel`.
 
-Zhu et al., IEEE Trans Med Imaging 41 (2022). Three trainings tell easy, hard and wrongly labelled
-samples apart; the last one relabels the latter.
+Zhu et al., IEEE Trans Med Imaging 41 (2022). Three trainings distinguish easy, hard and noisy
+samples; the last one predicts new labels for the noisy ones.
 """
 
 from collections.abc import Mapping
@@ -34,35 +34,35 @@ class Trainings(Protocol):
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples of the training split, as the first training saw them."""
+    """Samples of the training split, with their history in the first training."""
 
     ids: list[str]
-    """The sample's id, (n,)."""
+    """Ids of the n samples."""
     labels: list[str]
-    """The sample's label as given, (n,)."""
+    """Their labels as given."""
     history: np.ndarray
-    """Probability of the label by epoch, (n, epochs)."""
+    """Probability of each label by epoch, (n, epochs)."""
 
     @property
     def classes(self) -> list[str]:
-        """The classes among the labels, sorted."""
+        """Classes that occur among the labels, sorted."""
         return sorted(set(self.labels))
 
     @property
     def numbers(self) -> np.ndarray:
-        """Each label's position among the classes, (n,)."""
+        """Index of each label among the classes, (n,)."""
         return np.array([self.classes.index(label) for label in self.labels])
 
 
 def read_samples(first: RunFolder) -> Samples:
-    """Read what the first training has written of its samples.
+    """Read the samples of the first training, with their history.
 
     Raises:
-        UserError: Some have no label, or were not seen in every epoch.
+        UserError: Some samples have no label, or were not seen in every epoch.
     """
-    everything = [row["id"] for row in read_split(first.split) if row["split"] == "train"]
+    trained = [row["id"] for row in read_split(first.split) if row["split"] == "train"]
     ids, labels, history = read_label_history(first.label_history)
-    if len(ids) < len(everything) or not np.isfinite(history).all():
+    if len(ids) < len(trained) or not np.isfinite(history).all():
         raise UserError(
             "relabel: every training image must have a label and be seen in every epoch; remove "
             "data.train_labels and trainer.limit_train_batches"
@@ -73,39 +73,55 @@ def read_samples(first: RunFolder) -> Samples:
 def find_noisy(
     trainings: Trainings, samples: Samples, is_easy: np.ndarray, noise_rate: float
 ) -> np.ndarray:
-    """Train on easy samples with some labels made wrong, and find what looks like these.
+    """Find noisy samples by a training on the easy samples, with some of their labels flipped.
+
+    Args:
+        trainings: Trainings of the experiment.
+        samples: The samples.
+        is_easy: True for each easy sample, (n,).
+        noise_rate: Share of the labels to flip: that of wrong labels, as far as it is known.
 
     Returns:
-        Which samples are noisy, (n,), bool; none of the easy ones.
+        True for each noisy sample, (n,), bool; none of them is easy.
     """
     ids, classes, numbers = samples.ids, samples.classes, samples.numbers
-    chosen = np.flatnonzero(is_easy)
-    artificial = flip(numbers[chosen], len(classes), noise_rate, seed=0)
-    some = {ids[i]: classes[label] for i, label in zip(chosen, artificial, strict=True)}
-    second = trainings.fit("artificial", {name: some.get(name, "") for name in ids})
-    own, _, curves = read_label_history(second.label_history)
-    known = {ids[i]: bool(artificial[k] != numbers[i]) for k, i in enumerate(chosen)}
-    flipped = np.array([known[name] for name in own])
+    easy = np.flatnonzero(is_easy)
+    artificial = flip(numbers[easy], len(classes), noise_rate, seed=0)
+    labels = {ids[i]: classes[label] for i, label in zip(easy, artificial, strict=True)}
+    second = trainings.fit("artificial", {name: labels.get(name, "") for name in ids})
+    trained, _, history = read_label_history(second.label_history)
+    is_flipped = {ids[i]: bool(artificial[k] != numbers[i]) for k, i in enumerate(easy)}
+    flipped = np.array([is_flipped[name] for name in trained])
     is_noisy = np.zeros(len(ids), dtype=bool)
     if not is_easy.all():
-        is_noisy[~is_easy] = noisy(samples.history[~is_easy], curves, flipped, seed=0)
+        is_noisy[~is_easy] = noisy(samples.history[~is_easy], history, flipped, seed=0)
     return is_noisy
 
 
 def corrected_labels(
     run: Run, samples: Samples, is_easy: np.ndarray, is_noisy: np.ndarray
 ) -> np.ndarray:
-    """Return each sample's label to train on, (n,), by the last training; empty to leave it out."""
+    """Return the labels to train on, corrected by the predictions of the last training.
+
+    Args:
+        run: The last training, which left out the noisy samples.
+        samples: The samples.
+        is_easy: True for each easy sample, (n,).
+        is_noisy: True for each noisy sample, (n,).
+
+    Returns:
+        Label of each sample, (n,); empty for samples to leave out.
+    """
     classes = samples.classes
-    predicted = np.array(run.data.classes)[
-        run.probabilities()[positions(run, samples)].argmax(axis=1)
-    ]
-    judged = np.array([classes.index(label) if label in classes else -2 for label in predicted])
-    corrected = correct(samples.numbers, judged, is_easy, is_noisy)
+    best = run.probabilities()[positions(run, samples)].argmax(axis=1)
+    predicted = np.array(run.data.classes)[best]
+    # -2 differs from every label, and from the -1 of `correct`.
+    indices = np.array([classes.index(label) if label in classes else -2 for label in predicted])
+    corrected = correct(samples.numbers, indices, is_easy, is_noisy)
     return np.where(corrected < 0, "", np.where(is_easy, np.array(samples.labels), predicted))
 
 
 def positions(run: Run, samples: Samples) -> np.ndarray:
     """Return the samples' positions in a run's table, (n,)."""
-    of_id = {sample.id: i for i, sample in enumerate(run.data.table.samples)}
-    return np.array([of_id[name] for name in samples.ids])
+    position = {sample.id: i for i, sample in enumerate(run.data.table.samples)}
+    return np.array([position[name] for name in samples.ids])

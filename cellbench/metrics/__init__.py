@@ -1,1 +1,1 @@
-"""Metrics with their intervals, and statistical tests."""
+"""Metrics with confidence intervals, and statistical tests."""

@@ -1,4 +1,4 @@
-"""Each metric with its 95 % interval and the majority baseline."""
+"""Classification metrics with 95 % intervals and the majority baseline."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from cellbench.metrics.intervals import Shares, bounded, of_mean, wider
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Counts, int64, (classes, classes): a row a true class, a column a predicted one."""
+    """Return counts by true class (row) and predicted class (column), int64, (classes, classes)."""
     cells = np.bincount(labels * classes + predicted, minlength=classes * classes)
     return cells.reshape(classes, classes)
 
@@ -16,7 +16,7 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) ->
 def confusion_by_group(
     labels: np.ndarray, predicted: np.ndarray, groups: np.ndarray, classes: int
 ) -> np.ndarray:
-    """A confusion matrix for each group, in the order of names: (groups, classes, classes)."""
+    """Return a confusion matrix for each group, sorted by name, (groups, classes, classes)."""
     _, group = np.unique(groups, return_inverse=True)
     counts = np.zeros((int(group.max()) + 1, classes, classes))
     np.add.at(counts, (group, labels, predicted), 1)
@@ -24,26 +24,27 @@ def confusion_by_group(
 
 
 def _counts(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each class of confusion matrices (..., C, C): the right, the true and the predicted."""
+    """Return each class's correct, true and predicted samples, of matrices (..., C, C)."""
     right = np.diagonal(confusion, axis1=-2, axis2=-1)
     return right, confusion.sum(axis=-1), confusion.sum(axis=-2)
 
 
 def values(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Metrics of confusion matrices, (..., classes, classes).
+    """Compute the metrics of confusion matrices, (..., classes, classes).
 
     Returns:
-        accuracy, balanced_accuracy (mean recall of the classes that occur), precision_macro and
-        f1_macro (means over the classes that occur or are predicted; the precision of one that is
-        never predicted is 0), mcc (Matthews' correlation for several classes, Gorodkin 2004) and
-        kappa (Cohen's), both 0 where either side has a single class: arrays of the leading shape.
+        Arrays of the leading shape: accuracy; balanced_accuracy, the mean recall of the classes
+        that occur; precision_macro and f1_macro, means over the classes that occur or are
+        predicted (the precision of a class that is never predicted is 0); mcc, Matthews'
+        correlation for several classes (Gorodkin 2004), and Cohen's kappa (1960), both 0 if the
+        labels or the predictions have a single class.
     """
     right, true, predicted = _counts(np.asarray(confusion, np.float64))  # int64 would overflow
     n, hits = true.sum(axis=-1), right.sum(axis=-1)
     chance = (true * predicted).sum(axis=-1)
     spread = (n**2 - (true**2).sum(axis=-1)) * (n**2 - (predicted**2).sum(axis=-1))
     occurs = (true + predicted) > 0
-    with np.errstate(invalid="ignore", divide="ignore"):  # NaN where there is none
+    with np.errstate(invalid="ignore", divide="ignore"):  # NaN for classes that do not occur
         recall, f1 = right / true, 2 * right / (true + predicted)
         precision = np.where(occurs, np.where(predicted > 0, right / predicted, 0), np.nan)
         mcc = np.where(spread > 0, (hits * n - chance) / np.sqrt(spread), 0)
@@ -59,9 +60,9 @@ def values(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def derivatives(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the derivatives of each of `values` by the counts, (classes, classes).
+    """Return the derivatives of each metric of `values` by the counts, (classes, classes).
 
-    Those by counts of 0 are left 0: no group has a part in them.
+    Derivatives by counts of 0 are left at 0, as no group contributes to these counts.
     """
     step = 1e-3
     filled = np.argwhere(confusion > 0)
@@ -77,10 +78,10 @@ def derivatives(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 
 class Rows:
-    """Confusion matrices of groups, with the number of samples of each true class given.
+    """Variances of metrics between groups, given the number of samples of each true class.
 
-    The mix of classes is the test set's, which is stratified: that of a group is no error. So each
-    group's row is compared with that of its class.
+    The test set is stratified, so the mix of classes within a group is not a source of error.
+    Therefore each row of a group's confusion matrix is compared with the same row of the whole.
 
     Args:
         by_group: The groups' confusion matrices, (groups, classes, classes).
@@ -91,24 +92,25 @@ class Rows:
         self._n, self._confusion = true.sum(axis=0), by_group.sum(axis=0)
         self._rows = self._confusion / self._n[:, None]
         self._groups = (true > 0).sum(axis=0)
-        self._grown = (true**2).sum(axis=0) / self._n - 1  # of a variance, by a correlation of 1
+        self._grown = (true**2).sum(axis=0) / self._n - 1  # excess variance for a correlation of 1
         factor = np.sqrt(self._groups / np.maximum(self._groups - 1, 1))
         self.errors: np.ndarray = (by_group - true[:, :, None] * self._rows) * factor[:, None]
-        """Each group's counts less those expected, (groups, classes, classes)."""
+        """Each group's counts minus the expected counts, (groups, classes, classes)."""
 
     def variance(self, derivative: np.ndarray) -> tuple[float, float]:
         """Return the variance of a function of the confusion matrix, and its degrees of freedom.
 
-        It is that between groups, but at least that which follows from one correlation within
-        groups for all classes: a class of few groups hardly shows how they vary.
+        This is the variance between groups. It is at least the variance that follows from a
+        common correlation within groups for all classes, because a class with few groups hardly
+        shows how much they vary.
 
         Args:
-            derivative: That of the function by the counts, (classes, classes).
+            derivative: Derivative of the function by the counts, (classes, classes).
         """
         errors = (self.errors * derivative).sum(axis=2)
         shown = float((errors.sum(axis=1) ** 2).sum())
         centred = derivative - (self._rows * derivative).sum(axis=1, keepdims=True)
-        simple = (self._confusion * centred**2).sum(axis=1)  # where all samples are independent
+        simple = (self._confusion * centred**2).sum(axis=1)  # for independent samples
         weights = self._n**2 * (self._groups > 1)
         within = float((weights * simple * self._grown).sum())
         excess = float((weights * ((errors**2).sum(axis=0) - simple)).sum())
@@ -126,88 +128,109 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score predictions.
 
-    Samples of one group are not independent, so that every interval rests on the variance between
-    groups (see `intervals`). A mean over classes has the wider end of two intervals: that by its
-    own variance, and that of the classes' intervals put together, as a class without a miss shows
-    no variance. F1 has the interval of true positives among true positives and errors, of which it
-    is a function (Flores et al. 2022). Precision and F1 are those of the test set's mix of classes.
+    Samples of one group are not independent, so every interval is based on the variance between
+    groups (see `intervals`). Precision and F1 hold for the test set's mix of classes.
 
     Args:
         labels: Class indices, (n,); every class must occur.
         predicted: Class indices, (n,).
         groups: Each sample's group, a name or a number, (n,).
         classes: The class names.
-        majority: The largest class of the training split that each sample's model saw, (n,): the
-            baseline always says this one.
+        majority: Largest class of the training split of each sample's model, (n,); the baseline
+            always predicts it.
 
     Returns:
-        n, groups, confusion; `metrics`, each with value, low, high and baseline; `classes`, each
-        with n, and its recall, precision and F1 as entries of the same kind; ready for JSON.
+        Values ready for JSON: n, groups, confusion; `metrics`, each with value, low, high and
+        baseline; `classes`, each with n, and recall, precision and F1 in the same form.
     """
     by_group = confusion_by_group(labels, predicted, groups, len(classes))
     confusion = by_group.sum(axis=0)
     always = confusion_matrix(labels, majority, len(classes))
     found, baseline = values(confusion), values(always)
-    own, own_baseline = _of_classes(confusion), _of_classes(always)
-    rows, by_count = Rows(by_group), derivatives(confusion)
-    right, true, said = _counts(by_group)
-    right_error, _, said_error = _counts(rows.errors)
-    recall = Shares(right, true)
-    precision = Shares(right, said, (right_error, said_error))
-    either = Shares(right, true + said - right, (right_error, said_error - right_error))
-    accuracy = Shares(right.sum(axis=1, keepdims=True), true.sum(axis=1, keepdims=True))
-    own_ends = {
-        "recall": recall.intervals(),
-        "precision": precision.intervals(),
-        "f1": _f1(either.intervals()),
-    }
-    of_means = {
-        "balanced_accuracy": of_mean(own["recall"], recall.pooled()),
-        "precision_macro": of_mean(own["precision"], precision.pooled()),
-        "f1_macro": of_mean(own["f1"], _f1(either.pooled())),
-    }
-    ends = {"accuracy": accuracy.intervals()[0]}
-    for name, together in of_means.items():
-        spread = rows.variance(by_count[name])
-        shown = bounded(float(found[name]), *spread, 0, 1, len(by_group))
-        ends[name] = wider(shown, together).clip(0, 1)
-    for name in ("mcc", "kappa"):
-        spread = rows.variance(by_count[name])
-        ends[name] = bounded(float(found[name]), *spread, -1, 1, len(by_group))
+    of_class, class_baseline = _of_classes(confusion), _of_classes(always)
+    ends, class_ends = _intervals(by_group, found, of_class)
+
+    def class_entries(i: int) -> dict[str, Any]:
+        return {
+            metric: entry(of_class[metric][i], class_ends[metric][i], class_baseline[metric][i])
+            for metric in of_class
+        }
+
     return {
         "n": len(labels),
         "groups": len(by_group),
         "metrics": {name: entry(found[name], ends[name], baseline[name]) for name in found},
         "classes": {
-            name: {"n": int(confusion[i].sum())}
-            | {
-                metric: entry(own[metric][i], own_ends[metric][i], own_baseline[metric][i])
-                for metric in own
-            }
+            name: {"n": int(confusion[i].sum())} | class_entries(i)
             for i, name in enumerate(classes)
         },
         "confusion": confusion.astype(int).tolist(),
     }
 
 
+def _intervals(
+    by_group: np.ndarray, found: dict[str, np.ndarray], of_class: dict[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Compute the intervals of all metrics.
+
+    The interval of a mean over classes reaches to the outer ends of two: one from its own variance,
+    and one combined from the intervals of the classes, as a class without an error shows no
+    variance. F1 is a function of the share of true positives among true positives and errors, and
+    gets its interval from that of the share (Flores et al. 2022).
+
+    Args:
+        by_group: Confusion matrices, (groups, classes, classes).
+        found: Values of the metrics.
+        of_class: Values of each class's metrics.
+
+    Returns:
+        The interval of each metric, (2,), and those of each class's metrics, (classes, 2).
+    """
+    rows, by_count = Rows(by_group), derivatives(by_group.sum(axis=0))
+    right, true, predicted = _counts(by_group)
+    right_error, _, predicted_error = _counts(rows.errors)
+    recall = Shares(right, true)
+    precision = Shares(right, predicted, (right_error, predicted_error))
+    either = Shares(right, true + predicted - right, (right_error, predicted_error - right_error))
+    accuracy = Shares(right.sum(axis=1, keepdims=True), true.sum(axis=1, keepdims=True))
+    combined = {
+        "balanced_accuracy": of_mean(of_class["recall"], recall.pooled()),
+        "precision_macro": of_mean(of_class["precision"], precision.pooled()),
+        "f1_macro": of_mean(of_class["f1"], _f1(either.pooled())),
+    }
+    ends = {"accuracy": accuracy.intervals()[0]}
+    for name, of_classes in combined.items():
+        spread = rows.variance(by_count[name])
+        own = bounded(float(found[name]), *spread, 0, 1, len(by_group))
+        ends[name] = wider(own, of_classes).clip(0, 1)
+    for name in ("mcc", "kappa"):
+        spread = rows.variance(by_count[name])
+        ends[name] = bounded(float(found[name]), *spread, -1, 1, len(by_group))
+    return ends, {
+        "recall": recall.intervals(),
+        "precision": precision.intervals(),
+        "f1": _f1(either.intervals()),
+    }
+
+
 def _of_classes(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Return each class' recall, precision (0 where it is never predicted) and F1, (classes,)."""
-    right, true, said = _counts(confusion)
+    """Return each class's recall, precision (0 if it is never predicted) and F1, (classes,)."""
+    right, true, predicted = _counts(confusion)
     return {
         "recall": right / true,
-        "precision": right / np.maximum(said, 1),
-        "f1": 2 * right / (true + said),
+        "precision": right / np.maximum(predicted, 1),
+        "f1": 2 * right / (true + predicted),
     }
 
 
 def _f1(shares: np.ndarray) -> np.ndarray:
-    """Return F1 of shares of true positives among true positives and errors."""
+    """Return F1 for shares of true positives among true positives and errors."""
     found: np.ndarray = 2 * shares / (1 + shares)
     return found
 
 
 def entry(value: Any, ends: np.ndarray, baseline: Any) -> dict[str, float]:
-    """A metric as metrics.json has it."""
+    """Return a metric in the form of metrics.json."""
     low, high = ends
     return {
         "value": float(value),

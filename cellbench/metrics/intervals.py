@@ -1,11 +1,11 @@
 """95 % intervals of means of dependent samples.
 
 Samples of one group (a slide, a field, the copies of a cell, the predictions of several runs for
-one cell) are not independent; groups are. So every interval here rests on the variance between
-groups: each group's linearised contribution to an estimate, squared and summed (Wolter 2007,
-chapter 6). All estimates are bounded, and so all intervals are of one kind: Wilson's score interval
-with the effective number of samples that this variance implies, and t degrees of freedom for the
-number of groups that it was estimated from (Korn and Graubard 1998).
+one cell) are not independent; groups are. Every interval here is based on the variance between
+groups: the sum of squares of each group's linearised contribution to an estimate (Wolter 2007,
+chapter 6). As all estimates are bounded, all intervals are Wilson's score intervals, with the
+effective number of samples that this variance implies, and with Student's t for the number of
+groups that it was estimated from (Korn and Graubard 1998).
 """
 
 import math
@@ -18,10 +18,10 @@ LEVEL = 0.95
 Z = float(ndtri((1 + LEVEL) / 2))
 
 EXPECTED_DF = 1.0
-"""Degrees of freedom that the expected variance of an estimate is worth (see `moderated`)."""
+"""Degrees of freedom given to the expected variance of an estimate (see `moderated`)."""
 
-NOTHING = 1e-20
-"""A variance below this one is 0 but for rounding."""
+ROUNDING_VARIANCE = 1e-20
+"""Variance below which a value is 0 except for rounding errors."""
 
 Array = np.ndarray
 
@@ -31,7 +31,7 @@ def wilson(share: float, n: float) -> tuple[float, float]:
 
     Args:
         share: The share, 0 to 1.
-        n: The number of independent trials, above 0; need not be whole.
+        n: Number of independent trials, above 0; not necessarily whole.
     """
     centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
@@ -39,14 +39,14 @@ def wilson(share: float, n: float) -> tuple[float, float]:
 
 
 def score_interval(share: float, n: float) -> tuple[float, float]:
-    """Return the 95 % interval of a share: Wilson's, which covers too seldom beside 0 and 1.
+    """Return the 95 % interval of a share: Wilson's, corrected near 0 and 1.
 
-    There the end next to the bound is the exact one for a one-sided error of .05 (Brown, Cai and
-    DasGupta 2001).
+    Wilson's interval covers too seldom near 0 and 1. There the end next to the bound is replaced by
+    the exact one for a one-sided error of .05 (Brown, Cai and DasGupta 2001).
 
     Args:
-        share: The share, 0 to 1; NaN where there is no trial.
-        n: The number of independent trials, above 0; need not be whole.
+        share: The share, 0 to 1; NaN if there is no trial.
+        n: Number of independent trials, above 0; not necessarily whole.
     """
     if not math.isfinite(share):
         return 0.0, 1.0
@@ -63,7 +63,7 @@ def critical(df: ArrayLike) -> NDArray[np.float64]:
     """Return the two-sided critical value of Student's t, infinite for 0 degrees of freedom.
 
     Args:
-        df: Degrees of freedom, of any shape; the values have the same.
+        df: Degrees of freedom, of any shape, which the result has as well.
     """
     freedom = np.asarray(df, np.float64)
     values = stdtrit(np.maximum(freedom, 1e-9), (1 + LEVEL) / 2)
@@ -71,14 +71,14 @@ def critical(df: ArrayLike) -> NDArray[np.float64]:
 
 
 class Shares:
-    """Several shares of samples in groups.
+    """Shares of hits among samples in groups, k at once.
 
     Args:
-        hits: Each group's hits, for each share, (groups, k).
-        counts: The number of samples that they are a share of, (groups, k).
-        errors: How far each group's hits and counts are from those expected of it, scaled so that
-            their squares sum to a variance, (groups, k) each; None where the groups are of one
-            kind, and so each is expected to have the mean share.
+        hits: Number of each group's hits, for each share, (groups, k).
+        counts: Number of each group's samples, (groups, k).
+        errors: Deviation of each group's hits and counts from their expected values, scaled so that
+            the squares sum to a variance, (groups, k) each. None if every group is expected to
+            have the mean share.
     """
 
     def __init__(
@@ -87,24 +87,24 @@ class Shares:
         hits, counts = np.asarray(hits, np.float64), np.asarray(counts, np.float64)
         self._n = counts.sum(axis=0)
         self._groups = (counts > 0).sum(axis=0)
-        with np.errstate(invalid="ignore", divide="ignore"):  # NaN where there is no sample
+        with np.errstate(invalid="ignore", divide="ignore"):  # NaN without samples
             self.value = hits.sum(axis=0) / self._n
-            # The effective number of samples where those of a group are all alike.
+            # The effective number of samples if all samples of a group are alike.
             self._alike = self._n**2 / (counts**2).sum(axis=0)
             if errors is None:
                 factor = np.sqrt(self._groups / np.maximum(self._groups - 1, 1))
                 errors = factor * hits, factor * counts
             variance = (((errors[0] - self.value * errors[1]) / self._n) ** 2).sum(axis=0)
-            self._variance = np.where(variance > NOTHING, variance, 0)
-            # The variance where all samples are independent.
+            self._variance = np.where(variance > ROUNDING_VARIANCE, variance, 0)
+            # The variance if all samples are independent.
             self._simple = self.value * (1 - self.value) / self._n
 
     def intervals(self) -> Array:
-        """Return intervals, (k, 2), each from the variance between the groups of its own share.
+        """Return the interval of each share, (k, 2), from its own variance between groups.
 
-        Where there is one group, or nothing varies between several, all that is known is their
-        number. Otherwise the effective number of samples is at least that of groups whose samples
-        are all alike, and at most that by the common design effect.
+        With one group, or without variation between several, only the number of groups counts.
+        Otherwise the effective number of samples is at least that of groups whose samples are all
+        alike, and at most that by the common design effect.
         """
         with np.errstate(invalid="ignore", divide="ignore"):
             ratio = critical(self._n - 1) / critical(self._groups - 1)
@@ -123,12 +123,12 @@ class Shares:
     def design_effect(self) -> Array:
         """Ratio of each share's variance to that of independent hits, (k,).
 
-        It rests on one correlation within groups for all shares: a few groups are too few to
-        estimate the variance of a single share, which is 0 for a share without a miss.
+        All shares have a common correlation within groups. Few groups do not suffice to estimate
+        the variance of a single share, which is 0 for a share without an error.
         """
         several = self._groups > 1
         with np.errstate(invalid="ignore", divide="ignore"):
-            grown = self._n / self._alike - 1  # of the variance, by a correlation of 1
+            grown = self._n / self._alike - 1  # excess variance for a correlation of 1
             within = (self._n**2 * self._simple * grown)[several].sum()
             excess = (self._n**2 * (self._variance - self._simple))[several].sum()
         correlation = np.clip(excess / within, 0, 1) if within > 0 else 1.0
@@ -136,9 +136,9 @@ class Shares:
         return effect
 
     def pooled(self) -> Array:
-        """Return intervals of shares of hits, (k, 2), by their common design effect.
+        """Return the intervals of the shares, (k, 2), from their common design effect.
 
-        They are for a mean over the shares.
+        They are meant for the interval of a mean over the shares (see `of_mean`).
         """
         df = np.maximum(self._groups - 1, 0).sum()
         ratio = critical(self._n.sum() - 1) / critical(df) if df > 0 else 0.0
@@ -151,35 +151,35 @@ def mean_contributions(sums: Array, counts: Array) -> Array:
     """Return each group's contribution to the error of a mean over samples, (groups,).
 
     Args:
-        sums: Each group's sum, (groups,).
-        counts: Its number of samples, (groups,).
+        sums: Sum of each group's values, (groups,).
+        counts: Number of each group's samples, (groups,).
     """
     contributions: Array = (sums - sums.sum() / counts.sum() * counts) / counts.sum()
     return contributions
 
 
 def degrees_of_freedom(contributions: Array, groups: int) -> float:
-    """Return the degrees of freedom of the sum of squared contributions, 0 where it is 0.
+    """Return the degrees of freedom of the sum of squared contributions; 0 if the sum is 0.
 
-    Where a few groups make most of the variance, there are fewer than groups (Box 1953).
+    If few groups cause most of the variance, there are fewer than the number of groups (Box 1953).
 
     Args:
-        contributions: Each group's, to an estimate's error, (n,); they sum to 0.
-        groups: How many of them can differ from 0.
+        contributions: Contribution of each group to an estimate's error, (n,); they sum to 0.
+        groups: Number of groups whose contribution can differ from 0.
     """
     squares = contributions**2
     total = float(squares.sum())
-    if groups < 2 or total < NOTHING:
+    if groups < 2 or total < ROUNDING_VARIANCE:
         return 0.0
     kurtosis = groups * float((squares**2).sum()) / total**2
     return min(2 * groups / (kurtosis - 1) if kurtosis > 1 else math.inf, groups - 1.0)
 
 
 def variance_of(contributions: Array) -> tuple[float, float]:
-    """Return an estimate's variance, and the degrees of freedom that this has itself.
+    """Return an estimate's variance, and the degrees of freedom of that variance.
 
     Args:
-        contributions: Each group's, to the estimate's error, (groups,); they sum to 0.
+        contributions: Contribution of each group to the estimate's error, (groups,); they sum to 0.
     """
     groups = len(contributions)
     df = degrees_of_freedom(contributions, groups)
@@ -193,8 +193,8 @@ def moderated(variance: float, df: float, expected: float) -> tuple[float, float
 
     Args:
         variance: The estimated variance.
-        df: Its degrees of freedom, 0 where nothing varies.
-        expected: The variance to shrink it to.
+        df: Its degrees of freedom; 0 without variation.
+        expected: The variance to shrink it towards.
     """
     if not df or not variance:
         return 0.0, 0.0
@@ -210,13 +210,13 @@ def bounded(
     Args:
         value: The estimate.
         variance: Its variance.
-        df: The degrees of freedom of that.
-        low: The least value possible.
-        high: The greatest.
-        groups: What the estimate rests on where nothing varies: the effective number of samples.
+        df: Degrees of freedom of the variance.
+        low: Smallest possible value.
+        high: Greatest possible value.
+        groups: Effective number of samples to assume if nothing varies.
     """
     share, variance = (value - low) / (high - low), variance / (high - low) ** 2
-    if variance < NOTHING or df == 0 or not 0 < share < 1:
+    if variance < ROUNDING_VARIANCE or df == 0 or not 0 < share < 1:
         return low + (high - low) * np.array(wilson(share, groups))
     effective = share * (1 - share) / variance * (Z / float(critical(df))) ** 2
     return low + (high - low) * np.array(score_interval(share, max(effective, 1.0)))
@@ -226,21 +226,21 @@ def mean_interval(sums: Array, counts: Array) -> Array:
     """Return the interval, (2,), of a mean of values between 0 and 1.
 
     Args:
-        sums: Each group's sum, (groups,).
-        counts: Its number of samples, (groups,); not all 0.
+        sums: Sum of each group's values, (groups,).
+        counts: Number of each group's samples, (groups,); not all 0.
     """
     mean = float(sums.sum() / counts.sum())
     return bounded(mean, *variance_of(mean_contributions(sums, counts)), 0.0, 1.0, len(sums))
 
 
 def of_mean(values: Array, ends: Array) -> Array:
-    """Return the interval of the mean of independent estimates from their own (MOVER).
+    """Return the interval of the mean of independent estimates from their intervals (MOVER).
 
     After Zou and Donner (Statistics in Medicine 27, 2008).
 
     Args:
         values: The estimates, (k,).
-        ends: The interval of each, (k, 2).
+        ends: Their intervals, (k, 2).
     """
     mean = values.mean()
     below, above = np.sqrt(((ends.T - values) ** 2).sum(axis=1)) / len(values)
@@ -248,5 +248,5 @@ def of_mean(values: Array, ends: Array) -> Array:
 
 
 def wider(one: Array, other: Array) -> Array:
-    """Return the interval that holds both."""
+    """Return the smallest interval that contains both."""
     return np.array([min(one[0], other[0]), max(one[1], other[1])])

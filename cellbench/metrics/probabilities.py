@@ -1,4 +1,4 @@
-"""What probabilities are worth: metrics that need more than the predicted class."""
+"""Metrics of predicted probabilities: areas under ROC curves, losses and calibration."""
 
 import math
 from collections.abc import Sequence
@@ -23,16 +23,16 @@ from cellbench.metrics.intervals import (
 )
 
 BINS = 15
-"""Of the calibration diagram, of equal width (Guo et al. 2017)."""
+"""Number of bins of the calibration diagram, of equal width (Guo et al. 2017)."""
 
 REPLICATES = 1000
-"""Of the calibration error by chance."""
+"""Number of random replicates of the calibration error."""
 
-TINY = 1e-7
-"""The least probability that a logarithm is taken of."""
+MIN_PROBABILITY = 1e-7
+"""Smallest probability of which the logarithm is taken."""
 
-WORST = -math.log(TINY)
-"""The greatest log loss of a sample."""
+MAX_LOG_LOSS = -math.log(MIN_PROBABILITY)
+"""Greatest log loss of a sample."""
 
 
 def score(
@@ -43,27 +43,26 @@ def score(
     prior: np.ndarray,
     run: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Scores predictions with their probabilities: all that `evaluate` does, and more.
+    """Score predictions by class, as `evaluate` does, and by their probabilities.
 
-    The baseline knows nothing but the training split: it gives every image the classes' shares
-    there as probabilities, and so always says the largest class.
+    The baseline knows the training split only: it gives every image the shares of the classes there
+    as probabilities, and so always predicts the largest class.
 
     Args:
         labels: Class indices, (n,); every class must occur.
         probabilities: (n, classes); rows sum to 1.
         groups: Each sample's group, a name or a number, (n,).
         classes: The class names.
-        prior: The classes' shares of the training split that each sample's model saw,
-            (n, classes).
-        run: The number of the run that each prediction comes from, (n,), where there are several:
-            a probability is ranked among those of its own run (Forman and Scholz 2010).
+        prior: Shares of the classes in the training split of each sample's model, (n, classes).
+        run: Number of the run that made each prediction, (n,); None for a single run. A probability
+            is ranked only among those of its own run (Forman and Scholz 2010).
 
     Returns:
-        What `evaluate` returns, and besides, in `metrics`, auroc (mean of the classes against the
-        rest), log_loss, brier (Brier 1950: summed over classes, 0 to 2) and ece (expected
-        calibration error, which is biased upwards; a calibrated model stays below its `calibrated`
-        in 95 of 100 such sets), in `classes` each one's auroc, and `calibration`: for each bin
-        that is not empty n, mean confidence and accuracy.
+        The result of `evaluate`, with more entries. In `metrics`: auroc (mean over the classes,
+        each against the rest), log_loss, brier (Brier 1950: summed over classes, 0 to 2) and ece
+        (expected calibration error, which is biased upwards; a calibrated model stays below
+        `calibrated` in 95 of 100 test sets of this kind). In `classes`: each class's auroc. And
+        `calibration`: n, mean confidence and accuracy of each bin that is not empty.
     """
     found = evaluate(labels, probabilities.argmax(axis=1), groups, classes, prior.argmax(axis=1))
     _, group = np.unique(groups, return_inverse=True)
@@ -80,22 +79,22 @@ def score(
 def calibration(
     labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray, prior: np.ndarray
 ) -> tuple[dict[str, dict[str, float]], list[dict[str, float]]]:
-    """Return how much the probabilities can be believed; the arguments are those of `score`.
+    """Compute losses and calibration error; the arguments are those of `score`.
 
-    The variance of a loss is shrunk towards the one that the probabilities imply, for an effective
-    number of samples halfway (in logarithms) between the number of groups and that of samples.
+    The variance of a loss is shrunk towards the variance that the probabilities imply, for an
+    effective number of samples that is the geometric mean of the numbers of groups and of samples.
 
     Returns:
-        log_loss, brier and ece, and the bins of the diagram.
+        log_loss, brier and ece, and the bins of the calibration diagram.
     """
     _, group = np.unique(groups, return_inverse=True)
     own, base = _losses(labels, probabilities), _losses(labels, prior)
     bins = Bins(labels, probabilities, group)
     counts = np.bincount(group)
-    alike = len(labels) ** 2 / (counts**2).sum()  # effective number if all of a group are alike
+    alike = len(labels) ** 2 / (counts**2).sum()  # effective number if a group is alike
     implied = _implied(probabilities) * math.sqrt(len(labels) / alike)
     judged = {}
-    for k, (name, worst) in enumerate((("log_loss", WORST), ("brier", 2.0))):
+    for k, (name, worst) in enumerate((("log_loss", MAX_LOG_LOSS), ("brier", 2.0))):
         value = float(own[k].mean())
         shifts = mean_contributions(np.bincount(group, own[k]), counts)
         spread = moderated(*variance_of(shifts), implied[k])
@@ -107,16 +106,16 @@ def calibration(
 
 
 class Area:
-    """The area under the ROC curve of one class against the rest.
+    """Area under the ROC curve of one class against the rest.
 
     Its variance between groups is that of the samples' placements (DeLong et al. 1988; Obuchowski
     1997).
 
     Args:
-        positive: Whether a sample is of the class, (n,); some are and some are not.
-        values: The class' probability, (n,).
+        positive: True for samples of the class, (n,); both kinds must occur.
+        values: Probability of the class, (n,).
         group: Each sample's group, counted from 0, (n,).
-        run: Each sample's run, counted from 0, (n,): pairs of one run alone are compared.
+        run: Each sample's run, counted from 0, (n,); only pairs within a run are compared.
     """
 
     def __init__(
@@ -139,10 +138,10 @@ class Area:
         )
         self._parts = one, other
         self.contributions: np.ndarray = one + other
-        """Each group's, to the area's error, (groups,)."""
+        """Contribution of each group to the area's error, (groups,)."""
 
     def _degrees_of_freedom(self) -> float:
-        """Return those of the variance, from those of both kinds of samples (Satterthwaite)."""
+        """Combine the degrees of freedom of both kinds of samples (Satterthwaite 1946)."""
         squares, parts = 0.0, 0.0
         for part, groups in zip(self._parts, self._groups, strict=True):
             df, variance = degrees_of_freedom(part, groups), float((part**2).sum())
@@ -151,15 +150,15 @@ class Area:
         return parts**2 / squares if squares else 0.0
 
     def interval(self, df: float | None = None) -> np.ndarray:
-        """Return its interval, (2,).
+        """Return the interval of the area, (2,).
 
-        A few misordered pairs say little about the variance. So it is shrunk towards that of
-        Hanley and McNeil (1982), for an effective number of samples halfway (in logarithms) between
-        the number of groups and that of samples. Where nothing varies, a group counts as one
+        Few misordered pairs give a poor estimate of the variance. Therefore it is shrunk towards
+        that of Hanley and McNeil (1982), for an effective number of samples that is the geometric
+        mean of the numbers of groups and of samples. Without variation, a group counts as one
         sample.
 
         Args:
-            df: The degrees of freedom of its variance; None for its own.
+            df: Degrees of freedom of the variance; None to estimate them.
         """
         a = self.value
         least, most = (_effective_pairs(a, *sizes) for sizes in (self._groups, self._samples))
@@ -170,7 +169,7 @@ class Area:
 
 
 def _effective_pairs(area: float, m: float, n: float) -> float:
-    """Return the effective number of samples of an area from m positive and n other samples.
+    """Return the effective number of samples for an area from m positive and n other samples.
 
     After Hanley and McNeil (1982), symmetrised by Newcombe (2006).
     """
@@ -178,7 +177,7 @@ def _effective_pairs(area: float, m: float, n: float) -> float:
 
 
 def mean_area(areas: Sequence[Area]) -> tuple[float, np.ndarray]:
-    """Return the mean of the classes' areas, and its interval, (2,)."""
+    """Return the mean of the areas of all classes, and its interval, (2,)."""
     values = np.array([area.value for area in areas])
     contributions = np.mean([area.contributions for area in areas], axis=0)
     groups = len(contributions)
@@ -195,14 +194,16 @@ def _won(
     positives: np.ndarray,
     negatives: np.ndarray,
 ) -> np.ndarray:
-    """Return how many samples of the other kind in its run each ranks rightly to, ties half, (n,).
+    """Count for each sample the correctly ordered pairs with the other kind in its run, (n,).
+
+    A tie counts half.
 
     Args:
-        positive: Whether a sample is of the class, (n,).
-        values: Its probability, (n,).
-        run: Its run, (n,).
-        positives: The number of positive samples of each run.
-        negatives: The number of the others.
+        positive: True for samples of the class, (n,).
+        values: Probability of the class, (n,).
+        run: Run of each sample, (n,).
+        positives: Number of positive samples in each run.
+        negatives: Number of other samples in each run.
     """
     order = np.lexsort((values, run))
     own = positive[order]
@@ -233,25 +234,29 @@ class Bins:
         own = np.minimum((confidence * BINS).astype(int), BINS - 1)
         cell, shape = group * BINS + own, (int(group.max()) + 1, BINS)
 
-        def summed(weights: np.ndarray) -> np.ndarray:
+        def sums(weights: np.ndarray) -> np.ndarray:
             return np.bincount(cell, weights, math.prod(shape)).reshape(shape)
 
-        self._n, self._told = summed(np.ones(len(own))), summed(confidence)
-        self._right = summed(hits)
-        self._excess = (self._told - self._right) / len(own)
+        self._n, self._confidence = sums(np.ones(len(own))), sums(confidence)
+        self._right = sums(hits)
+        self._excess = (self._confidence - self._right) / len(own)
         self._counts = self._n.sum(axis=1, keepdims=True) / len(own)
         self._shares = Shares(self._right, self._n)
 
     @property
     def error(self) -> float:
-        """The expected calibration error."""
+        """Expected calibration error."""
         return float(np.abs(self._excess.sum(axis=0)).sum())
+
+    def _totals(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the samples, the sum of confidences and the hits of each bin, (BINS,) each."""
+        return self._n.sum(axis=0), self._confidence.sum(axis=0), self._right.sum(axis=0)
 
     def diagram(self) -> list[dict[str, float]]:
         """Return n, mean confidence and accuracy of each bin that is not empty."""
-        n, told, right = (each.sum(axis=0) for each in (self._n, self._told, self._right))
+        n, confidence, right = self._totals()
         return [
-            {"n": int(n[k]), "confidence": told[k] / n[k], "accuracy": right[k] / n[k]}
+            {"n": int(n[k]), "confidence": confidence[k] / n[k], "accuracy": right[k] / n[k]}
             for k in np.flatnonzero(n)
         ]
 
@@ -262,32 +267,34 @@ class Bins:
 
     @cached_property
     def by_chance(self) -> float:
-        """The 95th percentile of the error where every confidence is true.
+        """95th percentile of the calibration error of a perfectly calibrated model.
 
-        Predictions of one group, those of several runs for one sample among them, are right
-        together: chance has the correlation that the hits show, within bins and between them.
+        Hits of one group, such as those of several runs for one sample, are correlated. The
+        replicates have the correlations that the hits show, within bins and between them.
         """
-        n, told, right = (each.sum(axis=0) for each in (self._n, self._told, self._right))
+        n, confidence, right = self._totals()
         with np.errstate(invalid="ignore", divide="ignore"):
-            spread = np.nan_to_num(np.sqrt(told * (1 - told / n) * self._shares.design_effect))
+            spread = np.sqrt(confidence * (1 - confidence / n) * self._shares.design_effect)
+            spread = np.nan_to_num(spread)
             residuals = np.nan_to_num(self._right - self._n * right / n)
             norms = np.linalg.norm(residuals, axis=0)
             correlation = np.nan_to_num(residuals.T @ residuals / np.outer(norms, norms))
         np.fill_diagonal(correlation, 1.0)
-        drawn = np.random.default_rng(0).multivariate_normal(
+        differences = np.random.default_rng(0).multivariate_normal(
             np.zeros(BINS), correlation * np.outer(spread, spread), REPLICATES, method="eigh"
         )
-        return float(np.quantile(np.abs(drawn).sum(axis=1) / n.sum(), LEVEL))
+        return float(np.quantile(np.abs(differences).sum(axis=1) / n.sum(), LEVEL))
 
     def interval(self) -> np.ndarray:
         """Return the interval of the population's calibration error in the same bins, (2,).
 
-        Noise biases the error upwards, and most where the true error is small. The lower end is
-        the smallest true error that could have given one as large as this. The candidates are the
-        bins' differences, all shrunk by one factor, with noise of the groups' covariance added.
-        The upper end is the error, less its bias, plus a margin from the intervals of the bins'
-        accuracies. It is at least that of the distance between mean confidence and accuracy, which
-        no error is below: groups that are right or wrong together move all bins at once.
+        Noise biases the error upwards, most of all if the true error is small. The lower end is
+        the smallest true error that could have produced the observed one. The candidates are the
+        differences of the bins, all shrunk by the same factor, plus noise with the covariance
+        between groups. The upper end is the error minus its bias, plus a margin from the intervals
+        of the accuracies in the bins. The error is never below the distance between mean
+        confidence and accuracy, so the upper end is at least that of this distance: groups that
+        are right or wrong together move all bins at once.
         """
         groups, error, differences = len(self._excess), self.error, self._excess.sum(axis=0)
         if groups < 2:
@@ -298,31 +305,31 @@ class Bins:
         noise = rng.multivariate_normal(np.zeros(BINS), covariance, REPLICATES, method="eigh")
         noise *= np.sqrt((groups - 1) / rng.chisquare(groups - 1, (REPLICATES, 1)))
         factors = np.linspace(0, 1, 21)
-        drawn = np.abs(factors[:, None, None] * differences + noise).sum(axis=2)
-        possible = (drawn >= error).mean(axis=1) >= (1 - LEVEL) / 2
+        simulated = np.abs(factors[:, None, None] * differences + noise).sum(axis=2)
+        possible = (simulated >= error).mean(axis=1) >= (1 - LEVEL) / 2
         low = 0.0 if error <= self.by_chance else factors[possible].min(initial=1.0) * error
-        unbiased = 2 * error - float(drawn[-1].mean())
+        unbiased = 2 * error - float(simulated[-1].mean())
         variance, df = variance_of(centred.sum(axis=1))
         margin = float(critical(df)) * math.sqrt(variance) if df else 0.0
         overall = abs(float(differences.sum())) + margin
         return np.array([low, min(max(unbiased + self._above(), overall, error), 1.0)])
 
     def _above(self) -> float:
-        """Return how far the error may lie above another by the bins' intervals (MOVER)."""
-        n, told, right = (each.sum(axis=0) for each in (self._n, self._told, self._right))
+        """Return the margin above the error that the intervals of the bins give (MOVER)."""
+        n, confidence, right = self._totals()
         filled = n > 0
-        n, told, right = n[filled], told[filled] / n[filled], right[filled] / n[filled]
-        farthest = np.abs(self.bars().T - told).max(axis=0)
-        return float(np.linalg.norm(n * (farthest - np.abs(told - right))) / n.sum())
+        n, confidence, right = n[filled], confidence[filled] / n[filled], right[filled] / n[filled]
+        farthest = np.abs(self.bars().T - confidence).max(axis=0)
+        return float(np.linalg.norm(n * (farthest - np.abs(confidence - right))) / n.sum())
 
 
 def _implied(probabilities: np.ndarray) -> np.ndarray:
     """Return the variances of the mean log loss and Brier score of independent samples, (2,).
 
-    They are what the probabilities imply: a test set without a miss hardly shows how the losses
-    vary.
+    The probabilities themselves imply these variances. A test set without errors hardly shows how
+    much the losses vary.
     """
-    logs = -np.log(np.clip(probabilities, TINY, None))
+    logs = -np.log(np.clip(probabilities, MIN_PROBABILITY, None))
     briers = (probabilities**2).sum(axis=1, keepdims=True) - 2 * probabilities + 1
     found = []
     for losses in (logs, briers):
@@ -332,20 +339,20 @@ def _implied(probabilities: np.ndarray) -> np.ndarray:
 
 
 def _losses(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each sample's log loss and Brier score."""
+    """Return the log loss and the Brier score of each sample, both (n,)."""
     own = probabilities[np.arange(len(labels)), labels]
     brier = (probabilities**2).sum(axis=1) - 2 * own + 1
-    return -np.log(np.clip(own, TINY, None)), brier
+    return -np.log(np.clip(own, MIN_PROBABILITY, None)), brier
 
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The temperature that makes the log loss least (Guo et al. 2017), .05 to 20.
+    """Return the temperature that minimises the log loss (Guo et al. 2017), .05 to 20.
 
-    A validation split of a few images, none of them missed, would make the probabilities of all
-    others certain; so its logarithm has a normal prior with a standard deviation of .5.
+    A few validation images without an error would make all other predictions certain. Therefore
+    the logarithm of the temperature has a normal prior with a standard deviation of .5.
 
     Args:
-        labels: Class indices, (n,), best of the validation split.
+        labels: Class indices, (n,), preferably of the validation split.
         probabilities: (n, classes).
     """
 
@@ -358,13 +365,13 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities at another temperature, (n, classes); the order of the classes stays.
+    """Return probabilities at another temperature, (n, classes), with the same order of classes.
 
     Args:
         probabilities: (n, classes).
-        temperature: Above 1 makes them less certain.
+        temperature: The temperature; above 1 makes them less certain.
     """
-    logits = np.log(np.clip(probabilities.astype(np.float64), TINY, None))
+    logits = np.log(np.clip(probabilities.astype(np.float64), MIN_PROBABILITY, None))
     raised = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
     scaled: np.ndarray = raised / raised.sum(axis=1, keepdims=True)
     return scaled

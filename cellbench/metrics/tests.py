@@ -1,4 +1,4 @@
-"""Sizes of paired differences, with intervals and p-values."""
+"""Estimates of paired differences, with intervals and p-values."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from scipy import optimize, special
 
 from cellbench.metrics.intervals import LEVEL
 
-NONE = 1e-12
-"""A standard error below this is rounding: nothing varies."""
+ROUNDING_ERROR = 1e-12
+"""Standard error below which nothing varies except by rounding."""
 
 REPLICATES = 2000
 """Number of bootstrap replicates."""
@@ -18,7 +18,7 @@ REPLICATES = 2000
 
 @dataclass(frozen=True)
 class Difference:
-    """The size of a difference between two conditions, with its interval and p-value."""
+    """Difference between two conditions, with its interval and p-value."""
 
     mean: float
     """The estimate, as a difference of the metric."""
@@ -29,7 +29,7 @@ class Difference:
     p: float | None
     """Two-sided p-value of no difference; None likewise."""
     n: int
-    """Number of test sets, or on a single one of the groups that were resampled."""
+    """Number of test sets; for a single test set, the number of groups that were resampled."""
     level: float = LEVEL
     """Confidence level of the interval; more than .95 if it is adjusted for several comparisons."""
     worse: float | None = None
@@ -63,8 +63,8 @@ def corrected_t(
         differences: One per split, at least two.
         ratio: Test images for each training image.
         rope: Half the width of the region of practical equivalence.
-        mean: The estimate, if it is not the mean of the differences but weighted by `shares`, as
-            that of pooled predictions.
+        mean: The estimate, if it is not the mean of the differences but weighted by `shares`, such
+            as that of pooled predictions.
         shares: Each split's share of the estimate, with a sum of 1; None for equal ones.
         within: Sampling variance of a single difference. It replaces the variance between the
             differences if these are all equal by chance.
@@ -75,7 +75,7 @@ def corrected_t(
     mean = float(values.mean()) if mean is None else mean
     weights = np.full(n, 1 / n) if shares is None else np.asarray(shares)
     variance = float(values.var(ddof=1))
-    if variance < NONE**2:
+    if variance < ROUNDING_ERROR**2:
         variance = within
     scale = float(np.sqrt((weights @ weights + ratio) * variance))
     found = _student(mean, scale, n - 1, n, level)
@@ -94,8 +94,8 @@ def mcnemar(first: float, second: float, n: int, level: float = LEVEL) -> Differ
     interval is extended to 0, so that it always contains 0 if p does not exclude it.
 
     Args:
-        first: Number of samples that the first alone has right.
-        second: Number of samples that the second alone has right.
+        first: Number of samples that only the first gets right.
+        second: Number of samples that only the second gets right.
         n: Number of all samples.
         level: Confidence level of the interval.
     """
@@ -120,8 +120,8 @@ def paired_interval(
     (tests/benchmarks/verdicts.py, beside Newcombe's and Agresti's and Min's).
 
     Args:
-        first: Number of samples that the first alone has right.
-        second: Number of samples that the second alone has right.
+        first: Number of samples that only the first gets right.
+        second: Number of samples that only the second gets right.
         n: Number of all samples.
         level: Confidence level.
 
@@ -142,7 +142,7 @@ def _lower(first: float, second: float, n: int, z: float) -> float:
         share = (np.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
         variance = n * (2 * share + difference * (1 - difference))
         surplus = second - first - n * difference
-        if surplus < 1e-9 * n:  # at the estimate itself, where the variance may be 0 as well
+        if surplus < 1e-9 * n:  # at the estimate itself, where the variance may be 0 too
             return -z
         return float(surplus / np.sqrt(variance)) - z if variance > 0 else np.inf
 
@@ -158,7 +158,7 @@ def resample(by_group: np.ndarray) -> np.ndarray:
     """Draw bootstrap replicates of a sum over groups.
 
     Args:
-        by_group: Each group's summand, such as its confusion matrix, (groups, ...).
+        by_group: Value of each group, such as its confusion matrix, (groups, ...).
 
     Returns:
         The sums, (REPLICATES, ...); the same for the same input.
@@ -169,10 +169,10 @@ def resample(by_group: np.ndarray) -> np.ndarray:
 
 
 def _group_counts(groups: int) -> Iterator[np.ndarray]:
-    """Yield how often each group is drawn in each replicate, (100, groups) at a time, float32.
+    """Yield the number of times that each replicate has each group, float32, (100, groups).
 
-    All replicates of 100,000 groups would take 800 MB; those of a few thousand are kept, as every
-    metric of every condition needs the same.
+    All replicates of 100,000 groups would take 800 MB; those of a few thousand are kept in
+    memory, as every metric of every condition needs them.
     """
     small = groups * REPLICATES <= 10_000_000
     yield from _kept_group_counts(groups) if small else _new_group_counts(groups)
@@ -187,7 +187,7 @@ def _new_group_counts(groups: int) -> Iterator[np.ndarray]:
 
 @lru_cache(maxsize=2)
 def _kept_group_counts(groups: int) -> list[np.ndarray]:
-    """Return the numbers of `_group_counts`, which are kept in memory."""
+    """Return the numbers of `_group_counts`, and keep them in memory."""
     return list(_new_group_counts(groups))
 
 
@@ -200,27 +200,27 @@ def resampled(
 ) -> Difference:
     """Judge a difference on one test set, by a bootstrap over its groups and by its runs.
 
-    A test set is a sample of groups, and the runs on it are a sample of those that the training
-    could have given, as the cases and readers of a study of diagnostic imaging (Obuchowski and
-    Rockette, Communications in Statistics 24, 1995). So the variance between runs is added to the
-    bootstrap's. The sum goes into a t-test with Satterthwaite's degrees of freedom (Hillis,
-    Statistics in Medicine 26, 2007). What runs and groups share is counted in both, which errs on
-    the side of caution. Percentiles of a bootstrap of few groups would find differences where
-    there are none (in 25 % of simulated test sets with three groups; tests/test_statistics.py).
+    A test set is a sample of groups, and the runs on it are a sample of possible trainings, like
+    the cases and readers of a study of diagnostic imaging (Obuchowski and Rockette, Communications
+    in Statistics 24, 1995). So the variance between runs is added to that of the bootstrap. The
+    sum goes into a t-test with Satterthwaite's degrees of freedom (Hillis, Statistics in Medicine
+    26, 2007). Variance that runs and groups share is counted twice, which is conservative.
+    Percentiles of a bootstrap of few groups would find differences where there are none (in 25 % of
+    simulated test sets with three groups; tests/test_statistics.py).
 
     Args:
         mean: The difference.
         replicates: Bootstrap replicates of the difference, (replicates,).
         groups: Number of groups that were resampled.
-        between: For each condition with several runs the variance that these add to the
-            difference, and its degrees of freedom.
+        between: For each condition with several runs, the variance that they add to the difference,
+            and its degrees of freedom.
         level: Confidence level of the interval.
     """
     if groups < 2:
         return Difference(mean, None, None, None, groups, level)
     parts = [(float(replicates.var()) * groups / (groups - 1), groups - 1), *between]
     variance = sum(part for part, _ in parts)
-    if variance < NONE**2:
+    if variance < ROUNDING_ERROR**2:
         return Difference(mean, None, None, None, groups, level)
     freedom = variance**2 / sum(part**2 / own for part, own in parts)
     return _student(mean, float(np.sqrt(variance)), freedom, groups, level)
@@ -229,8 +229,8 @@ def resampled(
 def unvaried(mean: float, groups: int, level: float = LEVEL) -> Difference:
     """Judge a difference of accuracies that is the same in every group.
 
-    Nothing varies, and yet other groups could differ: as many single samples as there are groups
-    would still leave McNemar's interval.
+    Although nothing varies, other groups could differ. The interval is McNemar's for as many
+    independent samples as there are groups.
 
     Args:
         mean: The difference, in each group.
@@ -252,9 +252,9 @@ def _student(mean: float, scale: float, freedom: float, n: int, level: float) ->
         n: Number of test sets or groups.
         level: Confidence level of the interval.
     """
-    if scale < NONE:
+    if scale < ROUNDING_ERROR:
         return Difference(mean, None, None, None, n, level)
-    # Student's distribution as functions: scipy.stats takes a hundred times as long.
+    # The functions of scipy.special; scipy.stats takes a hundred times as long.
     half = float(special.stdtrit(freedom, (1 + level) / 2)) * scale
     p = float(2 * special.stdtr(freedom, -abs(mean) / scale))
     return Difference(mean, mean - half, mean + half, p, n, level)

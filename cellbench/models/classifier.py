@@ -201,7 +201,7 @@ class CellClassifier(CellNetwork):
     # Training.
 
     def on_fit_start(self) -> None:
-        """Make class weights and teacher, on the device that the model is on by now."""
+        """Make class weights and teacher on the model's device."""
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if self.config.class_weights == "balanced":
             weights = balanced_weights(data.class_counts("train"))
@@ -224,7 +224,7 @@ class CellClassifier(CellNetwork):
         return logits
 
     def training_step(self, batch: Batch | FeatureBatch) -> dict[str, Tensor]:
-        """Return what is minimised, the penalties included, and the logits, (B, classes)."""
+        """Return the loss with the penalties, and the logits, (B, classes)."""
         shares = self._objective.targets(batch)
         if self._mixing and isinstance(batch, Batch):
             images, shares = self._mixing(self.normalise(batch.images), shares)

@@ -37,9 +37,9 @@ class ModelConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     """Training loss, to which the penalties are added."""
     mixup: float = field(default=0.0, metadata=bounds(0))
-    """Parameter of the Beta distribution that the share of the second image is drawn from when
-    images and targets are blended (Zhang et al., ICLR 2018); 0 for never. With cutmix too, each
-    step uses one of the two."""
+    """Parameter of the Beta distribution of the second image's share when images and targets are
+    blended (Zhang et al., ICLR 2018); 0 for never. With cutmix too, each step uses one of the
+    two."""
     cutmix: float = field(default=0.0, metadata=bounds(0))
     """The same for pasting a box from another image (Yun et al., ICCV 2019)."""
     co_teaching: CoTeachingConfig | None = None

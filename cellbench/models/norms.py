@@ -25,7 +25,7 @@ NORMS: dict[str, Callable[[nn.BatchNorm2d], nn.Module] | None] = {
     "batch": None,
     "group": _group_norm,  # keeps no statistics of the training images
 }
-"""Functions that make what replaces a batch norm, with its scales; None to keep batch norm."""
+"""Functions that make the replacement of a batch norm, with its scales; None to keep batch norm."""
 
 if TYPE_CHECKING:
     Norm = str

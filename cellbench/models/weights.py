@@ -1,4 +1,4 @@
-"""Initial weights of a backbone: where they come from, and loading what fits."""
+"""Initial weights of a backbone: their sources, and loading of the entries that fit."""
 
 import copy
 import re
@@ -26,7 +26,7 @@ _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights to start from, before it is known what of them fits."""
+    """Initial weights, not yet matched to the network."""
 
     state: dict[str, Tensor]
     """The state dict."""
@@ -106,12 +106,12 @@ def from_run(run: Path, name: str, *, partial: bool) -> Weights:
         raise UserError(
             f"model.weights: {path} is not a whole checkpoint of cellbench's: {error}"
         ) from error
-    except Exception as error:  # anything may be wrong with a file of another kind
+    except Exception as error:  # a file of another kind may cause any error
         raise UserError(f"model.weights: {path} is not a checkpoint of cellbench's") from error
     if trained != name and not partial:
         raise UserError(
             f"model.weights: the run {run} trained {trained}; give model.backbone: {trained}, or "
-            "model.partial_weights: true to take what fits"
+            "model.partial_weights: true to load the entries that fit"
         )
     return Weights(own, f"the run {run}", of_run=True, norm=norm)
 
@@ -149,7 +149,7 @@ def load(
         raise UserError(
             f"model.weights: {source} does not fit the network: {len(missing)} of its {len(own)} "
             f"entries are missing and {len(unknown)} unknown, the first '{first}'; "
-            "model.partial_weights: true takes what fits"
+            "model.partial_weights: true loads those that fit"
         )
     if not any(value.is_floating_point() for key, value in given.items() if key not in unknown):
         raise UserError(f"model.weights: nothing in {source} fits the network")
@@ -160,7 +160,7 @@ def load(
 def _without_classifier(
     state: dict[str, Tensor], own: Mapping[str, Tensor], classifiers: tuple[str, ...]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the entries of all but the classifier, by their current names, and its entries' names.
+    """Return the entries of the backbone, by their current names, and the classifier's names.
 
     Args:
         state: A state dict.

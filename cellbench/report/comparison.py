@@ -60,9 +60,9 @@ class Contrast:
     """A weighted sum of conditions, such as the difference of two."""
 
     difference: Difference | None
-    """Its size; None if there is no pair."""
+    """Estimate of the sum; None if there is no pair."""
     values: tuple[float, ...]
-    """Each condition's value over the pooled predictions of its paired runs; empty likewise."""
+    """Value of each condition over the pooled predictions of its paired runs; empty likewise."""
     about: About
     """Subject of the difference."""
     splits: int
@@ -84,7 +84,7 @@ class Unpaired:
     """A run without a partner in the other condition."""
 
     condition: str
-    """Its condition's name."""
+    """Name of its condition."""
     repeat: Repeat
     """Fold, the split's seed, and seed_everything."""
     path: str
@@ -127,11 +127,11 @@ class Effect:
     interaction: bool
     """True for an interaction of two factors."""
     contrast: Contrast
-    """Its size, over all levels of the other factors."""
+    """Size of the effect, over all levels of the other factors."""
 
 
 class Comparer:
-    """Compares conditions by one metric.
+    """Comparison of conditions by one metric.
 
     Args:
         metric: The metric.

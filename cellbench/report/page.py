@@ -13,17 +13,17 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import cellbench
-from cellbench.artifacts.conditions import Condition
-from cellbench.artifacts.finished import Finished
-from cellbench.artifacts.folder import whole_file
-from cellbench.config import strict_json, yaml
-from cellbench.data import files
-from cellbench.inference.attributions import (
+from cellbench.artifacts.attributions import (
     TITLES,
     Attribution,
     read_attributions,
     summarise,
 )
+from cellbench.artifacts.conditions import Condition
+from cellbench.artifacts.finished import Finished
+from cellbench.artifacts.folder import whole_file
+from cellbench.config import strict_json, yaml
+from cellbench.data import files
 from cellbench.report import figures
 from cellbench.report.comparison import Comparison, curves
 from cellbench.report.report import (
@@ -38,19 +38,19 @@ from cellbench.utils.errors import UserError
 from cellbench.utils.html_page import jpeg, png, render
 from cellbench.utils.untrusted import inside, open_text
 
-SHOWN = 8
+MAX_CONDITIONS = 8
 """Greatest number of conditions that are shown in detail; report.json has all."""
 
-ERRORS = 12
+MAX_ERRORS = 12
 """Greatest number of a condition's wrong images on the page, the most confident errors first."""
 
-LINES = 7
+MAX_LINES = 7
 """Greatest number of lines in a figure of curves."""
 
-LOOK = 1000
+PICTURE_WIDTH = 1000
 """Width of a picture of attributions, pixels."""
 
-HEIGHT = 96
+IMAGE_HEIGHT = 96
 """Height of an image on the page, pixels."""
 
 
@@ -69,7 +69,7 @@ def render_page(
     Raises:
         UserError: The audit cannot be read.
     """
-    shown = report.scored[:SHOWN]
+    shown = report.scored[:MAX_CONDITIONS]
     compared = _drawable(report)
     return render(
         Path(__file__).with_name("page.html"),
@@ -113,7 +113,7 @@ def save_figures(report: Report, folder: Path) -> list[Path]:
     by_name = {}
     if compared := _drawable(report):
         by_name["differences"] = figures.forest(compared, report.rope, report.metric)
-    if (learning := _learning_curves(report.scored[:SHOWN])) is not None:
+    if (learning := _learning_curves(report.scored[:MAX_CONDITIONS])) is not None:
         by_name["learning"] = learning
     paths = []
     for name, figure in by_name.items():
@@ -143,7 +143,9 @@ def _curves(report: Report) -> list[str]:
     """Return the options over which curves of a few lines can be drawn."""
     found = report.conditions
     keys = curves(found) if report.comparisons else []
-    return [key for key in keys if len(figures.lines(report.scored, key)) in range(1, LINES + 1)]
+    return [
+        key for key in keys if len(figures.lines(report.scored, key)) in range(1, MAX_LINES + 1)
+    ]
 
 
 def _splits(found: Sequence[Condition]) -> Iterator[dict[str, Any]]:
@@ -228,7 +230,7 @@ def _errors(one: Scored) -> dict[str, Any]:
                 "missed": missed[sample],
                 "tested": tested[sample],
             }
-            for sample, i in list(first.items())[:ERRORS]
+            for sample, i in list(first.items())[:MAX_ERRORS]
         ],
     }
 
@@ -251,7 +253,7 @@ def _looks(condition: Condition) -> dict[str, Any] | None:
         "condition": condition,
         "runs": len(pictures),
         "summaries": summarise(found, groups),
-        "picture": jpeg(_sized(files.read_image(shown[0]), width=LOOK)) if shown else "",
+        "picture": jpeg(_sized(files.read_image(shown[0]), width=PICTURE_WIDTH)) if shown else "",
     }
 
 
@@ -280,7 +282,7 @@ def _picture(run: Finished, sample: str) -> str:
         image = files.read_image(root / sample)
     except (UserError, ValueError):
         return ""
-    width = min(max(1, round(image.shape[1] * HEIGHT / image.shape[0])), 3 * HEIGHT)
+    width = min(max(1, round(image.shape[1] * IMAGE_HEIGHT / image.shape[0])), 3 * IMAGE_HEIGHT)
     return jpeg(_sized(image, width))
 
 

@@ -31,16 +31,16 @@ from cellbench.report.comparison import (
 from cellbench.utils.errors import UserError, suggest
 from cellbench.utils.html_page import share
 
-SENTENCES = 6
+MAX_SENTENCES = 6
 """Greatest number of comparisons with a sentence each; of more only the largest has one."""
 
-NAMED = 3
+MAX_NAMED = 3
 """Greatest number of runs left out that are named; more are counted."""
 
 DECIMALS = range(3, 10)
 """Numbers of decimals that differences may be shown with; the first that suffices is used."""
 
-SHOWN: dict[Judgement, str] = {"too few data": "too few data to tell"}
+LONG_WORDS: dict[Judgement, str] = {"too few data": "too few data to tell"}
 """Longer words for some judgements."""
 
 
@@ -125,7 +125,7 @@ class Report:
                 f"n = {only.condition.n}, where the majority class has {entry['baseline']:.3f}."
             ]
         sentences = [self._sentence(one) for one in self.comparisons]
-        if len(sentences) <= SENTENCES:
+        if len(sentences) <= MAX_SENTENCES:
             return sentences
         kinds = Counter(shown_judgement(one) for one in self.comparisons)
         counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
@@ -219,14 +219,14 @@ def _unpaired(left_out: Sequence[Unpaired]) -> str:
         parts += [f"split seed {split_seed}"] if split_seed else []
         of.setdefault(run.condition, []).append(" ".join([*parts, f"seed {seed}"]))
     return ", ".join(
-        f"{' and '.join(own) if len(own) <= NAMED else f'{len(own)} runs'} of {name}"
+        f"{' and '.join(own) if len(own) <= MAX_NAMED else f'{len(own)} runs'} of {name}"
         for name, own in of.items()
     )
 
 
 def shown_judgement(one: Comparison) -> str:
     """Return a judgement in a word or two, and whether it is of a trained model alone."""
-    words = SHOWN.get(one.judgement, one.judgement)
+    words = LONG_WORDS.get(one.judgement, one.judgement)
     judged = one.judgement not in ("not judged", "not compared")
     alone = judged and one.contrast.about == "trained model"
     return f"{words} (this trained model)" if alone else words

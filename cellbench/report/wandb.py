@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cellbench.config import keys
-from cellbench.training.loggers import FINISH_TIMEOUT, refusals, run_id
+from cellbench.training.loggers import FINISH_TIMEOUT_S, refusals, run_id
 from cellbench.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _begin(
         project=project,
         mode=mode,
         dir=folder,
-        settings=wandb.Settings(finish_timeout=FINISH_TIMEOUT, finish_timeout_raises=True),
+        settings=wandb.Settings(finish_timeout=FINISH_TIMEOUT_S, finish_timeout_raises=True),
     )
 
 

@@ -1,1 +1,1 @@
-"""Many runs of one experiment: a search for good values, or a comparison of conditions."""
+"""Sweeps: many runs of one experiment, as a search or a comparison of conditions."""

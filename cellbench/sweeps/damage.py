@@ -13,7 +13,7 @@ from cellbench.utils.errors import UserError
 
 
 class DamagedStorage(UserError):
-    """A storage that holds something else than a sweep has written there."""
+    """A storage with content that no sweep has written."""
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from cellbench.utils.errors import UserError
 
 
 class FinalTest:
-    """Scores the best trial's runs on the test split, each in a process of its own.
+    """Test of the best trial's runs, each in a process of its own.
 
     Args:
         config: The sweep.

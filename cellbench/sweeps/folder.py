@@ -1,4 +1,4 @@
-"""Files of a sweep, and what its runs have written."""
+"""Files of a sweep and of its runs."""
 
 import csv
 import json

@@ -16,7 +16,7 @@ from cellbench.sweeps.trial import OpenTrial
 
 
 class Judge:
-    """Reads the values of runs from their folders, and lets the pruner judge their trials.
+    """Reader of the values of runs, which lets the pruner judge their trials.
 
     A trial with a single run is judged after every epoch, one with several runs after every run.
 

@@ -14,7 +14,7 @@ from cellbench.sweeps.workers import Command, Job, Slot
 
 
 class Launcher:
-    """Starts the runs of trials, as many at a time as there are workers.
+    """Launcher of trials' runs, one at a time in each worker.
 
     Args:
         config: The sweep.

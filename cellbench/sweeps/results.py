@@ -104,7 +104,7 @@ def draw(folder: SweepFolder, config: SweepConfig, study: Study) -> list[str]:
     """Draw the metrics over the parameters, and for a search its progress.
 
     Returns:
-        The names of the figures drawn; none for fewer than three finished trials.
+        Names of the figures; none for fewer than three finished trials.
     """
     done = study.trials(TrialState.COMPLETE)
     if len(done) < 3:

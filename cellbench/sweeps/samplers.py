@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from cellbench.sweeps.config import SweepConfig
 from cellbench.sweeps.space import Point, Space
 
-FIRST = 5
+STARTUP_STEPS = 5
 """Number of trials, or of runs of a trial, that a pruner sees before it judges."""
 
 
@@ -59,7 +59,7 @@ def build_pruner(config: SweepConfig, steps: int) -> BasePruner:
     if config.pruner == "median":
         # The first epochs say little; with folds or seeds every value is that of a whole run.
         warm_up = steps // 4 if len(config.runs) == 1 else 0
-        return optuna.pruners.MedianPruner(n_startup_trials=FIRST, n_warmup_steps=warm_up)
+        return optuna.pruners.MedianPruner(n_startup_trials=STARTUP_STEPS, n_warmup_steps=warm_up)
     if config.pruner == "halving":
         return optuna.pruners.SuccessiveHalvingPruner()
     if config.pruner == "hyperband":
@@ -67,12 +67,12 @@ def build_pruner(config: SweepConfig, steps: int) -> BasePruner:
     if config.pruner == "wilcoxon":
         with warnings.catch_warnings():  # it is experimental
             warnings.simplefilter("ignore")
-            return optuna.pruners.WilcoxonPruner(n_startup_steps=min(FIRST, steps - 1))
+            return optuna.pruners.WilcoxonPruner(n_startup_steps=min(STARTUP_STEPS, steps - 1))
     return optuna.pruners.NopPruner()
 
 
 class GridSampler(BaseSampler):
-    """Gives trial k the grid's point k, so that all points are run once on any number of machines.
+    """Sampler that gives trial k point k of the grid, on any number of machines.
 
     Args:
         points: All points.
@@ -119,7 +119,7 @@ class CmaEsSampler(BaseSampler):
     """
 
     GENERATION = "cellbench:generation"
-    """Attribute of a trial with the generation that it was drawn in."""
+    """Trial attribute that holds its generation."""
 
     def __init__(self, seed: int, storage: BaseStorage) -> None:
         self._seed = seed
@@ -140,7 +140,9 @@ class CmaEsSampler(BaseSampler):
         if not search_space:
             return {}
         optimizer = self._replay(study, search_space)
-        if self.GENERATION not in trial.system_attrs:  # else it is run again, as it was drawn
+        if (
+            self.GENERATION not in trial.system_attrs
+        ):  # else it is run again, with its old parameters
             number = self._storage.get_trial_id_from_study_id_trial_number(
                 self._storage.get_study_id_from_name(study.study_name), trial.number
             )
@@ -255,13 +257,13 @@ class SeededSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Return the parameters that the sampler draws together."""
+        """Return the parameters that the sampler draws jointly."""
         return self._of(trial).infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Draw the parameters that are drawn together."""
+        """Draw the joint parameters."""
         return self._of(trial).sample_relative(study, trial, search_space)
 
     def sample_independent(

@@ -23,7 +23,7 @@ EVERY_S = 0.5
 
 
 class Screen:
-    """Shows the progress of a sweep; a context manager."""
+    """Display of a sweep's progress, as a context manager."""
 
     def __init__(self) -> None:
         self._console = Console()

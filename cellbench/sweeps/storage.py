@@ -69,10 +69,10 @@ def open_storage(storage: str, folder: Path) -> BaseStorage:
 
 
 class _SystemLock(JournalFileOpenLock):
-    """Lock that the system releases when its process is killed; Optuna's own would stay.
+    """Lock that the system releases when its process is killed, unlike Optuna's own.
 
-    Optuna publishes no base class of its locks, hence this parent, of which nothing is used: both
-    of the methods that a journal calls are replaced.
+    Optuna publishes no base class of its locks. Of this parent nothing is used, as both methods
+    that a journal calls are replaced.
 
     Args:
         path: The lock's file.

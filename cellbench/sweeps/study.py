@@ -1,4 +1,4 @@
-"""The trials of a sweep, in a storage that outlives every process and that machines may share."""
+"""Trials of a sweep, in a storage that outlives processes and may be shared by machines."""
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -102,8 +102,8 @@ class Study:
         directions = [StudyDirection[each.upper()] for each in self._config.directions]
         if stored is None and (self.trials() or study.directions != directions):
             raise UserError(
-                f"the storage has a study {study.study_name} that is no sweep of cellbench's; give "
-                "another --name"
+                f"the storage has a study {study.study_name} that is not a sweep of cellbench; "
+                "give another --name"
             )
         if study.directions != directions:
             raise DamagedStorage("it has other directions than its sweep")
@@ -167,7 +167,7 @@ class Study:
     def ask(self) -> tuple[Trial, Point] | None:
         """Return a trial to run with its parameters; None if there is none now.
 
-        It is one that another process has left, or else a new one.
+        Trials that another process has left come before new ones.
         """
         waiting = self.trials(TrialState.WAITING)
         total = self._config.total
@@ -176,7 +176,9 @@ class Study:
         call = self._waiting.call
         trial = call(self._store.study.ask)
         before = sum(other.number < trial.number for other in self.trials())
-        if total is not None and before >= total:  # two machines asked for the last one at once
+        if (
+            total is not None and before >= total
+        ):  # two machines asked for the last one at the same time
             call(lambda: trial.set_user_attr("surplus", True))
             call(lambda: self._store.study.tell(trial, state=TrialState.FAIL))
             return None

@@ -1,4 +1,4 @@
-"""The loop of a sweep: asks for trials, gives their runs to workers, and stores the outcomes."""
+"""Main loop of a sweep: ask for trials, give their runs to workers, store the outcomes."""
 
 import shutil
 import time
@@ -22,23 +22,23 @@ from cellbench.sweeps.workers import TRIES, Command, Job, Slot, wait_for
 from cellbench.utils.errors import UserError
 
 UNWRITABLE, OTHER_RUN = 74, 75
-"""Exit codes of a run: a file cannot be written, so that no other run could go on either; and the
-run's folder holds an unfinished run of another configuration."""
+"""Exit codes of a run: a file cannot be written, so that other runs would fail too; and the run's
+folder holds an unfinished run of another configuration."""
 
-IN_A_ROW = 5
+MAX_FAILURES = 5
 """Number of consecutive failed trials that stops a sweep."""
 
 ASK_AGAIN_S = 2.0
 """Seconds between two requests for a trial while there is none."""
 
 POLL_S = 0.1
-"""Seconds between two looks at what the runs have written."""
+"""Seconds between two checks of the runs' files."""
 
 FULL_DISK = 1 << 20
 """Bytes of free space below which a disk counts as full."""
 
 Show = Callable[["Sweep", OpenTrial | None], None]
-"""Shows the progress of a sweep; called in every round, and with each trial that has ended."""
+"""Function that shows the progress of a sweep; called in every round, and for each ended trial."""
 
 
 class Sweep:
@@ -84,14 +84,14 @@ class Sweep:
             show: Shows the progress.
 
         Raises:
-            UserError: No run could go on, or too many trials in a row have failed.
+            UserError: No run can continue, or too many trials in a row have failed.
         """
         with self._ending():
             while True:
                 self._start_runs()
                 show(self, None)
                 if not self.open:
-                    self._failures.store()  # no trial comes later that could succeed
+                    self._failures.store()  # no later trial can succeed
                     if self._time_is_up or not self.study.unfinished():
                         break
                 wait_for(self._jobs, POLL_S if self.open else ASK_AGAIN_S)
@@ -99,7 +99,7 @@ class Sweep:
                 self._drop_lost_trials()
 
     def test_best(self) -> list[RunFolder]:
-        """Score the trial that a search has chosen on the test split, once; see `FinalTest`."""
+        """Score the best trial of a search on the test split, once; see `FinalTest`."""
         command, slot = self.launcher.command, self.launcher.free[0]
         return FinalTest(self.config, self.study, self.folder, command, slot).run()
 
@@ -147,7 +147,7 @@ class Sweep:
         while self.launcher.free:
             one = next((one for one in self.open if one.waiting), None)
             if one is None and any(not other.jobs for other in self.open):
-                return  # these trials have ended, and the study is to know before it is asked
+                return  # the study must know that these trials have ended before it is asked
             one = one or self._next_trial()
             if one is None:
                 return
@@ -174,7 +174,7 @@ class Sweep:
         for one in list(self.open):
             for number, job in list(one.jobs.items()):
                 job.watch()
-                ended = job.exit_code is not None  # asked first, to read what it wrote last
+                ended = job.exit_code is not None  # asked first, so that its last files are read
                 self._judge.judge_epochs(one, number)
                 if ended:
                     self._take(one, number, self.launcher.collect(one, number))
@@ -215,11 +215,11 @@ class Sweep:
         if one.failed is not None:
             self._failures.add(one)
             show(self, one)
-            if len(self._failures.trials) >= IN_A_ROW:
+            if len(self._failures.trials) >= MAX_FAILURES:
                 raise UserError(
-                    f"{IN_A_ROW} trials in a row have failed, the last for: {one.failed}; their "
-                    f"logs are in {self.folder.path / 'trials'}; give the same command again to "
-                    "run them again"
+                    f"{MAX_FAILURES} trials in a row have failed, the last for: {one.failed}; "
+                    f"their logs are in {self.folder.path / 'trials'}; give the same command "
+                    "again to run them again"
                 )
             return
         self._failures.store()

@@ -20,19 +20,19 @@ from cellbench.utils import streams
 from cellbench.utils.errors import UserError
 
 GRACE_S = 90.0
-"""Seconds that a run has to save its state and end after it was told to."""
+"""Seconds that a run has to save its state and end."""
 
 TRIES = 3
-"""Number of attempts at a run that is killed from outside, as the system does without memory."""
+"""Number of attempts at a run that is killed from outside, such as for lack of memory."""
 
 MAX_REASON = 4000
-"""Bytes of a reason. A pipe takes this many at once, so that no reason arrives in part."""
+"""Greatest number of bytes of a reason; a pipe transmits this many at once, never in part."""
 
 LOG_END = 20_000
 """Bytes at the end of a log that are searched for a reason."""
 
 _MARK = "$ python -m cellbench "
-"""Precedes each command line in a log."""
+"""Start of each command line in a log."""
 
 _context = multiprocessing.get_context("forkserver")
 
@@ -48,7 +48,7 @@ class Ending:
 
 
 Command = Callable[[list[str]], Ending]
-"""Runs a command line, as cellbench's main does."""
+"""Function that runs a command line, such as cellbench's main."""
 
 
 def warm_up(modules: list[str]) -> None:
@@ -146,7 +146,7 @@ class Job:
             self._process = _context.Process(target=_work, args=args)
             self._process.start()
         finally:
-            outbox.close()  # this end is the process's own now
+            outbox.close()  # the process has its own copy of this end
 
     @property
     def sentinel(self) -> int:

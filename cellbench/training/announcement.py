@@ -11,19 +11,19 @@ def announcement(run: Run, precision: str, loading: str) -> str:
 
     Args:
         run: The run.
-        precision: Its precision, and why it was chosen.
-        loading: How the images are loaded, and why.
+        precision: Its precision, with the reason.
+        loading: Description of the loading of images, with the reason.
     """
     data, model, trainer = run.data, run.model, run.trainer
-    n = {part: len(data.drawn.indices(part)) for part in ("train", "val", "test")}
+    n = {part: len(data.partition.indices(part)) for part in ("train", "val", "test")}
     total = sum(p.numel() for p in model.parameters())
     fold = "" if data.split.folds is None else f", fold {data.split.fold or 0}"
-    purged = int((data.drawn.parts == "purged").sum())
+    purged = int((data.partition.parts == "purged").sum())
     out = f", {purged} images purged: they share a group with a scored part" if purged else ""
     lines = [
         f"data       {type(data).__name__}, {len(data.classes)} classes, view {data.view}: "
         f"{n['train']} train, {n['val']} val, {n['test']} test images",
-        f"split      {data.split.protocol}{fold}, digest {data.drawn.digest[:12]}{out}",
+        f"split      {data.split.protocol}{fold}, digest {data.partition.digest[:12]}{out}",
         f"images     {data.where}, {loading}",
         *([f"epoch      {data.shown}"] if run.trains and data.shown else []),
         f"model      {model.arguments['backbone']}, {total:,} parameters, "
@@ -48,7 +48,7 @@ def _notes_on_data(run: Run) -> Iterator[str]:
         yield f"an epoch ends after {batches} batches: trainer.limit_train_batches"
     if run.trains and data.train_labels is not None:
         training = data.training
-        out = len(data.drawn.indices("train")) - len(training.positions)
+        out = len(data.partition.indices("train")) - len(training.positions)
         other = int((training.all_labels != data.table.labels)[training.positions].sum())
         yield (
             f"data.train_labels leaves {out} training images out, and gives {other} another "
@@ -56,9 +56,9 @@ def _notes_on_data(run: Run) -> Iterator[str]:
         )
     elif data.label_noise:
         yield f"{data.label_noise:.0%} of the training labels replaced by others"
-    tested = data.drawn.indices("test")
+    tested = data.partition.indices("test")
     yield from few_groups(
-        data.drawn.groups[tested].tolist(),
+        data.partition.groups[tested].tolist(),
         [data.classes[label] for label in data.table.labels[tested]],
     )
 

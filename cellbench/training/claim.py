@@ -1,4 +1,4 @@
-"""A run's folder: which one a command gets, and how other processes are kept off it."""
+"""Claim of a run's folder: its choice, and a lock against other processes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from cellbench.utils.errors import OtherRun, UserError
 from cellbench.utils.terminal import say
 
 _ENDING_S = 60.0
-"""Seconds to wait for a process that was just told to end, and saves its state."""
+"""Seconds to wait for a process that is saving its state in order to end."""
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a command's run is to be written; by default to a new folder in RUNS/NAME."""
+    """Destination of a command's run; by default a new folder in RUNS/NAME."""
 
     parent: Path | None = None
     """Folder to make the run's folder in, instead of RUNS/NAME."""
     resume: RunFolder | Literal["auto"] | None = None
-    """Run to go on with; "auto" for the newest unfinished one of the same configuration, or else a
-    new one."""
+    """Run to resume; "auto" for the newest unfinished one of the same configuration, or else a new
+    one."""
     folder: RunFolder | None = None
-    """The run's own folder; an unfinished run in it goes on."""
+    """Folder of the run itself; an unfinished run in it is resumed."""
 
 
 class Claim:
@@ -47,7 +47,7 @@ class Claim:
         """Find or make a run's folder, and lock it.
 
         Args:
-            to: What the command asks for.
+            to: Destination that the command asks for.
             parent: RUNS/NAME.
             config: The run's configuration, as its config.yaml has it or will have it.
 
@@ -66,19 +66,19 @@ class Claim:
         return cls._lock_or_refuse(RunFolder.create(parent), "--runs", fresh=True)
 
     def release(self) -> None:
-        """Let other processes have the run."""
+        """Unlock the run for other processes."""
         Path(self._lock.lock_file).unlink(missing_ok=True)
         self._lock.release()
 
     def abandon(self) -> None:
-        """Release a run that could not begin; its folder is removed if it is new."""
+        """Release a run that could not begin, and remove its folder if it is new."""
         self.release()
         if self.fresh:
             self.folder.discard()
 
     @classmethod
     def _at(cls, folder: RunFolder, config: Mapping[str, Any]) -> "Claim":
-        """Claim a given folder, for a new run or for the unfinished one that it holds."""
+        """Claim a given folder, for a new run or for the unfinished one in it."""
         folder.make()
         claim = cls._lock_or_refuse(folder, "--folder", patience=_ENDING_S)
         try:
@@ -96,7 +96,7 @@ class Claim:
             return None
         for folder in map(RunFolder, sorted(parent.iterdir(), reverse=True)):
             if folder.unfinished and folder.has_config(config) and (claim := cls._try(folder)):
-                if folder.unfinished:  # still, now that nobody else has it
+                if folder.unfinished:  # check again, now that it is locked
                     return claim
                 claim.release()
         return None
@@ -105,7 +105,7 @@ class Claim:
     def _lock_or_refuse(
         cls, folder: RunFolder, option: str, patience: float = 0.0, *, fresh: bool = False
     ) -> "Claim":
-        """Lock a run's folder, or say that another process has it.
+        """Lock a run's folder, or raise a UserError if another process has it.
 
         Args:
             folder: The folder.
@@ -135,11 +135,11 @@ def _check_content(folder: RunFolder, config: Mapping[str, Any]) -> None:
     """Check that a given folder is empty, or holds an unfinished run of a configuration.
 
     Raises:
-        UserError: It does not; OtherRun where it holds the run of another configuration.
+        UserError: It does not; OtherRun if it holds a run of another configuration.
     """
     if not folder.config.is_file():
         others = [path.name for path in folder.path.iterdir() if path != folder.lock]
-        if others:  # where nothing comes of the run, its folder is deleted
+        if others:  # the folder is deleted if the run cannot begin
             raise UserError(
                 f"--folder: {folder.path} holds no run, but {others[0]}; give an empty folder, or "
                 "none yet"

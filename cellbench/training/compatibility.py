@@ -42,7 +42,7 @@ def load_weights(path: Path, model: CellClassifier) -> Description:
 
 
 def check_unchanged(trained: Description, current: Description) -> None:
-    """Make sure that an interrupted training would go on with the data that it began with.
+    """Make sure that an interrupted training would resume with the same data.
 
     Args:
         trained: The checkpoint's description.

@@ -17,7 +17,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 T = TypeVar("T")
 
 LAUNCHED = "CELLBENCH_LAUNCHED"
-"""Environment variable that cellbench's launcher sets; its end closes the processes' stdin."""
+"""Environment variable that cellbench's launcher sets. When the launcher ends, stdin is closed."""
 
 
 def environment() -> ClusterEnvironment | None:
@@ -72,7 +72,7 @@ class Ranks:
                 world_size=ranks.size,
             )
             global _control  # torch.distributed's own state is global as well
-            # The values that are exchanged are in main memory, so that no GPU is waited for.
+            # The exchanged values are in main memory, so that no GPU has to be synchronised.
             _control = dist.new_group(backend="gloo")
         return ranks
 
@@ -114,7 +114,7 @@ class Ranks:
 
 def _end_with_the_launcher() -> None:
     """Terminate this process once the launcher has ended."""
-    os.read(sys.stdin.fileno(), 1)  # returns when the other end is closed, even by a SIGKILL
+    os.read(sys.stdin.fileno(), 1)  # returns when the other end is closed, which even SIGKILL does
     os.kill(os.getpid(), signal.SIGTERM)
 
 

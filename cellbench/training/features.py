@@ -20,7 +20,7 @@ from cellbench.utils.atomic import shared_file, write_at
 from cellbench.utils.progress_bar import bar
 
 FORMAT = 2
-"""Part of every file's name; to be raised when features are computed or stored differently."""
+"""Part of every file's name; raise it when features are computed or stored differently."""
 
 
 def keep(model: CellClassifier, data: CellDataModule, trainer: Trainer) -> str | None:
@@ -35,7 +35,7 @@ def keep(model: CellClassifier, data: CellDataModule, trainer: Trainer) -> str |
         trainer: Trainer with the device and the precision to compute with.
 
     Returns:
-        A line that says what was done; None if the backbone is trained.
+        A line that describes the result; None if the backbone is trained.
 
     Raises:
         UserError: The features cannot be written.
@@ -91,7 +91,7 @@ def _features(
         device: Device to compute on.
         data: The data module.
         variant: Index of the augmented variant; None for the images as they are.
-        network: What `_identify` gives.
+        network: Result of `_identify`.
         width: Bytes of an image's features.
 
     Returns:

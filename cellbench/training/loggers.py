@@ -21,8 +21,8 @@ from cellbench.utils.terminal import say
 if TYPE_CHECKING:  # importing it takes a second
     from wandb import Run
 
-FINISH_TIMEOUT = 120.0
-"""Seconds that a run waits at its end for W&B to receive the rest; the folder has everything."""
+FINISH_TIMEOUT_S = 120.0
+"""Seconds that a run waits at its end for W&B to receive the rest; its folder has everything."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _wandb(folder: RunFolder, name: str, config: WandbConfig) -> WandbLogger:
         entity=config.entity,
         group=config.group,
         tags=list(config.tags),
-        settings=wandb.Settings(finish_timeout=FINISH_TIMEOUT, finish_timeout_raises=True),
+        settings=wandb.Settings(finish_timeout=FINISH_TIMEOUT_S, finish_timeout_raises=True),
     )
     with refusals("--wandb.mode"):
         _ = logger.experiment
@@ -124,10 +124,10 @@ def refusals(option: str) -> Iterator[None]:
         wandb.teardown()
         reason = " ".join(str(error).split()).rstrip(".")
         if isinstance(error, wandb.errors.UsageError):  # the server was not asked
-            said = f"{reason.partition('. ')[0]}; set WANDB_API_KEY, or use offline"
+            problem = f"{reason.partition('. ')[0]}; set WANDB_API_KEY, or use offline"
         else:
-            said = f"no run at {server} ({reason}); check key and network, or use offline"
-        raise UserError(f"{option}: {said}") from error
+            problem = f"no run at {server} ({reason}); check key and network, or use offline"
+        raise UserError(f"{option}: {problem}") from error
 
 
 def log_config(loggers: list[Logger], config: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Files and loggers of a run: what is known before it, its results, and its end."""
+"""Files and loggers of a run, from its configuration to its results."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,13 +59,13 @@ class RunRecord:
 
         Args:
             data: The data module, set up.
-            resumed: True if the run goes on. Its config.yaml stays as it was, since the command
-                that goes on may leave parts of it out.
+            resumed: True if the run is resumed. Its config.yaml stays as it was, since the command
+                that resumes may leave parts of it out.
         """
         self._folder.tidy()
         if not resumed:
             write_text(self._folder.config, as_yaml(self._config))
-        write_text(self._folder.split, data.drawn.csv)
+        write_text(self._folder.split, data.partition.csv)
         loggers.log_config(self._loggers, self._config)
         if self._draws:
             shown: tuple[Part, Part] = ("train", "test")

@@ -40,12 +40,12 @@ def summarise(
         "experiment": experiment,
         "stamps": list(stamps),
         "split": {
-            "digest": data.drawn.digest,
+            "digest": data.partition.digest,
             "masks": data.masks_digest,
             "protocol": split.protocol,
             "folds": split.folds,
             "fold": None if split.folds is None else split.fold or 0,
-            "n": {part: len(data.drawn.indices(part)) for part in get_args(Part)},
+            "n": {part: len(data.partition.indices(part)) for part in get_args(Part)},
         },
         "epoch": epoch,
         "view": data.view,
@@ -65,7 +65,7 @@ def summarise(
 
 def _training_shares(data: CellDataModule) -> np.ndarray:
     """Return each class's share of the training split, float64, (classes,)."""
-    labels = data.table.labels[data.drawn.indices("train")]
+    labels = data.table.labels[data.partition.indices("train")]
     counts = np.bincount(labels, minlength=len(data.classes))
     shares: np.ndarray = counts / counts.sum()
     return shares

@@ -34,7 +34,7 @@ from cellbench.utils.errors import UserError
 from cellbench.utils.terminal import say
 
 RESTORING = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
-"""Errors that Lightning and torch raise if a checkpoint lacks what they look for."""
+"""Errors that Lightning and torch raise if a checkpoint lacks an entry."""
 
 
 class RunCallbacks(NamedTuple):
@@ -95,7 +95,7 @@ class RunCallbacks(NamedTuple):
 
 @dataclass
 class Run:
-    """Parts of a run, made by the command line, and what is done with them."""
+    """A run, assembled by the command line from its parts."""
 
     folder: RunFolder
     """Folder that everything is written to."""
@@ -106,7 +106,7 @@ class Run:
     data: CellDataModule
     """The data module, set up."""
     trainer: Trainer
-    """The trainer; `callbacks` are among its own."""
+    """The trainer, which also has the `callbacks`."""
     checkpoint: CheckpointConfig
     """Choice of the best epoch."""
     callbacks: RunCallbacks
@@ -120,7 +120,7 @@ class Run:
 
     def __post_init__(self) -> None:
         """Describe the run for its checkpoints, and collect the warning flags known so far."""
-        flags = (self.data.drawn.leaky, self.data.table.conflict())
+        flags = (self.data.partition.leaky, self.data.table.conflict())
         self.stamps = [flag for flag in flags if flag]
         self._record = RunRecord(self.folder, self.config, self.trainer.loggers, draws=self.draws)
         self.description = Description(
@@ -129,10 +129,10 @@ class Run:
             preprocessing=self.data.preprocessing,
             precision=str(self.trainer.precision),
             data=type(self.data).__name__,
-            split=self.data.drawn.digest,
+            split=self.data.partition.digest,
             # Only a training needs the table of its labels.
             labels=self.data.training.digest if self.trains else "",
-            leaky=self.data.drawn.leaky,
+            leaky=self.data.partition.leaky,
             masks=self.data.masks_digest,
             pooling=POOLING,
         )
@@ -140,13 +140,13 @@ class Run:
 
     @cached_property
     def _split(self) -> list[dict[str, str]]:
-        """The rows of split.csv."""
-        return list(csv.DictReader(io.StringIO(self.data.drawn.csv)))
+        """Rows of split.csv."""
+        return list(csv.DictReader(io.StringIO(self.data.partition.csv)))
 
     def fit(self, *, test: bool) -> dict[str, Any] | None:
         """Train, then score the best checkpoint on the validation split and the test split.
 
-        A training that was interrupted in this folder goes on from its last.ckpt.
+        A training that was interrupted in this folder is resumed from its last.ckpt.
 
         Args:
             test: False to leave the test split out.
@@ -211,7 +211,7 @@ class Run:
         """Record what the block does, on the first rank.
 
         Args:
-            begun: The checkpoint that an interrupted training goes on from.
+            begun: The checkpoint that an interrupted training is resumed from.
         """
         if not self.ranks.first:
             self._check_resumed(begun)
@@ -258,7 +258,7 @@ class Run:
             self.trainer.save_checkpoint(self.folder.best, weights_only=True)
 
     def _mistake_behind(self, error: Exception, begun: Path | None) -> UserError | None:
-        """Return the user's mistake that an error of the training means, if there is one."""
+        """Return the user's mistake that caused an error of the training, if there is one."""
         if "more than 1 value per channel" in str(error):
             return UserError(
                 f"data.batch_size: {self.data.batch_size} leaves batch norm a single value; give a "
@@ -273,7 +273,7 @@ class Run:
 
     def _score(self, parts: Sequence[Literal["val", "test"]]) -> dict[str, Any] | None:
         """Score the model on parts of the split, and record the results."""
-        self.trainer.loggers = []  # a second val/loss would end their curves with a jump
+        self.trainer.loggers = []  # a second val/loss would add a jump at the end of their curves
         predictions: dict[Part, Predictions] = {part: self._predict(part) for part in parts}
         if not self.ranks.first:
             return None
@@ -300,7 +300,7 @@ class Run:
             raise UserError(
                 "the training diverged: the network's output is not finite; lower model.lr"
             )
-        if not np.array_equal(positions, self.data.drawn.indices(part)):
+        if not np.array_equal(positions, self.data.partition.indices(part)):
             raise AssertionError(f"{part}: not every sample was counted once")
         ids = [self.data.table.samples[i].id for i in positions]
         return Predictions(ids, self.data.table.labels[positions], found.astype(np.float32))

@@ -13,11 +13,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C, the end of a scheduler's job, and SLURM's warning before it (--signal=USR1@60)."""
 
 SAME_SIGNAL_S = 1.0
-"""Seconds within which two signals count as one: from a scheduler, and passed on by a launcher."""
+"""Seconds within which two signals count as one, as a launcher passes on those of a scheduler."""
 
 
 class EndAtSignal(Callback):
-    """Ends a command at a signal, with an exit code of 128 plus the signal.
+    """Callback that ends a command at a signal, with an exit code of 128 plus the signal.
 
     Lightning would end a terminated evaluation or prediction with exit code 0. Therefore its signal
     handlers are replaced each time that it installs them.

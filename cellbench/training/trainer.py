@@ -1,4 +1,4 @@
-"""Lightning's Trainer for a run: what it offers here, its device and precision, and its parts."""
+"""Lightning's Trainer for a run: its supported options, device and precision, and its setup."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,8 @@ from cellbench.training import precision
 from cellbench.training.distributed import environment
 from cellbench.utils.errors import UserError
 
-# Deterministic algorithms need no memory filled before it is written; it costs a few per cent.
+# torch fills new memory if algorithms must be deterministic; that is not needed, and costs a few
+# per cent of the time.
 torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -27,44 +28,44 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "deterministic": "warn",
     "enable_model_summary": False,
     "num_sanity_val_steps": 0,
-    "sync_batchnorm": True,  # else the statistics are those of each device's share
+    "sync_batchnorm": True,  # else each device has statistics of its own share
     "use_distributed_sampler": False,
     "logger": False,
 }
-"""Options of the Trainer that have another default here."""
+"""Options of the Trainer with another default than Lightning's."""
 
 NOT_OFFERED: dict[str, tuple[Sequence[Any], str]] = {
-    "limit_val_batches": ((None,), "metrics over a part of the set are not to be believed"),
-    "limit_test_batches": ((None,), "metrics over a part of the set are not to be believed"),
+    "limit_val_batches": ((None,), "metrics of a part of the set are unreliable"),
+    "limit_test_batches": ((None,), "metrics of a part of the set are unreliable"),
     "limit_train_batches": ((None, *range(1, 10_000)), "give a whole number, at least 1"),
     "overfit_batches": ((None, 0, 0.0), "for a short run use limit_train_batches and max_epochs"),
     "fast_dev_run": ((None, False), "for a short run use limit_train_batches and max_epochs"),
     "check_val_every_n_epoch": ((None, 1), "every epoch is validated, once, at its end"),
     "val_check_interval": ((None,), "every epoch is validated, once, at its end"),
     "max_epochs": (range(1, 1_000_000), "give a number, at least 1"),
-    "reload_dataloaders_every_n_epochs": ((0,), "every epoch's order is drawn anew anyway"),
+    "reload_dataloaders_every_n_epochs": ((0,), "every epoch has a new random order anyway"),
     "max_steps": ((None, -1), "the schedules need whole epochs: use max_epochs"),
-    "model_registry": ((None,), "a run writes to its folder; send its checkpoints yourself"),
-    "max_time": ((None,), "how far a run gets must not depend on the machine: use max_epochs"),
+    "model_registry": ((None,), "a run writes to its folder only; upload its checkpoints yourself"),
+    "max_time": ((None,), "the length of a run must not depend on the machine: use max_epochs"),
     "num_nodes": (range(1, 10_000), "give a number, at least 1"),
     "accumulate_grad_batches": (range(1, 10_000), "give a number, at least 1"),
     "default_root_dir": ((None,), "use --runs and --name"),
     "enable_checkpointing": ((None, True), "use checkpoint.monitor"),
-    "strategy": (("auto", "ddp"), "runs on several devices are made for ddp"),
+    "strategy": (("auto", "ddp"), "runs on several devices support only ddp"),
     "use_distributed_sampler": ((False,), "cellbench divides the samples among the devices"),
     "barebones": ((False,), "a run without logging has no history.csv"),
 }
-"""Options of the Trainer that would mislead here: the values allowed, and what to do instead."""
+"""Options of the Trainer that would mislead: the allowed values, and the alternative."""
 
 
 def check_offered(options: Mapping[str, Any]) -> None:
-    """Check that the Trainer's options are offered here.
+    """Check that cellbench supports the Trainer's options.
 
     Args:
         options: The parsed options, by name.
 
     Raises:
-        UserError: One is not.
+        UserError: An option has an unsupported value.
     """
     for name, (allowed, reason) in NOT_OFFERED.items():
         if options[name] not in allowed:
@@ -89,12 +90,12 @@ def count_devices(options: Mapping[str, Any]) -> tuple[int, int]:
         options: The Trainer's parsed options.
 
     Returns:
-        Those on this machine, and those on all nodes.
+        The number on this machine, and the number on all nodes.
 
     Raises:
-        UserError: They are not there, or another number of processes was started.
+        UserError: The devices do not exist, or another number of processes was started.
     """
-    with _told_in_a_line(options):
+    with _user_errors(options):
         here = Trainer(
             accelerator=options["accelerator"],
             devices=options["devices"],
@@ -124,17 +125,17 @@ def choose_precision(
 ) -> tuple[str, str]:
     """Choose a run's precision.
 
-    The configuration has what was asked for. A choice is the machine's: it is in the checkpoint
-    that a run goes on from, or is scored with, so that it stays the same.
+    The configuration holds the requested precision. A chosen one depends on the machine; the
+    checkpoint stores it, so that a resumed or scored run keeps it.
 
     Args:
         asked: trainer.precision.
-        begun: The checkpoint, if there is one.
+        begun: Checkpoint that the run resumes from or scores, if there is one.
         device: cpu, cuda or mps.
         grouped: True if the network has grouped convolutions.
 
     Returns:
-        The precision, and why it was chosen.
+        The precision, and the reason for it.
     """
     if asked is not None:
         return asked, "as configured"
@@ -155,8 +156,7 @@ def make_trainer(
     """Make the Trainer that writes to a run's folder.
 
     Args:
-        options: The Trainer's options, with the callbacks, loggers and plugins that the user asks
-            for.
+        options: The Trainer's options, with the user's callbacks, loggers and plugins.
         folder: The run's folder.
         device: cpu, cuda or mps.
         chosen_precision: The precision.
@@ -164,7 +164,7 @@ def make_trainer(
         own_loggers: cellbench's loggers, which come before the user's.
 
     Raises:
-        UserError: The machine lacks what was asked for, or Lightning refuses the options.
+        UserError: The machine lacks a requested device, or Lightning refuses the options.
     """
     callbacks = as_list(options["callbacks"])
     plugins = as_list(options["plugins"])
@@ -180,20 +180,20 @@ def make_trainer(
         "callbacks": [*callbacks, *own_callbacks],
         "plugins": [*plugins, WholeCheckpointIO()],
     }
-    with _told_in_a_line(options):
+    with _user_errors(options):
         return Trainer(**given)
 
 
 def as_list(value: Any) -> list[Any]:
-    """Return an option of the Trainer that may have one object or several as a list of them."""
+    """Return an option that may hold one object, or a list of them, as a list."""
     if value in (None, False, True):
         return []
     return list(value) if isinstance(value, list) else [value]
 
 
 @contextmanager
-def _told_in_a_line(options: Mapping[str, Any]) -> Iterator[None]:
-    """Raise a UserError in place of what Lightning's Trainer does not like."""
+def _user_errors(options: Mapping[str, Any]) -> Iterator[None]:
+    """Convert the errors of Lightning's Trainer to a UserError."""
     try:
         yield
     except (

@@ -11,7 +11,7 @@ from cellbench.data.table import Part
 from cellbench.utils.errors import UserError
 
 Rows = Sequence[Mapping[str, str]]
-"""The rows of a split.csv."""
+"""Rows of a split.csv."""
 
 
 def check_weights(rows: Rows, config: Mapping[str, Any]) -> None:

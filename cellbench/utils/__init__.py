@@ -1,1 +1,1 @@
-"""Files, terminals and messages: what is not specific to cellbench."""
+"""Helpers for files, terminals and messages that are not specific to cellbench."""

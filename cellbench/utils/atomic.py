@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writing: a file appears complete or not at all."""
 
 import errno
 import hashlib
@@ -15,20 +15,20 @@ from filelock import FileLock
 
 _HOST = hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
 _PART = re.compile(r"\..+?(?:\.(?P<host>[0-9a-f]{8}))?\.(?P<process>\d+)\.part")
-_looked_at: set[Path] = set()
+_cleaned: set[Path] = set()
 
 
 def remove_left(folder: Path, *, everywhere: bool = False) -> None:
-    """Remove from a folder what killed processes had begun to write there.
+    """Remove the unfinished files of killed processes from a folder.
 
     Args:
-        folder: The folder; those in it are not looked at.
-        everywhere: Whether to remove what other machines have begun as well, which may be running:
-            only for whoever has the folder to itself.
+        folder: The folder; its subfolders are left alone.
+        everywhere: True to remove those of other machines as well, whose processes may still be
+            running. Only for a caller that has locked the folder.
     """
     try:
         names = os.listdir(folder)
-    except OSError:  # it is not there yet
+    except OSError:  # the folder does not exist yet
         return
     for name in names:
         found = _PART.fullmatch(name)
@@ -43,27 +43,27 @@ def _is_running(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # another user's, or no number of a process
+    except (OSError, OverflowError):  # another user's process, or a number out of range
         return True
     return True
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a path beside `path` to write to, and moves it there once it is on the disk.
+    """Yield a temporary path to write to, and rename it to `path` once it is on the disk.
 
-    The first time in a folder, what killed processes have left there is removed.
+    The first call for a folder also removes the unfinished files of killed processes there.
 
     Raises:
-        OSError: The file cannot be written; what lay at `path` before is untouched.
+        OSError: The file cannot be written; an older file at `path` is unchanged.
     """
     beside = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.parent not in _looked_at:
-            _looked_at.add(path.parent)
+        if path.parent not in _cleaned:
+            _cleaned.add(path.parent)
             remove_left(path.parent)
-        beside.unlink(missing_ok=True)  # a link that somebody has put there would be followed
+        beside.unlink(missing_ok=True)  # else a symbolic link there would be followed
         yield beside
         with beside.open("rb+") as file:
             os.fsync(file.fileno())
@@ -73,18 +73,18 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def shared_file(path: Path, size: int, fill: Callable[[int], None]) -> np.ndarray:
-    """A file that several processes read and the first of them writes.
+    """Open a file that several processes read, and that the first of them writes.
 
     Args:
-        path: The file; its name must say all that its content depends on.
-        size: Its size in bytes: a file of another size was cut short, and is written anew.
-        fill: Writes the content to a file descriptor, best by `write_at`.
+        path: The file. Its name must change with everything that its content depends on.
+        size: Size in bytes; a file of another size is incomplete, and is written again.
+        fill: Writes the content to a file descriptor, for example by `write_at`.
 
     Returns:
         The file, mapped into memory, uint8, (size,).
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
 
     def whole() -> bool:
@@ -92,9 +92,9 @@ def shared_file(path: Path, size: int, fill: Callable[[int], None]) -> np.ndarra
 
     if not whole():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):  # who comes second waits, and finds the file
+        with FileLock(path.with_suffix(".lock")):  # the second process waits, and finds the file
             if not whole():
-                for left in path.parent.glob(f".{path.name}.*.part"):  # by a killed process
+                for left in path.parent.glob(f".{path.name}.*.part"):  # of a killed process
                     left.unlink()
                 if shutil.disk_usage(path.parent).free < size:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -104,11 +104,11 @@ def shared_file(path: Path, size: int, fill: Callable[[int], None]) -> np.ndarra
 
 
 def write_at(file: int, array: np.ndarray, offset: int) -> None:
-    """Writes an array's bytes at an offset of a file, from any thread.
+    """Write an array's bytes at an offset of a file; safe from any thread.
 
     Raises:
         OSError: The disk is full.
     """
     written = os.pwrite(file, array.tobytes(), offset)
-    if written < array.nbytes:  # the next byte would say so
+    if written < array.nbytes:  # pwrite reports a full disk only at the next byte
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,18 +1,18 @@
-"""The one exception for mistakes that the user can mend."""
+"""Exceptions for mistakes that the user can correct, and the text of their messages."""
 
 import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 MAX_MESSAGE = 280
-"""Characters of a message; with the program's name before it, a line has at most 300."""
+"""Greatest number of characters of a message; with the program's name, a line has at most 300."""
 
 
 def one_line(text: object) -> str:
     """Return a message as one line that a terminal can show.
 
-    Control characters, as a file's name may have, are escaped; of a text that is too long the
-    middle is left out, first of its longest words (values, paths), then of the whole.
+    Control characters, which a file name may contain, are escaped. A text that is too long loses
+    the middle, first of its longest words (values, paths), then of the whole.
     """
     words = _elide(str(text), 20_000).split()
     for longest in (120, 60):
@@ -40,26 +40,28 @@ def printable(text: str) -> str:
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: shown as one line, without a traceback, exit code 2.
+    """A mistake in the user's input: shown as one line, without a traceback, with exit code 2.
 
     The message says what is wrong, where (file or key), and what to do.
     """
 
 
 class CannotWrite(UserError):
-    """A file that cannot be written: whatever comes next could not be, either."""
+    """A file that cannot be written; later files could not be written either."""
 
 
 class OtherRun(UserError):
-    """A folder that holds an unfinished run of another configuration."""
+    """A folder with an unfinished run of another configuration."""
 
 
 class Interrupted(BaseException):
-    """A signal has ended a run; the exit code is 128 more. No handler of errors must stop it.
+    """The end of a run by a signal, with an exit code of 128 plus its number.
+
+    Not an Exception, so that no handler of errors catches it.
 
     Args:
         signum: The signal.
-        message: What it was, and how to go on, in a line.
+        message: The signal's name and how to resume, in one line.
     """
 
     def __init__(self, signum: int, message: str) -> None:
@@ -68,25 +70,25 @@ class Interrupted(BaseException):
 
 
 def find_user_error(error: BaseException | None) -> UserError | None:
-    """Return the user's mistake behind an error, which a library may have wrapped in its own."""
+    """Return the UserError behind an error that a library may have wrapped in its own."""
     while error is not None and not isinstance(error, UserError):
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            return UserError(f"{error.filename}: the file's name is too long")
+            return UserError(f"{error.filename}: the file name is too long")
         error = error.__cause__ or error.__context__
     return error
 
 
 def suggest(name: object, allowed: Iterable[object], prefix: str = "") -> str:
-    """Say which of the allowed names is closest to `name`, or list them all if they are few.
+    """Suggest the allowed names closest to `name`, or list all of them if they are few.
 
     Args:
         name: The name that was given.
-        allowed: The names that there are.
-        prefix: Text to put before each of the closest.
+        allowed: The allowed names.
+        prefix: Text to put before each suggested name.
 
     Returns:
-        Text to put behind a message, such as ``"; closest: resnet18, resnet50"``; empty if
-        nothing is close and the list is long.
+        The end of a message, such as ``"; closest: resnet18, resnet50"``; empty if no name is
+        close and the list is long.
     """
     known = [str(each) for each in allowed]  # a key in a file may be a number
     close = get_close_matches(str(name), known, n=3, cutoff=0.6)

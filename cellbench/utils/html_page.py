@@ -1,4 +1,4 @@
-"""What the pages are made of: a template, and pictures inside it. A page needs no other file."""
+"""HTML pages in one file: a template, with its pictures embedded."""
 
 import base64
 import io
@@ -17,11 +17,11 @@ from cellbench.utils.errors import printable
 
 
 def render(template: Path, **values: Any) -> str:
-    """Fills a template; whatever text is put into it is escaped.
+    """Fill a template; all text that is put into it is escaped.
 
     Args:
         template: The template's file.
-        values: What it names.
+        values: Values of its variables.
     """
     environment = Environment(
         loader=FileSystemLoader(template.parent),
@@ -35,33 +35,34 @@ def render(template: Path, **values: Any) -> str:
 
 
 def share(entry: dict[str, Any]) -> str:
-    """A metric with its interval."""
+    """Format a metric with its interval."""
     return f"{entry['value']:.3f} [{entry['low']:.3f}, {entry['high']:.3f}]"
 
 
 def jpeg(image: np.ndarray) -> str:
-    """An image, uint8 RGB (height, width, 3), as the text of a data URL."""
+    """Return an image, uint8 RGB, (H, W, 3), as a data URL."""
     _, content = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
     return "data:image/jpeg;base64," + base64.b64encode(content.tobytes()).decode()
 
 
 def png(path: Path) -> str:
-    """A PNG file as the text of a data URL."""
+    """Return a PNG file as a data URL."""
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def svg(figure: Figure) -> Markup:
-    """A figure as SVG whose black is the page's ink, so that it suits a dark page as well."""
+    """Return a figure as SVG, with black replaced by the page's text colour, for dark pages too."""
     text = io.StringIO()
-    # The same page from the same data; and text that can be selected, in the page's own font.
+    # A fixed salt gives the same page for the same data. Text stays text: it can be selected, and
+    # has the page's font.
     with rc_context({"svg.hashsalt": "cellbench", "svg.fonttype": "none"}):
         figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
-    drawn = text.getvalue()[text.getvalue().index("<svg") :]
-    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
-    drawn = re.sub(r'<g id="[^"]*">', "<g>", drawn)  # each figure would have the same
-    return Markup(drawn.replace("#000000", "currentColor").replace("#ffffff", "none"))
+    markup = text.getvalue()[text.getvalue().index("<svg") :]
+    markup = re.sub(r"<metadata>.*?</metadata>", "", markup, flags=re.DOTALL)
+    markup = re.sub(r'<g id="[^"]*">', "<g>", markup)  # all figures would have the same ids
+    return Markup(markup.replace("#000000", "currentColor").replace("#ffffff", "none"))
 
 
 def plain(name: str) -> str:
-    """Return a name for a figure: one printable line, without math between dollar signs."""
+    """Return a name as a figure shows it: one printable line, with dollar signs escaped."""
     return printable(" ".join(name.split())).replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""A bar that shows how far something is, where somebody watches."""
+"""Progress bar, shown in a terminal only."""
 
 import sys
 from collections.abc import Iterable
@@ -9,6 +9,12 @@ from rich.progress import track
 T = TypeVar("T")
 
 
-def bar(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
-    """Gives the items, and shows how many are done; nothing where the output is no terminal."""
-    return track(items, what, total, transient=True, disable=not sys.stdout.isatty())
+def bar(items: Iterable[T], label: str, total: int | None = None) -> Iterable[T]:
+    """Yield the items, and show how many are done if the output is a terminal.
+
+    Args:
+        items: The items.
+        label: Text before the bar.
+        total: Number of items, if they have no length.
+    """
+    return track(items, label, total, transient=True, disable=not sys.stdout.isatty())

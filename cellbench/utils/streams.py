@@ -1,7 +1,7 @@
-"""Standard streams that may be lost without ending the command.
+"""Standard streams whose loss does not end the command.
 
-A training goes on after its terminal is closed, after a reader such as `head` has stopped reading,
-and while a log cannot be written because the disk is full.
+A training continues after its terminal is closed, after a reader such as `head` has stopped
+reading, and while a log cannot be written because the disk is full.
 """
 
 import errno
@@ -32,7 +32,7 @@ class _Lasting(io.FileIO):
         except OSError as error:
             self.failure = error
             null = os.open(os.devnull, os.O_WRONLY)
-            # Also for libraries and child processes, which write to the descriptor itself.
+            # Replacing the descriptor also covers libraries and child processes that write to it.
             os.dup2(null, self.fileno())
             os.close(null)
             return memoryview(data).nbytes
@@ -50,7 +50,7 @@ def lasting(number: int, like: Any = None) -> io.TextIOWrapper:
     return io.TextIOWrapper(
         io.BufferedWriter(_Lasting(number)),
         encoding="utf-8" if like is None else like.encoding,
-        errors="backslashreplace",  # shows file names that are not UTF-8
+        errors="backslashreplace",  # for file names that are not UTF-8
         line_buffering=lines,
     )
 
@@ -61,7 +61,7 @@ def protect() -> None:
     for number in (0, 1, 2):
         try:
             os.fstat(number)
-        except OSError:  # else the next file opened would get its number
+        except OSError:  # else the next file to be opened would get its number
             closed.append(number)
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115

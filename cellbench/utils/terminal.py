@@ -1,4 +1,4 @@
-"""Printing to a terminal, which must not obey the names of files and classes."""
+"""Printing to a terminal, with control characters in names escaped."""
 
 from typing import Any
 
@@ -11,17 +11,17 @@ def say(text: str, *, end: str = "\n", flush: bool = False) -> None:
     """Print lines.
 
     Args:
-        text: The lines; all else that a terminal would obey is shown escaped.
-        end: What follows them.
-        flush: Whether to print them at once.
+        text: The lines; control characters are shown escaped.
+        end: Text after the last line.
+        flush: True to flush the output.
     """
     print(_lines(text), end=end, flush=flush)
 
 
 class Console(rich.console.Console):
-    """rich's console, to which no text is markup, and which shows text as `say` does.
+    """rich's console without markup; it shows text as `say` does.
 
-    The cells of tables are printed as they are given.
+    The cells of tables are not escaped.
     """
 
     def __init__(self) -> None:

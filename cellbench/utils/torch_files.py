@@ -1,4 +1,4 @@
-"""Files of torch's: written with a digest of their content, and read only where they are whole."""
+"""torch files, written with a digest of their content and checked against it when read."""
 
 import hashlib
 import stat
@@ -13,25 +13,25 @@ from torch import Tensor
 from cellbench.utils.errors import UserError
 
 DIGEST = "digest"
-"""The key of a checkpoint's own digest."""
+"""Key of a checkpoint's own digest."""
 
 
 class Damaged(Exception):
-    """A file that is not, bit by bit, what was once saved. The message says what is wrong."""
+    """A file whose content has changed since it was saved. The message says what is wrong."""
 
 
 def seal(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of a checkpoint with its digest, ready to be saved.
 
-    The digest tells damage, not intent: whoever changes a checkpoint can compute it anew.
+    The digest shows damage, not tampering: anyone can recompute it.
     """
     return {**content, DIGEST: digest(content)}
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of all names, values and tensors but the digest itself.
+    """Return the SHA-256 of all names, values and tensors except the digest itself.
 
-    It does not depend on the device, nor on how torch packs the file.
+    It depends neither on the device nor on the way in which torch packs the file.
     """
     found = hashlib.sha256()
     for part in _parts({key: value for key, value in content.items() if key != DIGEST}):
@@ -40,7 +40,7 @@ def digest(content: Mapping[str, Any]) -> str:
 
 
 def _parts(value: Any) -> Iterator[Any]:
-    """Yield bytes that differ where two values do."""
+    """Yield bytes that differ if two values differ."""
     if isinstance(value, Tensor):
         tensor = value.detach().cpu().contiguous()
         yield f"tensor {tensor.dtype} {tuple(tensor.shape)}\n".encode()
@@ -61,16 +61,16 @@ def _parts(value: Any) -> Iterator[Any]:
 
 
 def read(path: Path, *, mapped: bool = False) -> Any:
-    """Read a file of torch's; no code in it is run.
+    """Read a torch file without running code in it.
 
-    torch itself does not look at the checksums that it writes.
+    torch itself does not check the checksums that it writes.
 
     Args:
         path: The file.
         mapped: Map large tensors into memory rather than copy them.
 
     Raises:
-        Damaged: It is not a file of torch's, or it has changed since it was saved.
+        Damaged: It is not a torch file, or it has changed since it was saved.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -83,7 +83,7 @@ def read(path: Path, *, mapped: bool = False) -> Any:
             raise Damaged("its content does not match its digest")
     except Damaged:
         raise
-    except Exception as error:  # whatever a file of another kind provokes in torch's reader
+    except Exception as error:  # any error that a file of another kind causes in torch's reader
         raise Damaged("torch cannot read it") from error
     return content
 
@@ -91,7 +91,7 @@ def read(path: Path, *, mapped: bool = False) -> Any:
 def _check_sums(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-        # torch compresses nothing, so that whatever says otherwise may be larger than any memory.
+        # torch does not compress, so a compressed entry may unpack to more than any memory.
         plain = all(each.compress_type == zipfile.ZIP_STORED for each in entries)
         if not plain or sum(each.file_size for each in entries) > path.stat().st_size:
             raise Damaged("it is not packed as torch packs")

@@ -1,4 +1,4 @@
-"""Files and folders that may be anybody's: nothing in a folder leads out of it."""
+"""Safe reading of files and folders from untrusted sources."""
 
 import stat
 from pathlib import Path
@@ -8,16 +8,16 @@ from cellbench.utils.errors import UserError
 
 
 def inside(folder: Path, *parts: str) -> Path:
-    """Return the path of something in a folder, which need not be there.
+    """Return a path inside a folder; it need not exist.
 
     Raises:
-        UserError: A link on the way leaves the folder, or it is neither a file nor a folder, such
-            as a pipe, from which a reader would wait for ever.
+        UserError: A link on the way leaves the folder, or the path is neither a file nor a folder,
+            such as a pipe, on which a reader would wait for ever.
     """
     path = folder.joinpath(*parts)
     try:
         leads_out = not path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # links in a circle
+    except (OSError, RuntimeError):  # a cycle of links
         leads_out = True
     if leads_out:
         raise UserError(
@@ -34,11 +34,11 @@ def inside(folder: Path, *parts: str) -> Path:
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """Read a file that must be a regular one, and not too large.
+    """Read a regular file of limited size.
 
     Args:
         path: The file.
-        limit: The bytes that it may have.
+        limit: Largest allowed size in bytes.
 
     Raises:
         UserError: The file cannot be read, is a pipe or a device, or is larger.
@@ -56,16 +56,16 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 def open_text(path: Path, encoding: str = "utf-8") -> TextIO:
-    """Open a table to read it, with its line ends as they are.
+    """Open a text file for reading, with its line ends unchanged.
 
     Raises:
-        UserError: It is a pipe, a device or a folder.
-        OSError: It cannot be opened.
+        UserError: The path is a pipe, a device or a folder.
+        OSError: The file cannot be opened.
     """
     _check_regular(path)
     return path.open(encoding=encoding, newline="")
 
 
 def _check_regular(path: Path) -> None:
-    if not stat.S_ISREG(path.stat().st_mode):  # a pipe is waited for, and a device has no end
+    if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe may block, and a device has no end
         raise UserError(f"{path} is not a file")

@@ -22,34 +22,28 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 @dataclass(frozen=True)
 class Condition:
-    """One row of a table.
-
-    Attributes:
-        name: Its name.
-        options: The command line behind `fit`; {shared}, {runs} and {seed} are filled in.
-        before: Command lines that each of its seeds needs first, and what each leaves behind.
-    """
+    """One row of a table."""
 
     name: str
+    """Its name."""
     options: Sequence[str]
+    """The command line after `fit`; {shared}, {runs} and {seed} are filled in."""
     before: Sequence[tuple[Sequence[str], str]] = ()
+    """Command lines that each of its seeds needs first, and the file or folder that each makes."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table.
-
-    Attributes:
-        conditions: Its rows.
-        folds: How many folds each is trained on; None where the split has none.
-        seeds: How many seeds each is trained with.
-        before: A command line that all need first, and what it leaves behind.
-    """
+    """A table."""
 
     conditions: Sequence[Condition]
+    """Its rows."""
     folds: int | None = 5
+    """Number of folds of each row; None without folds."""
     seeds: int = 3
+    """Number of seeds of each row."""
     before: tuple[Sequence[str], str] | None = None
+    """A command line that all rows need first, and the file or folder that it makes."""
 
 
 HPV = (f"--config={EXPERIMENTS / 'hpv_raw.yaml'}", "--data.root={shared}/hpv")

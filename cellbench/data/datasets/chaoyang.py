@@ -17,8 +17,8 @@ CLASSES = ("normal", "serrated", "adenocarcinoma", "adenoma")
 ANNOTATORS = ("label_A", "label_B", "label_C")
 FILES: dict[Part, str] = {"train": "train.json", "test": "test.json"}
 
-# 353042_4-IMG005x014-1.JPG: the slide, of which the first number is the case; row and column; and
-# the class, so that a name must never reach a model.
+# 353042_4-IMG005x014-1.JPG: slide (its first number is the case), row and column, and class; so a
+# name must never reach a model.
 _NAME = re.compile(r"(?P<slide>(?P<case>\d+)[^/]*)-IMG\d+x\d+-\d\.jpe?g", re.IGNORECASE)
 
 

@@ -29,7 +29,7 @@ class HPVDataModule(FileDataModule):
     "WBC Dataset 1": 176 neutrophils, 53 lymphocytes, 48 monocytes and 22 eosinophils; the one
     basophil is left out. Images of 88x88 to 120x120 with hand-drawn masks of cytoplasm and
     nucleus. No patient or slide is known: the groups are the identical pair 112/139 and 13 pairs
-    that show one cell, such as 166/171, of which 60/90 bear two labels. The authors warn that the
+    that show one cell, such as 166/171; the pair 60/90 has two labels. The authors warn that the
     labels were not double-checked.
 
     Layout: `Dataset 1/001.bmp` to `300.bmp`, each with a mask `001.png`, and `Class Labels of

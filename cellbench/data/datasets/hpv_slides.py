@@ -62,13 +62,13 @@ class HPVSlidesDataModule(FileDataModule):
             Sample(f"{name}/{number:06d}", label, group=name)
             for label, (_, names) in enumerate(SLIDES.items())
             for name in names
-            for number in self._drawn[name]
+            for number in self._cells[name]
         ]
 
     def read_image(self, sample: Sample) -> Image:
         """Return the centre of a cell's image, its grey in all three channels."""
         name, number = sample.id.rsplit("/", 1)
-        cell = self._drawn[name][int(number)]
+        cell = self._cells[name][int(number)]
         margin = (cell.shape[0] - self.side) // 2
         centre = cell[margin : margin + self.side, margin : margin + self.side]
         return np.repeat(centre[..., None], 3, axis=2)
@@ -82,13 +82,13 @@ class HPVSlidesDataModule(FileDataModule):
         return hashlib.blake2b(self.read_image(sample).tobytes(), digest_size=16).hexdigest()
 
     @cached_property
-    def _drawn(self) -> dict[str, dict[int, np.ndarray]]:
+    def _cells(self) -> dict[str, dict[int, np.ndarray]]:
         """The cells of each slide, by their number in it, (80, 80), uint8."""
-        drawn = {}
+        cells = {}
         for name in (name for names in SLIDES.values() for name in names):
             path = self._require(self.root / name, "the slide")
-            drawn[name] = self._read(path)
-        return drawn
+            cells[name] = self._read(path)
+        return cells
 
     def _read(self, path: Path) -> dict[int, np.ndarray]:
         try:

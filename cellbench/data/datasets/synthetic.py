@@ -20,7 +20,7 @@ VERSION = 1
 MASK_VERSION = 2
 """The same for the masks, which may be shrunk otherwise while the images stay as they are."""
 
-MOST = 1_000_000
+MAX_IMAGES = 1_000_000
 """Largest number of images, and of slides; listing so many takes a minute."""
 
 SIZE = 96
@@ -110,9 +110,9 @@ class SyntheticDataModule(CellDataModule):
     light: the slide is the group. The drawing depends on `draw_seed` alone.
     """
 
-    samples: int = field(default=600, metadata=bounds(len(TYPES), MOST))
+    samples: int = field(default=600, metadata=bounds(len(TYPES), MAX_IMAGES))
     """Number of images."""
-    slides: int = field(default=60, metadata=bounds(1, MOST))
+    slides: int = field(default=60, metadata=bounds(1, MAX_IMAGES))
     """Number of slides that they come from."""
     draw_seed: int = field(default=0, metadata=bounds(0))
     """Seed of the drawing."""
@@ -237,28 +237,28 @@ def _draw_cell(
 
 def _nucleus(kind: CellType, centre: np.ndarray, radius: float, rng: Generator) -> np.ndarray:
     """Return a boolean nucleus: round, kidney-shaped, or lobes on an arc with bridges."""
-    drawn = np.zeros((_CANVAS, _CANVAS), np.uint8)
+    canvas = np.zeros((_CANVAS, _CANVAS), np.uint8)
     extent = radius * np.clip(rng.normal(*kind.nucleus), 0.4, 0.92)
     lobes, turn = int(rng.integers(kind.lobes[0], kind.lobes[1] + 1)), rng.uniform(0, 2 * np.pi)
     if lobes == 1:
-        cv2.fillPoly(drawn, [_blob(centre, extent, 0.05, rng)], 1)
+        cv2.fillPoly(canvas, [_blob(centre, extent, 0.05, rng)], 1)
         depth = kind.indented * rng.uniform(0.2, 1.3)
         bite = centre + extent * 1.25 * np.array([np.cos(turn), np.sin(turn)])
-        cv2.fillPoly(drawn, [_blob(bite, max(extent * depth, 1), 0.1, rng)], 0)
-        return drawn > 0
+        cv2.fillPoly(canvas, [_blob(bite, max(extent * depth, 1), 0.1, rng)], 0)
+        return canvas > 0
     arc = turn + np.linspace(0, rng.uniform(0.5, 0.8) * 2 * np.pi, lobes)
     distance = extent * rng.uniform(0.5, 0.62)
     centres = centre + distance * np.stack([np.cos(arc), np.sin(arc)], 1)
     for lobe in centres:
         size = extent * rng.uniform(0.85, 1.1) * (0.52 if lobes < 4 else 0.42)
-        cv2.fillPoly(drawn, [_blob(lobe, size, 0.08, rng)], 1)
+        cv2.fillPoly(canvas, [_blob(lobe, size, 0.08, rng)], 1)
     bridge = max(1, round(extent * rng.uniform(0.1, 0.3)))
-    cv2.polylines(drawn, [centres.round().astype(np.int32)], False, 1, bridge)
-    return drawn > 0
+    cv2.polylines(canvas, [centres.round().astype(np.int32)], False, 1, bridge)
+    return canvas > 0
 
 
 def _photograph(canvas: np.ndarray, rng: Generator) -> Image:
-    """Shrinks, then adds what a camera adds: uneven light, blur, noise."""
+    """Shrink a canvas, and add what a camera adds: uneven light, blur, noise."""
     shrunk = cv2.resize(canvas, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
     image = np.asarray(cv2.GaussianBlur(shrunk, (0, 0), rng.uniform(0.4, 1.3)), np.float64)
     across = np.linspace(-1, 1, SIZE, dtype=np.float32)

@@ -18,7 +18,7 @@ from cellbench.utils.errors import UserError
 from cellbench.utils.progress_bar import bar
 
 _RATIO = 100
-"""How many times its size an archive may unpack to: images are compressed already."""
+"""Largest ratio of unpacked to packed size; images are compressed already."""
 
 _DAMAGED = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError, ValueError),
@@ -38,8 +38,8 @@ def unpack(archive: Path, root: Path, find: Callable[[Path], Path]) -> None:
     Args:
         archive: The file.
         root: The folder; it must be empty, or not be there.
-        find: Gives what is to be in the root: the folder that it is given, or one below it. It
-            raises UserError where neither is as it should be.
+        find: Returns the dataset's folder: the one that it is given, or one below it. Raises
+            UserError if neither holds the dataset.
 
     Raises:
         UserError: The archive is damaged, reaches out of its folder, holds links or devices, is
@@ -83,7 +83,7 @@ class _Member:
 
     @property
     def path(self) -> PureWindowsPath:
-        """The name by Windows' rules: both slashes part it, wherever the archive was made."""
+        """Name as a Windows path, as archives of any system may have both kinds of slashes."""
         return PureWindowsPath(self.name)
 
     def write(self, folder: Path) -> None:

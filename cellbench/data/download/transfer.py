@@ -24,18 +24,18 @@ from cellbench.utils.atomic import replacing
 from cellbench.utils.errors import UserError
 from cellbench.utils.progress_bar import bar
 
-PAUSES = (0.5, 1.0, 2.0)
-"""Seconds before each further try of a transfer that broke."""
+PAUSES_S = (0.5, 1.0, 2.0)
+"""Seconds before each retry of a broken transfer."""
 
-_TIMEOUT = 20.0
+_TIMEOUT_S = 20.0
 """Seconds that a server may be silent."""
 
-_AT_A_TIME = 8
+_CONNECTIONS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnRequest:
-    """Only its owners give it: the data module's `how_to_get` says who they are."""
+    """A dataset that only its owners hand out; the data module's `how_to_get` names them."""
 
     licence: str
     """Licence of the dataset, in a few words."""
@@ -90,7 +90,7 @@ class GitHub:
             OSError: A file cannot be written.
         """
         names, stop = self.missing(root), Event()
-        with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        with ThreadPoolExecutor(_CONNECTIONS) as pool:
             try:
                 done = pool.map(lambda name: self._download(name, root / name, stop), names)
                 for _ in bar(done, "downloading", len(names)):
@@ -162,7 +162,7 @@ class Kaggle:
 
 
 Source = OnRequest | GitHub | Kaggle
-"""Where a dataset comes from."""
+"""Source of a dataset."""
 
 
 @contextmanager
@@ -189,10 +189,10 @@ def writing(root: Path) -> Iterator[None]:
 
 def _get(url: str, stop: Event) -> bytes:
     """Return the content of a URL; a transfer that breaks is repeated until `stop` is set."""
-    pauses = iter(PAUSES)
+    pauses = iter(PAUSES_S)
     while True:
         try:
-            with urlopen(url, timeout=_TIMEOUT) as response:
+            with urlopen(url, timeout=_TIMEOUT_S) as response:
                 content: bytes = response.read()
                 return content
         except (OSError, HTTPException) as error:  # a URLError is an OSError

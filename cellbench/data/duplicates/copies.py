@@ -22,10 +22,10 @@ from cellbench.data.duplicates.registration import (
 )
 from cellbench.data.views import Image
 
-STRONGEST = 128
-"""So many keypoints of every image are looked up by the others."""
-CANDIDATES = 8
-"""So many images with the most votes are fitted to each."""
+MAX_KEYPOINTS = 128
+"""Number of keypoints of every image that are looked up in the others."""
+MAX_CANDIDATES = 8
+"""Number of images, those with the most votes, that are fitted to each image."""
 MIN_INLIERS, MIN_AGREEMENT = 12, 0.7
 """Real images that show one field have 16 inliers, and .89 (hpv) or in 79 of 80 pairs .75 (blood
 cells) at least; of 40 pairs of drawn cells that fit and are none .67 is the most."""
@@ -52,13 +52,13 @@ def find_copies(
 
     Local features propose pairs (rotated, shifted, sheared and mirrored copies too), and
     registration confirms them: the details must agree in the overlap, so that cells which only look
-    alike are no copies. An interrupted search resumes, except for the confirmations, which depend
+    alike are not copies. An interrupted search resumes, except for the confirmations, which depend
     on one another.
 
     Args:
         contents: A digest of each image's content; only the first of equal ones is compared.
         read: Reads the image at a position.
-        cache: Where the answer is kept.
+        cache: Cache of the result.
 
     Returns:
         Pairs that join all images of the same thing, without a cycle: 99 for 100 copies.
@@ -71,7 +71,7 @@ def find_copies(
         first.setdefault(content, position)
     distinct = sorted(first)  # so that the answer does not depend on the images' order
     positions = [first[content] for content in distinct]
-    text = json.dumps([registration.FORMAT, STRONGEST, CANDIDATES, MIN_INLIERS, distinct])
+    text = json.dumps([registration.FORMAT, MAX_KEYPOINTS, MAX_CANDIDATES, MIN_INLIERS, distinct])
     of_all = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def read_grey(i: int) -> np.ndarray:
@@ -116,7 +116,7 @@ def _candidates(
 
     It gives rows of position, mirrored, inliers and transform.
     """
-    index = Index([keypoints.descriptors[:STRONGEST] for keypoints in known])
+    index = Index([keypoints.descriptors[:MAX_KEYPOINTS] for keypoints in known])
 
     def find(i: int) -> result_cache.Found:
         views = (known[i], find_keypoints(mirror(read_grey(i))))
@@ -124,7 +124,7 @@ def _candidates(
         votes[:, i] = 0
         rows = []
         some = np.flatnonzero(votes)
-        best = some[np.argsort(-votes.ravel()[some], kind="stable")[:CANDIDATES]]
+        best = some[np.argsort(-votes.ravel()[some], kind="stable")[:MAX_CANDIDATES]]
         for mirrored, other in (divmod(int(each), len(known)) for each in best):
             fitted = fit(views[mirrored], known[other])
             if fitted.inliers >= MIN_INLIERS and fitted.transform is not None:

@@ -10,19 +10,18 @@ import numpy as np
 from cellbench.data.views import Image
 
 FORMAT = 5
-"""Part of the name of every answer that is kept: raise it when images are compared otherwise."""
+"""Part of every cached result's name; raise it when the comparison changes."""
 
 FEATURES = 200
 LONGEST, SHORTEST = 320, 128
-"""Images are compared with so many pixels along their longer side, at most and at least."""
+"""Largest and smallest number of pixels along the longer side of compared images."""
 RATIO, REPROJECTION = 0.8, 3.0  # Lowe's test (2004); the fit's tolerance in pixels
 
 _MARGIN = 15  # pixels at the border that have no keypoints
 # Descriptors are looked up by some of their bits, in several tables. Few of a copy's differ from
 # its original's, and by chance 22 bits are rarely equal.
 _TABLES, _BITS = 12, 22
-# Of a corner that very many images have, so many are looked at.
-_CROWDED = 64
+_CROWDED = 64  # entries of a table's cell that are looked at: some corners occur in all images
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ def _details(grey: np.ndarray) -> np.ndarray:
 
 
 class Index:
-    """Finds the images that have descriptors like another's.
+    """Index for images with descriptors similar to another's.
 
     Args:
         descriptors: ORB's descriptors of each image, uint8, (k, 32).

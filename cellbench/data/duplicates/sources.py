@@ -16,7 +16,7 @@ from cellbench.data.duplicates.registration import Index, find_keypoints, fit, m
 from cellbench.data.views import Image
 
 MIN_INLIERS = 20
-"""A fit with fewer is none: images that show different things have 13 at most (copies.py)."""
+"""Smallest number of inliers of a match; images of different cells have at most 13 (copies.py)."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def find_sources(
         read_copy: Reads the copy at a position.
         originals: A digest of each original's content.
         read_original: Reads the original at a position.
-        cache: Where the answer is kept.
+        cache: Cache of the result.
 
     Returns:
         A match for each copy, in their order.

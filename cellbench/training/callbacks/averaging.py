@@ -1,4 +1,4 @@
-"""Averages of the weights of a training, which are validated and scored in place of the last."""
+"""Weight averages of a training, validated and scored in place of the last weights."""
 
 from functools import partial
 from itertools import islice

@@ -15,10 +15,10 @@ from cellbench.utils.terminal import say
 
 
 class BestEpoch(Callback):
-    """Keeps the weights of the best epoch in memory, and writes best.ckpt before every last.ckpt.
+    """Callback that keeps the best epoch's weights, and writes best.ckpt before every last.ckpt.
 
-    Writing the file for every better epoch could take longer than the epochs, and a killed run goes
-    on from last.ckpt anyway.
+    The weights are kept in memory, as writing the file for every better epoch could take longer
+    than the epochs. A killed run is resumed from last.ckpt anyway.
 
     Args:
         path: The file.

@@ -1,4 +1,4 @@
-"""Check of a user's callbacks, before a run begins."""
+"""Check of a user's callbacks before a run begins."""
 
 from collections.abc import Iterable, Sequence
 
@@ -19,7 +19,7 @@ _LOGGING = (DeviceStatsMonitor, LearningRateMonitor, ThroughputMonitor)
 """Lightning's callbacks that write to a logger only."""
 
 _INCOMPLETE = (BaseFinetuning, ProgressBar)
-"""Base classes that Lightning leaves to be completed."""
+"""Abstract callbacks of Lightning."""
 
 _TUNING = {LearningRateFinder: "model.lr", BatchSizeFinder: "data.batch_size"}
 """Callbacks that change an option after the run's config.yaml has recorded it."""

@@ -20,7 +20,7 @@ from cellbench.utils.errors import UserError
 
 
 class Progress(EndAtSignal):
-    """Saves last.ckpt at intervals, such that a resumed training has the same bits.
+    """Callback that saves last.ckpt at intervals, so that a resumed training has the same bits.
 
     A checkpoint is saved between two steps, or before an epoch's first step. Lightning resumes from
     both exactly, except for torch's random numbers, the order of the samples, and the metrics of
@@ -28,7 +28,7 @@ class Progress(EndAtSignal):
 
     Args:
         folder: The run's folder.
-        data: The data module, which is told the epoch and batch to start from.
+        data: The data module; its position is set when a training is resumed.
         every: Seconds between two checkpoints.
         ranks: Processes of the run, which have to stop and save after the same step.
         hint: Advice that is shown after a signal.
@@ -70,7 +70,7 @@ class Progress(EndAtSignal):
         _skip_lightnings_broadcast(trainer)
 
     def save_end(self, trainer: Trainer) -> None:
-        """Save the end of the training, which may be before its last epoch (early stopping).
+        """Save the end of the training, which early stopping may put before its last epoch.
 
         Raises:
             Interrupted: A signal came in the last step of the training, or after it.
@@ -119,7 +119,9 @@ class Progress(EndAtSignal):
             Interrupted: A signal came.
         """
         due = self._ranks.first and time.monotonic() - self._saved >= self._every
-        agreed = self._ranks.greatest(self._signum or int(due))  # 1 is no signal of ours
+        agreed = self._ranks.greatest(
+            self._signum or int(due)
+        )  # 1 means due: no handled signal has this number
         if not agreed:
             return
         if trainer.global_step:

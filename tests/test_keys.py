@@ -8,7 +8,7 @@ import pytest
 from cellbench.cli.options import stored_types
 from cellbench.config import keys, values
 from cellbench.config.keys import Role
-from cellbench.data.module import CellDataModule
+from cellbench.data.file_module import FileDataModule
 from cellbench.utils.errors import UserError
 
 CONFIG = {
@@ -40,7 +40,7 @@ def test_each_key_is_an_option(key):
     unknown = key.role is Role.COMMAND or key.removed
     types = stored_types()
     if key.name.startswith("data."):
-        types = {"data": values.parameters(CellDataModule)}
+        types = {"data": values.parameters(FileDataModule)}
     with pytest.raises(UserError) if unknown else nullcontext():
         values.find_type(types, key.name)
 

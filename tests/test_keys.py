@@ -121,10 +121,3 @@ def test_a_removed_option_is_named_and_dropped_from_what_is_stored():
     keys.drop_removed(config)
     assert config["data"]["init_args"] == {}
     assert keys.find_removed(config) is None
-
-
-def test_scoring_needs_all_of_the_data_and_of_the_trainer_the_precision_alone():
-    data = {"init_args": {"root": "/x", "view": "raw", "split": {"fold": 1, "folds": 5}}}
-    config = {"data": data, "trainer": {"precision": "32-true", "max_epochs": 2}, "test": True}
-    kept = {"data": data, "trainer": {"precision": "32-true"}}
-    assert keys.settings_for_scoring(config) == kept

@@ -43,32 +43,38 @@ def trees() -> Iterator[ast.Module]:
         yield ast.parse(path.read_text("utf-8"))
 
 
-def defined_here() -> set[str]:
-    """Return the names that cellbench itself gives to functions, classes and attributes."""
+def defined_in(tree: ast.Module) -> set[str]:
+    """Return the names that a module gives to functions, classes and attributes."""
     names = set()
-    for tree in trees():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                names.add(node.name)
-            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                names.add(node.id)
-            elif (
-                isinstance(node, ast.Attribute)
-                and isinstance(node.ctx, ast.Store)
-                and isinstance(node.value, ast.Name)
-                and node.value.id in ("self", "cls")
-            ):
-                names.add(node.attr)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.ctx, ast.Store)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in ("self", "cls")
+        ):
+            names.add(node.attr)
     return names
 
 
 def read_from_objects() -> set[str]:
-    """Return private names that are imported, or read from objects, and are not cellbench's."""
-    ours, found = defined_here(), set()
+    """Return private names that are imported, or read from objects of other modules' classes."""
+    found = set()
     for tree in trees():
+        ours = defined_in(tree)
         for node in ast.walk(tree):
-            if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in ours:
-                found.add(node.attr)
+            if isinstance(node, ast.Attribute):
+                on_self = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+                if is_private(node.attr) and node.attr not in ours and not on_self:
+                    found.add(node.attr)
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                if node.func.id in ("getattr", "setattr", "hasattr", "delattr"):
+                    names = [each.value for each in node.args if isinstance(each, ast.Constant)]
+                    found |= {name for name in names if is_private(str(name))}
             elif isinstance(node, ast.ImportFrom):
                 names = [node.module or "", *(alias.name for alias in node.names)]
                 parts = {part for name in names for part in name.split(".")}

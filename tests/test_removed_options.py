@@ -8,6 +8,7 @@ import yaml
 from cellbench.__main__ import main
 from cellbench.artifacts.conditions import conditions
 from cellbench.artifacts.finished import read_finished
+from cellbench.artifacts.folder import RunFolder
 from tests.conftest import TINY
 
 LINE = "data.augment_on was removed: images are always augmented by albumentations"
@@ -66,3 +67,16 @@ def test_a_run_that_holds_a_removed_option_is_read_resumed_and_tested(fit, tmp_p
         assert main(["fit", *given]) == 0
         assert (run / "predictions.csv").read_bytes() == new
     assert "no unfinished run" not in capsys.readouterr().out
+
+
+def test_a_training_that_a_removed_option_decides_is_not_resumed(fit, fails):
+    run = fit("--data.augment=flips")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["init_args"]["augment_on"] = "device"
+    (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    assert main(["test", f"--run={run}"]) == 0
+    (run / "metrics.json").unlink()
+    line = fails("fit", f"--resume={run}")
+    assert "its training began with data.augment_on device, which was removed" in line
+    del config["data"]["init_args"]["augment_on"]
+    assert not RunFolder(run).has_config(config)

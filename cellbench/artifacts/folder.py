@@ -121,13 +121,16 @@ class RunFolder:
     def has_config(self, config: Mapping[str, Any]) -> bool:
         """Return True if config.yaml holds this configuration; a damaged file holds none.
 
-        Options that have been removed since config.yaml was written do not count.
+        Options that have been removed since config.yaml was written do not count, unless they
+        decide the result.
         """
         with suppress(UserError):
             content = as_yaml(config).encode(errors="backslashreplace")
             if read_bytes(self.config, yaml.MAX_BYTES) == content:
                 return True
             stored = yaml.read_mapping(self.config)
+            if keys.depends_on_removed(stored):
+                return False
             keys.drop_removed(stored)
             return as_yaml(stored).encode(errors="backslashreplace") == content
         return False

@@ -38,7 +38,9 @@ def unusable_modules() -> dict[str, str]:
     failed = {}
     for module in pkgutil.iter_modules(cellbench.data.datasets.__path__):
         try:
-            import_module(f"cellbench.data.datasets.{module.name}")
+            dataset = import_module(f"cellbench.data.datasets.{module.name}")
+            # The place of the module in configurations that an earlier version has printed.
+            sys.modules.setdefault(f"cellbench.data.{module.name}", dataset)
         except Exception as error:  # an error in one dataset's file must not stop the others
             failed[module.name] = f"{type(error).__name__}: {error}"
             reason = one_line(failed[module.name])

@@ -78,6 +78,8 @@ def _given(args: Sequence[str], lists: set[str]) -> Iterator[tuple[str, str | No
     option, has_value = "", True
     for argument in args:
         name, equals, value = argument.partition("=")
+        if argument.startswith("-c") and name != "-c":
+            raise UserError(f"{argument}: unknown option; give the file behind --config")
         if argument.startswith("--") or name == "-c":
             if not has_value:
                 yield option, None
@@ -107,7 +109,7 @@ def _read_config(option: str, text: str, check_file: CheckFile) -> dict[str, Any
         config, folder = value, Path()
     else:
         config, folder = yaml.read_mapping(Path(text), "--config"), Path(text).parent
-        check_file(text, config)
+    check_file(text, config)
     config.pop("$schema", None)  # a hint for editors, which jsonargparse drops too
     _refuse_removed(config)
     _refuse_pipe(f"{option}: {text}", config, folder)

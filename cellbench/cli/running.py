@@ -137,7 +137,7 @@ def _experiment_name(options: CellbenchCLI, made: Namespace) -> str:
     """Return the experiment's name: the given one, or that of its file, or of its data module."""
     name = options.config.name
     if name is None:
-        files = options.config.config or []
+        files = [file for file in options.config.config or [] if file is not None]
         name = Path(str(files[-1])).stem if files else type(made.data).__name__
     check_folder_name(str(name))
     return str(name)
@@ -196,9 +196,10 @@ def _make_run(
             stored["trainer"].get("precision"), begun, device, grouped=made.model.grouped
         )
         trainer = make_trainer(made.trainer, folder, device, chosen, callbacks.in_order(), own)
+        parts = (made.model, made.data, trainer, made.checkpoint, callbacks, ranks)
+        draws = stored.get("figures", True)
+        run = Run(folder, stored, *parts, trains=trains, draws=draws)
     except UserError:
         loggers.finish(own, failed=True)
         raise
-    parts = (made.model, made.data, trainer, made.checkpoint, callbacks, ranks)
-    draws = stored.get("figures", True)
-    return Run(folder, stored, *parts, trains=trains, draws=draws), f"{chosen} ({reason})"
+    return run, f"{chosen} ({reason})"

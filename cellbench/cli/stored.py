@@ -34,6 +34,11 @@ def read_config(folder: RunFolder, *, whole: bool) -> dict[str, Any]:
     for key in ("seed_everything", "data", "model", "trainer"):
         if key not in config:
             raise UserError(f"{folder.config} is not a run's configuration: it has no {key}")
+    if whole and keys.depends_on_removed(config):
+        raise UserError(
+            f"{folder.config}: its training began with data.augment_on device, which was removed; "
+            "begin it afresh"
+        )
     keys.drop_removed(config)
     if not whole:
         config = keys.settings_for_scoring(config)

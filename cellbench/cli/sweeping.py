@@ -72,6 +72,8 @@ def main(args: Sequence[str]) -> int:
     if not {"-h", "--help"} & set(own) and take_option(own, "--config")[0] is None:
         raise UserError("sweep: which one? give its file as --config")
     asked = _parser().parse_args(own)
+    if asked.config[-1] is None:
+        raise UserError("--config: expected a sweep's file, and not its content")
     file = Path(str(asked.config[-1]))
     config = _config(asked, file)
     name = asked.name or file.stem
@@ -123,7 +125,8 @@ def _divide(args: Sequence[str]) -> tuple[list[str], list[str]]:
     while rest:
         option = rest.pop(0)
         key = option.partition("=")[0]
-        if key.removeprefix("--").split(".")[0] not in keys.OF_EXPERIMENT:
+        named = key.removeprefix("--").split(".")[0]
+        if not option.startswith("--") or named not in keys.OF_EXPERIMENT:
             own.append(option)
         elif "=" in option:
             given.append(option)

@@ -211,6 +211,17 @@ def drop_removed(config: Mapping[str, Any]) -> None:
             group.pop(name, None)
 
 
+def depends_on_removed(config: Mapping[str, Any]) -> bool:
+    """Return True if an option that no longer exists decides the result of a run.
+
+    Args:
+        config: A stored configuration as YAML has it.
+    """
+    flat = dict(flatten(config))
+    augmented = flat.get("data.augment", "none") != "none"
+    return augmented and flat.get("data.augment_on") == "device"  # with random numbers of its own
+
+
 def named_code(config: Mapping[str, Any]) -> list[str]:
     """Return the keys of a configuration that name a class outside cellbench.
 

@@ -129,7 +129,8 @@ def evaluate(
     """Score predictions.
 
     Samples of one group are not independent, so every interval is based on the variance between
-    groups (see `intervals`). Precision and F1 hold for the test set's mix of classes.
+    groups (see `intervals`). Precision, F1, MCC and kappa hold for the test set's mix of classes,
+    which their intervals take as given.
 
     Args:
         labels: Class indices, (n,); every class must occur.

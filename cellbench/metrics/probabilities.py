@@ -97,8 +97,10 @@ def calibration(
     for k, (name, worst) in enumerate((("log_loss", MAX_LOG_LOSS), ("brier", 2.0))):
         value = float(own[k].mean())
         shifts = mean_contributions(np.bincount(group, own[k]), counts)
-        spread = moderated(*variance_of(shifts), implied[k])
-        ends = bounded(value, *spread, 0.0, worst, len(counts))
+        variance, df = variance_of(shifts)
+        # An overconfident network implies too small a variance: it adds no degree of freedom.
+        shrunk, _ = moderated(variance, df, implied[k])
+        ends = bounded(value, shrunk, df, 0.0, worst, len(counts))
         judged[name] = entry(value, ends, base[k].mean())
     base_error = Bins(labels, prior, group).error
     judged["ece"] = entry(bins.error, bins.interval(), base_error) | {"calibrated": bins.by_chance}
@@ -291,8 +293,8 @@ class Bins:
         Noise biases the error upwards, most of all if the true error is small. The lower end is
         the smallest true error that could have produced the observed one. The candidates are the
         differences of the bins, all shrunk by the same factor, plus noise with the covariance
-        between groups. The upper end is the error minus its bias, plus a margin from the intervals
-        of the accuracies in the bins. The error is never below the distance between mean
+        between groups. The upper end is the error minus its bias, plus the larger of two margins:
+        that of the intervals of the accuracies in the bins, and that of the error between groups. The error is never below the distance between mean
         confidence and accuracy, so the upper end is at least that of this distance: groups that
         are right or wrong together move all bins at once.
         """
@@ -309,10 +311,14 @@ class Bins:
         possible = (simulated >= error).mean(axis=1) >= (1 - LEVEL) / 2
         low = 0.0 if error <= self.by_chance else factors[possible].min(initial=1.0) * error
         unbiased = 2 * error - float(simulated[-1].mean())
-        variance, df = variance_of(centred.sum(axis=1))
-        margin = float(critical(df)) * math.sqrt(variance) if df else 0.0
-        overall = abs(float(differences.sum())) + margin
-        return np.array([low, min(max(unbiased + self._above(), overall, error), 1.0)])
+
+        def margin(weights: np.ndarray) -> float:
+            variance, df = variance_of(centred @ weights)
+            return float(critical(df)) * math.sqrt(variance) if df else 0.0
+
+        above = max(self._above(), margin(np.sign(differences)))
+        overall = abs(float(differences.sum())) + margin(np.ones(BINS))
+        return np.array([low, min(max(unbiased + above, overall, error), 1.0)])
 
     def _above(self) -> float:
         """Return the margin above the error that the intervals of the bins give (MOVER)."""

@@ -60,8 +60,8 @@ class FinalTest:
         killed = 0
         while not run.tests:
             job = self._test(run)
-            if not job.exit_code:
-                continue
+            if not job.exit_code and run.tests:
+                break
             killed += job.killed
             if not job.killed or killed == TRIES:
                 raise UserError(f"the best trial could not be tested: {job.why()}")

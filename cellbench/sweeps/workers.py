@@ -31,6 +31,9 @@ MAX_REASON = 4000
 LOG_END = 20_000
 """Bytes at the end of a log that are searched for a reason."""
 
+_STARTS = 10
+"""Number of attempts to start a process while the fork server is being replaced."""
+
 _MARK = "$ python -m cellbench "
 """Start of each command line in a log."""
 
@@ -139,12 +142,18 @@ class Job:
         self.begun = time.monotonic()
         self._inbox, outbox = _context.Pipe(duplex=False)
         args = (command, self.args, self.log, self.slot, dict(self.environment), outbox)
-        self._process = _context.Process(target=_work, args=args)
         try:
-            self._process.start()
-        except (EOFError, ConnectionError):  # the fork server was just killed: start a new one
-            self._process = _context.Process(target=_work, args=args)
-            self._process.start()
+            for tries_left in reversed(range(_STARTS)):
+                self._process = _context.Process(target=_work, args=args)
+                try:
+                    self._process.start()
+                    break
+                except (EOFError, ConnectionError):
+                    # The fork server was just killed, and may need a moment to be gone; then a
+                    # new one is started.
+                    if not tries_left:
+                        raise
+                    time.sleep(0.1)
         finally:
             outbox.close()  # the process has its own copy of this end
 

@@ -94,4 +94,4 @@ def suggest(name: object, allowed: Iterable[object], prefix: str = "") -> str:
     close = get_close_matches(str(name), known, n=3, cutoff=0.6)
     if close:
         return f"; closest: {', '.join(prefix + each for each in close)}"
-    return f"; allowed: {', '.join(known)}" if len(known) <= 12 else ""
+    return f"; allowed: {', '.join(known)}" if 0 < len(known) <= 12 else ""

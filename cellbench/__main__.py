@@ -1,5 +1,6 @@
 """Entry point: finds a command's module by its name, and imports nothing heavy itself."""
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from importlib import import_module
 from cellbench import __version__, streams
 from cellbench.cli import COMMANDS
 from cellbench.cli.exit_code import exit_code
+from cellbench.cli.repeated import refuse_repeated
 from cellbench.errors import UserError, one_line, suggest
 
 _USAGE = """usage: python -m cellbench COMMAND [--help] [options]
@@ -73,6 +75,9 @@ def main(args: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
+        # A sweep's command lines have options twice, and the launcher passes them on.
+        if args is None and streams.LAUNCHED not in os.environ:
+            refuse_repeated(arguments)
         return run(arguments)
     except BaseException as error:
         return exit_code(error, debug=debug)

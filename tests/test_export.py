@@ -128,7 +128,7 @@ def test_images_that_cannot_be_read_are_not_compared(fit, fails, tmp_path, capsy
     assert main(["export", f"--run={run}", f"--images={images}"]) == 0
     out = capsys.readouterr().out
     assert "on 2 images of" in out
-    assert "NOTE 1 images could not be read" in out
+    assert "NOTE 1 image could not be read" in out
     for number in (0, 2):
         (images / f"{number}.png").unlink()
     line = fails("export", f"--run={run}", f"--images={images}")

@@ -422,7 +422,7 @@ def test_imagenet_weights_are_downloaded_once_and_checked(tmp_path, monkeypatch)
 def test_imagenet_weights_without_a_network_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(
-        UserError, match=r"cannot download resnet18's .* put resnet18-\w+\.pth from"
+        UserError, match=r"cannot download resnet18's .*; copy \S*resnet18-\w+\.pth from"
     ):
         model("resnet18", weights="imagenet")
 

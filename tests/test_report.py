@@ -560,7 +560,7 @@ def test_of_two_runs_of_one_fold_the_later_counts(report, tmp_path):
     out, plain, _ = report()
     (condition,) = plain["conditions"]
     assert condition["runs"] == [str(tmp_path / "runs" / "a")]
-    assert "1 older runs" in out
+    assert "1 older run of" in out
 
 
 def test_runs_stand_once_and_are_not_hidden_by_what_lies_about(report, tmp_path, monkeypatch):

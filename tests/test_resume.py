@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from cellbench.__main__ import main
 from cellbench.models.classifier import CellClassifier
-from tests.conftest import TINY, replace_masks
+from tests.conftest import TINY, last_of_each, replace_masks
 
 OPTIONS = [
     "--data.samples=80",
@@ -35,7 +35,8 @@ ALWAYS = "--checkpoint.every=0"
 
 
 def command(runs, *args):
-    return [sys.executable, "-m", "cellbench", "fit", *OPTIONS, f"--runs={runs}", *args]
+    options = last_of_each([*OPTIONS, f"--runs={runs}", *args])
+    return [sys.executable, "-m", "cellbench", "fit", *options]
 
 
 def start(arguments, **kwargs):

@@ -116,8 +116,8 @@ def test_gpus_are_divided(workers, per_run, found):
 @pytest.mark.parametrize(
     ("workers", "per_run", "said"),
     [
-        (3, 1.0, "3 with 1 GPUs each, and here are 2 GPUs; at most 2 workers"),
-        (2, 2.0, "2 with 2 GPUs each, and here are 2 GPUs; at most 1 workers"),
+        (3, 1.0, "3, each with --gpus 1, and the machine has 2 GPUs; at most 2 workers"),
+        (2, 2.0, "2, each with --gpus 2, and the machine has 2 GPUs; at most 1 worker,"),
         (1, 1.5, "--gpus: 1.5 is neither a share of one nor a whole number"),
     ],
 )

@@ -11,7 +11,7 @@ from rich.table import Table
 from cellbench.bar import bar
 from cellbench.cli.parser import Parser
 from cellbench.cli.stored import read_data
-from cellbench.errors import UserError, printable
+from cellbench.errors import UserError, counted, printable
 from cellbench.runs.attributions import (
     TITLES,
     Share,
@@ -45,7 +45,8 @@ def main(args: Sequence[str]) -> int:
     notes = {f"{one.path}: {one.reason}; left out" for one in left if one.damaged}
     runs = [run for run in finished if run.folder.best.is_file()]
     if len(runs) < len(finished):
-        notes.add(f"{len(finished) - len(runs)} runs have no best.ckpt any more; left out")
+        without = counted(len(finished) - len(runs), "run")
+        notes.add(f"{without} without a best.ckpt left out")
     if not runs:
         shown = ", ".join(map(str, given.runs))
         raise UserError(f"explain: there is no finished run with a best.ckpt below {shown}")

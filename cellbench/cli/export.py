@@ -19,7 +19,8 @@ from cellbench.data.splits import read_split
 from cellbench.data.table import Sample
 from cellbench.data.unlabelled import UnlabelledImages
 from cellbench.data.views import apply_view, needs_mask
-from cellbench.errors import UserError
+from cellbench.errors import UserError, counted
+from cellbench.foreign import check_replaceable, has_mark
 from cellbench.runs import onnx
 from cellbench.runs.checkpoint import read_checkpoint
 from cellbench.runs.folder import RunFolder, write_text
@@ -59,6 +60,10 @@ def main(args: Sequence[str]) -> int:
         raise UserError("--masks: they are of --images, which is not given")
     folder = RunFolder.open(given.run)
     onnx.require_packages()
+    output = given.output or folder.below("export", "model.onnx")
+    compared = output.with_suffix(".check.json")
+    check_replaceable("--output", output, onnx.is_export)
+    check_replaceable("--output", compared, has_mark(b'{\n "on": '))
     described, state = read_checkpoint(folder.best)
     prepared = described.preprocessing
     batches: Iterable[Tensor]
@@ -68,7 +73,6 @@ def main(args: Sequence[str]) -> int:
     else:
         batches, what = _of_run(folder, prepared)
     model = build_model(described, state)
-    output = given.output or folder.below("export", "model.onnx")
     metadata = onnx.describe(described, model, Temperature.of_run(folder))
     onnx.export(model, metadata, output)
     say(f"{metadata['backbone']}, {output.stat().st_size / 1e6:.1f} MB: {output}")
@@ -78,17 +82,19 @@ def main(args: Sequence[str]) -> int:
         say(f"  {number}. {step}")
     check = onnx.compare(model, output, batches)
     versions = {name: version(name) for name in ("torch", *onnx.PACKAGES)}
-    path = output.with_suffix(".check.json")
-    write_text(path, json.dumps({"on": what} | asdict(check) | versions, indent=1) + "\n")
+    write_text(compared, json.dumps({"on": what} | asdict(check) | versions, indent=1) + "\n")
     say(
         f"onnxruntime against torch on {check.n} {what}: {check.same_class} of the same class, "
         f"probabilities differ by {check.largest_difference:.1e} at most"
     )
+    if given.images is not None and shown.note:
+        say(f"NOTE {shown.note}")
     if given.images is not None and shown.unreadable:
-        say(f"NOTE {len(shown.unreadable)} images could not be read, and were left out")
+        say(f"NOTE {counted(len(shown.unreadable), 'image')} could not be read; left out")
     warn_of(folder, described)
     if check.same_class < check.n:
-        say(f"UNRELIABLE: {check.n - check.same_class} images have another class")
+        changed = counted(check.n - check.same_class, "image")
+        say(f"UNRELIABLE: another class by the ONNX file: {changed}")
         return 1
     return 0
 

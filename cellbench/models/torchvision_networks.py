@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
-from cellbench.errors import UserError
+from cellbench.errors import UserError, short_path
 from cellbench.models.heads import OwnPooling
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -154,9 +154,9 @@ def imagenet(name: str, image_size: tuple[int, int]) -> dict[str, Tensor]:
         state: dict[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
         file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"model.weights: cannot download {name}'s ImageNet weights ({error}); where there is "
-            f"no network, put {Path(weights.url).name} from another machine at {file}, or give "
-            "model.weights a state-dict file, or none"
+            f"model.weights: cannot download {name}'s ImageNet weights; copy {short_path(file)} "
+            f"from another machine, or give a state-dict file, or none ({reason:.64})"
         ) from error
     return state

@@ -1,6 +1,7 @@
 """Predictions for images without labels, from a run's checkpoint alone."""
 
 import csv
+import shlex
 import textwrap
 from bisect import insort
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from cellbench.data.dataset import Batch
 from cellbench.data.unlabelled import UnlabelledImages
 from cellbench.data.views import Image
-from cellbench.errors import UserError
+from cellbench.errors import UserError, counted
+from cellbench.foreign import check_replaceable, has_mark
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.weights import SkipInit
 from cellbench.runs import figures
@@ -35,6 +37,10 @@ _CRLF = "\r\n"
 
 EXPLAINED = 16
 """Images whose heat maps are made at once."""
+
+SHEET_MARK = "cellbench contact sheet"
+HEAT_MARK = "cellbench heat maps"
+"""Descriptions in the metadata of the PNG files, by which an earlier output is recognised."""
 
 SHEET = 64
 """The largest number of images on a contact sheet: half of them the least certain."""
@@ -124,21 +130,25 @@ def predict(
         raise UserError(f"--batch_size: {batch_size} is less than 1")
     if max_pixels < 1:
         raise UserError(f"--max_pixels: {max_pixels} is less than 1")
+    unreadable = output.with_suffix(".unreadable.csv")
+    check_replaceable("--output", output, has_mark(b"file,predicted,confidence,"))
+    check_replaceable("--output", unreadable, has_mark(b"file,reason\n"))
+    if contact_sheet is not None:
+        check_replaceable("--contact_sheet", contact_sheet, has_mark(SHEET_MARK.encode()))
     described, state = read_checkpoint(folder.best)
     dataset = UnlabelledImages(images, masks, described.preprocessing, max_pixels)
+    maps: list[Callback] = []
+    if explain is not None:
+        maps.append(_HeatMaps(explain, dataset, described.preprocessing.fill))
     model = build_model(described, state)
     temperature = Temperature.of_run(folder)
     sampler = BatchSampler(SequentialSampler(dataset), batch_size, drop_last=False)
     loader = DataLoader(dataset, sampler=sampler, batch_size=None)
     watched = EndAtSignal("nothing is written; give the command again")
     sheet = None if contact_sheet is None else _ContactSheet(model.classes)
-    unreadable = output.with_suffix(".unreadable.csv")
     with whole_file(output) as beside, _open(beside) as file:
         rows = _Rows(file, dataset, model.classes, temperature.value, sheet)
-        callbacks: list[Callback] = [watched, rows]
-        if explain is not None:
-            callbacks.append(_HeatMaps(explain, dataset, described.preprocessing.fill))
-        trainer = _trainer(described, accelerator, folder, callbacks)
+        trainer = _trainer(described, accelerator, folder, [watched, rows, *maps])
         with watched.watching():
             trainer.predict(model, loader, return_predictions=False)
         if len(dataset.unreadable) == len(dataset):
@@ -146,12 +156,14 @@ def predict(
                 f"none of the {len(dataset)} images can be read; the first: {dataset.unreadable[0]}"
             )
         _write_unreadable(unreadable, dataset)
-    say(f"{rows.written} images, view {described.preprocessing.view}: {output}")
+    say(f"{counted(rows.written, 'image')}, view {described.preprocessing.view}: {output}")
+    if dataset.note:
+        say(f"NOTE {dataset.note}")
     twins = len(dataset) - len({Path(name).with_suffix("") for name in dataset.names})
     if twins:
         say(
-            f"NOTE {twins} files are called as others but for the suffix: if they are masks, give "
-            "their folder as --masks"
+            f"NOTE {counted(twins, 'name')} given to several files that differ in the suffix: if "
+            "some are masks, give their folder as --masks"
         )
     say(f"confidence at temperature {temperature.value:.3g}: {temperature.why}")
     if dataset.unreadable:
@@ -160,7 +172,7 @@ def predict(
             f"NO PREDICTION: {unreadable} lists them"
         )
     if sheet is not None and contact_sheet is not None:
-        figures.save(sheet.draw(), contact_sheet)
+        figures.save(sheet.draw(), contact_sheet, SHEET_MARK)
         say(f"contact sheet: {contact_sheet}")
     if explain is not None:
         say(f"heat maps: {explain}")
@@ -170,7 +182,8 @@ def predict(
 def warn_of(folder: RunFolder, described: Description) -> None:
     """Prints why a run's model is not what it seems, where that is so."""
     if folder.unfinished:
-        say(f"NOTE the run is unfinished: python -m cellbench fit --resume {folder.path}")
+        path = shlex.quote(str(folder.path))
+        say(f"NOTE the run is unfinished: python -m cellbench fit --resume {path}")
     if described.leaky:
         say(f"UNRELIABLE: the run was {described.leaky}")
 
@@ -303,12 +316,19 @@ class _HeatMaps(Callback):
         folder: Below it, the PNG has the image's own path, with .png behind it.
         dataset: The images.
         fill: The view's, which integrated gradients start from.
+
+    Raises:
+        UserError: The folder is a file, or another file would be overwritten.
     """
 
     def __init__(self, folder: Path, dataset: UnlabelledImages, fill: int) -> None:
         self._folder = folder
         self._dataset = dataset
         self._fill = fill
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--explain: {folder} is a file; give a folder")
+        for name in dataset.names if folder.exists() else ():
+            check_replaceable("--explain", self._path(name), has_mark(HEAT_MARK.encode()))
 
     def on_predict_batch_end(
         self,
@@ -328,7 +348,8 @@ class _HeatMaps(Callback):
             pictures = side_by_side(pl_module, batch.images[some], self._fill)
             for i, picture in zip(some, pictures, strict=True):
                 with whole_file(self._path(self._dataset.names[positions[i]])) as beside:
-                    matplotlib.image.imsave(beside, picture, format="png")
+                    described = {"Description": HEAT_MARK}
+                    matplotlib.image.imsave(beside, picture, format="png", metadata=described)
 
     def _path(self, name: str) -> Path:
         path = self._folder / f"{name.lstrip('/')}.png"

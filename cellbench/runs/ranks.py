@@ -14,10 +14,9 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-T = TypeVar("T")
+from cellbench.streams import LAUNCHED
 
-LAUNCHED = "CELLBENCH_LAUNCHED"
-"""Environment variable that cellbench's launcher sets; its end closes the processes' stdin."""
+T = TypeVar("T")
 
 
 def environment() -> ClusterEnvironment | None:

@@ -1,9 +1,11 @@
 """Runs whose files something has damaged, or somebody prepared: refused, or harmless."""
 
 import os
+import pickle
 import random
 import shutil
 import subprocess
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import torch
 import yaml
 
+from cellbench import torch_files
 from cellbench.__main__ import main
 from cellbench.atomic import replacing
 from cellbench.data.files import read_table
@@ -531,3 +534,13 @@ def test_features_that_were_pooled_likewise_are_taken(fit, images, tmp_path):
     change(run / "checkpoints" / "best.ckpt", forget_pooling)
     assert main(predict) == 0
     assert output.read_bytes() == expected
+
+
+def test_a_pickle_of_another_program_is_refused_without_a_warning(tmp_path):
+    path = tmp_path / "best.ckpt"
+    path.write_bytes(pickle.dumps({"path": path}, protocol=4))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(torch_files.Damaged, match="torch cannot read it"):
+            torch_files.read(path)
+    assert not told

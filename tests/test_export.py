@@ -151,3 +151,16 @@ def test_a_checkpoint_that_is_none_is_refused(fit, fails, tmp_path):
     assert "is not a run's folder" in fails("export", f"--run={tmp_path}")
     line = fails("export", f"--run={run}", f"--masks={tmp_path}")
     assert line == "--masks: they are of --images, which is not given"
+
+
+def test_only_an_earlier_export_is_overwritten(fit, fails, tmp_path):
+    run, file = fit(), tmp_path / "model.onnx"
+    for output in (run / "metrics.json", run / "checkpoints" / "best.ckpt"):
+        before = output.read_bytes()
+        line = fails("export", f"--run={run}", f"--output={output}")
+        assert line.startswith(f"--output: {output} exists and would be overwritten")
+        assert output.read_bytes() == before
+    args = ["export", f"--run={run}", f"--output={file}"]
+    assert main(args) == main(args) == 0
+    file.with_suffix(".check.json").write_text("{}")
+    assert ".check.json exists and would be overwritten" in fails(*args)

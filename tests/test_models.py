@@ -19,7 +19,7 @@ from torch import nn
 from cellbench.__main__ import main
 from cellbench.data.dataset import Batch
 from cellbench.data.preprocessing import Preprocessing
-from cellbench.errors import UserError
+from cellbench.errors import UserError, one_line
 from cellbench.models import (
     backbones,
     networks,
@@ -421,10 +421,11 @@ def test_imagenet_weights_are_downloaded_once_and_checked(tmp_path, monkeypatch)
 
 def test_imagenet_weights_without_a_network_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(
-        UserError, match=r"cannot download resnet18's .*; copy \S*resnet18-\w+\.pth from"
-    ):
+    with pytest.raises(UserError, match=r"cannot download resnet18's ImageNet weights") as told:
         model("resnet18", weights="imagenet")
+    path = re.search(r"copy (\S+\.pth) from another machine", one_line(told.value))[1]
+    assert path.startswith(f"{tmp_path}/hub/checkpoints/resnet18-")
+    assert "Connection refused" in one_line(told.value)
 
 
 @pytest.mark.parametrize(

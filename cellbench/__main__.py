@@ -6,11 +6,12 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from cellbench import __version__, streams
+from cellbench import __version__
 from cellbench.cli import COMMANDS
 from cellbench.cli.exit_code import exit_code
 from cellbench.cli.repeated import refuse_repeated
-from cellbench.errors import UserError, one_line, suggest
+from cellbench.utils import streams
+from cellbench.utils.errors import UserError, one_line, suggest
 
 _USAGE = """usage: python -m cellbench COMMAND [--help] [options]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from cellbench.artifacts.predictions import Predictions, write_predictions
 from cellbench.data.splits import digest_of
-from cellbench.runs.predictions import Predictions, write_predictions
 
 CLASSES = ("a", "b", "c")
 

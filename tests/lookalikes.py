@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from cellbench.data.wbc9 import CLASSES as WBC9
+from cellbench.data.datasets.wbc9 import CLASSES as WBC9
 from tests.conftest import draw_cell, write_image
 
 ORIGINALS_A_CLASS = 8

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 
 from cellbench.__main__ import main
+from cellbench.artifacts.conditions import Condition
+from cellbench.artifacts.finished import Finished, StoredSplit
+from cellbench.artifacts.folder import RunFolder
+from cellbench.artifacts.predictions import Predictions
 from cellbench.audit import labels
-from cellbench.data import kept
+from cellbench.data import result_cache
 from cellbench.data.cache import CacheConfig
-from cellbench.data.folder import FolderDataModule
-from cellbench.data.synthetic import SyntheticDataModule
-from cellbench.errors import UserError
-from cellbench.runs.conditions import Condition
-from cellbench.runs.finished import Finished, StoredSplit
-from cellbench.runs.folder import RunFolder
-from cellbench.runs.intervals import wilson
-from cellbench.runs.predictions import Predictions
+from cellbench.data.datasets.folder import FolderDataModule
+from cellbench.data.datasets.synthetic import SyntheticDataModule
+from cellbench.metrics.intervals import wilson
+from cellbench.utils.errors import UserError
 from tests.conftest import SHARED, write_image
 from tests.lookalikes import draw_field
 
@@ -203,7 +203,7 @@ def test_tissue_has_no_cells_to_cut_out(audit, chaoyang_root):
 
 
 def test_an_interrupted_audit_goes_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(kept, "_TOGETHER", 8)
+    monkeypatch.setattr(result_cache, "_TOGETHER", 8)
     read, whole = [], SyntheticDataModule.read_image
 
     def interrupted(self, sample):

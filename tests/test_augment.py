@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from cellbench.data.augment import POLICIES, Augmentation
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 IMAGE = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
 

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from cellbench.config.bounds import bounds, check_bounds
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 
 @dataclasses.dataclass

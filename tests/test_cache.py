@@ -10,10 +10,10 @@ from collections import namedtuple
 import numpy as np
 import pytest
 
-from cellbench import atomic
 from cellbench.__main__ import main
 from cellbench.data.cache import CacheConfig
-from cellbench.data.folder import FolderDataModule
+from cellbench.data.datasets.folder import FolderDataModule
+from cellbench.utils import atomic
 from tests.conftest import TINY, draw_cell, write_image
 
 

@@ -3,9 +3,9 @@
 import pytest
 from filelock import FileLock
 
-from cellbench.errors import OtherRun, UserError
-from cellbench.runs.claim import Claim, Destination
-from cellbench.runs.folder import RunFolder, as_yaml
+from cellbench.artifacts.folder import RunFolder, as_yaml
+from cellbench.training.claim import Claim, Destination
+from cellbench.utils.errors import OtherRun, UserError
 
 CONFIG = {"model": {"lr": 0.1}}
 

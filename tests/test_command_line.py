@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from cellbench.__main__ import main
+from cellbench.artifacts.folder import whole_file
 from cellbench.cli import COMMANDS
 from cellbench.cli.repeated import refuse_repeated
-from cellbench.errors import UserError, short_path
-from cellbench.runs.folder import whole_file
+from cellbench.utils.errors import UserError, short_path
 from tests.conftest import TINY
 
 
@@ -109,6 +109,7 @@ def test_print_config_gives_a_config_that_runs(tmp_path, capsys, fit):
             "trainer.callbacks: LearningRateMonitor writes to a logger, and there is none; give ",
         ),
         (["--trainer.callbacks=DeviceStatsMonitor"], "DeviceStatsMonitor writes to a logger"),
+        (["--trainer.callbacks=BaseFinetuning"], "BaseFinetuning is incomplete"),
         (["--trainer.callbacks=LearningRateFinder"], "LearningRateFinder changes model.lr"),
         (["--trainer.callbacks=BatchSizeFinder"], "BatchSizeFinder changes data.batch_size"),
         (

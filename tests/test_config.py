@@ -10,13 +10,13 @@ import pytest
 import yaml as pyyaml
 
 from cellbench.__main__ import main
+from cellbench.artifacts.folder import RunFolder
 from cellbench.cli.lightning_cli import CellbenchCLI
 from cellbench.cli.options import stored_types
 from cellbench.cli.stored import read_config
 from cellbench.config import strict_json, values, yaml
-from cellbench.errors import MAX_MESSAGE, UserError, one_line
-from cellbench.runs.folder import RunFolder
 from cellbench.sweeps.folder import merged
+from cellbench.utils.errors import MAX_MESSAGE, UserError, one_line
 from tests.conftest import EXPERIMENT, TINY
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(

@@ -4,11 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-from cellbench.data import kept
+from cellbench.data import result_cache
 from cellbench.data.cache import CacheConfig
-from cellbench.data.copies import find_copies
-from cellbench.data.hpv import NEAR_COPIES, HPVDataModule
-from cellbench.data.sources import find_sources
+from cellbench.data.datasets.hpv import NEAR_COPIES, HPVDataModule
+from cellbench.data.duplicates.copies import find_copies
+from cellbench.data.duplicates.sources import find_sources
 from tests.conftest import SHARED
 from tests.lookalikes import draw_field
 
@@ -77,7 +77,7 @@ def test_images_without_any_corner_are_no_copies(cache):
 
 
 def test_an_interrupted_search_goes_on_where_it_was(cache, monkeypatch):
-    monkeypatch.setattr(kept, "_TOGETHER", 4)
+    monkeypatch.setattr(result_cache, "_TOGETHER", 4)
     rng = np.random.default_rng(1)
     images = [draw_field(rng, 0) for _ in range(12)]
     read = []

@@ -13,20 +13,20 @@ import pytest
 import torch
 import yaml
 
-from cellbench import torch_files
 from cellbench.__main__ import main
-from cellbench.atomic import replacing
+from cellbench.artifacts.checkpoint import POOLING, WholeCheckpointIO, read_checkpoint
+from cellbench.artifacts.folder import RunFolder
+from cellbench.artifacts.predictions import read_predictions
 from cellbench.data.files import read_table
 from cellbench.data.labels import read_labels
 from cellbench.data.splits import read_split
-from cellbench.errors import UserError
+from cellbench.inference.attributions import read_attributions
 from cellbench.models.weights import from_run
-from cellbench.runs.attributions import read_attributions
-from cellbench.runs.checkpoint import POOLING, WholeCheckpointIO, read_checkpoint
-from cellbench.runs.folder import RunFolder
-from cellbench.runs.label_history import read_label_history
-from cellbench.runs.predictions import read_predictions
 from cellbench.sweeps.folder import final_values
+from cellbench.training.callbacks.label_history import read_label_history
+from cellbench.utils import torch_files
+from cellbench.utils.atomic import replacing
+from cellbench.utils.errors import UserError
 from tests.conftest import TINY, draw_cell, write_image
 
 

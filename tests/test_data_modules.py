@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from cellbench.__main__ import main
-from cellbench.data.folder import FolderDataModule
-from cellbench.data.hpv import HPVDataModule
+from cellbench.data.datasets.folder import FolderDataModule
+from cellbench.data.datasets.hpv import HPVDataModule
+from cellbench.data.datasets.synthetic import SyntheticDataModule
 from cellbench.data.loading import LoadingPlan
 from cellbench.data.splits import SplitConfig
-from cellbench.data.synthetic import SyntheticDataModule
 from cellbench.data.views import BACKGROUND
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 from tests.conftest import SHARED, draw_cell, write_image
 
 FILL = 7

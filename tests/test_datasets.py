@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from cellbench.__main__ import main
-from cellbench.data import sources
-from cellbench.data.blood_cells import BloodCellsDataModule
 from cellbench.data.cache import CacheConfig
-from cellbench.data.chaoyang import ChaoyangDataModule
-from cellbench.data.hpv_slides import HPVSlidesDataModule
-from cellbench.data.leukemia import LeukemiaDataModule
+from cellbench.data.datasets.blood_cells import BloodCellsDataModule
+from cellbench.data.datasets.chaoyang import ChaoyangDataModule
+from cellbench.data.datasets.hpv_slides import HPVSlidesDataModule
+from cellbench.data.datasets.leukemia import LeukemiaDataModule
+from cellbench.data.datasets.wbc9 import CLASSES as WBC9
+from cellbench.data.datasets.wbc9 import WBC9DataModule
+from cellbench.data.duplicates import sources
 from cellbench.data.splits import SplitConfig
-from cellbench.data.wbc9 import CLASSES as WBC9
-from cellbench.data.wbc9 import WBC9DataModule
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 from tests.conftest import SHARED, write_image
 from tests.lookalikes import ORIGINALS_A_CLASS, draw_field
 from tests.test_data_modules import DataModuleContract

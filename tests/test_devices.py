@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from cellbench.__main__ import main
-from cellbench.data.folder import FolderDataModule
+from cellbench.artifacts.checkpoint import read_checkpoint
+from cellbench.data.datasets.folder import FolderDataModule
 from cellbench.data.loading import LoadingPlan
 from cellbench.data.sampling import BatchSampler, quotas
 from cellbench.data.splits import SplitConfig
-from cellbench.runs.checkpoint import read_checkpoint
-from cellbench.runs.inference import build_model
+from cellbench.inference.rebuild import build_model
 from tests.conftest import draw_cell, write_image
 from tests.test_resume import assert_same, results
 

@@ -11,11 +11,9 @@ import torch
 from torch import nn
 
 from cellbench.__main__ import main
+from cellbench.artifacts.predictions import read_predictions
 from cellbench.data.files import read_image
-from cellbench.errors import UserError
-from cellbench.models.classifier import CellClassifier
-from cellbench.models.config import ModelConfig
-from cellbench.runs.attributions import (
+from cellbench.inference.attributions import (
     HEADER,
     TOLERANCE,
     Attribution,
@@ -25,7 +23,9 @@ from cellbench.runs.attributions import (
     read_attributions,
     summarise,
 )
-from cellbench.runs.predictions import read_predictions
+from cellbench.models.classifier import CellClassifier
+from cellbench.models.config import ModelConfig
+from cellbench.utils.errors import UserError
 from tests.conftest import replace_masks, write_image
 
 METHODS = ("grad_cam", "integrated_gradients")
@@ -343,6 +343,7 @@ def test_a_table_that_is_none_is_told(tmp_path):
 
 
 def test_reading_needs_neither_torch_nor_captum():
-    code = "import sys, cellbench.runs.attributions; print({'torch', 'captum'} & set(sys.modules))"
+    code = "import sys, cellbench.inference.attributions\n"
+    code += "print({'torch', 'captum'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from cellbench.__main__ import main
+from cellbench.artifacts.checkpoint import read_checkpoint
 from cellbench.data.preprocessing import Preprocessing
-from cellbench.runs import onnx as exporter
-from cellbench.runs.checkpoint import read_checkpoint
-from cellbench.runs.inference import build_model
-from cellbench.runs.onnx import before, compare, noise
+from cellbench.inference import onnx as exporter
+from cellbench.inference.onnx import before, compare, noise
+from cellbench.inference.rebuild import build_model
 from tests.conftest import write_image
 from tests.test_predict import rows
 

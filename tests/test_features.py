@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from cellbench import atomic
 from cellbench.__main__ import main
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.networks import small_cnn
+from cellbench.utils import atomic
 from tests.conftest import draw_cell, write_image
 from tests.test_resume import terminate_at
 

@@ -22,11 +22,11 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from cellbench import atomic
 from cellbench.__main__ import main
-from cellbench.data import download
-from cellbench.data.download import GitHub
-from cellbench.data.hpv import HPVDataModule
+from cellbench.data.datasets.hpv import HPVDataModule
+from cellbench.data.download import transfer
+from cellbench.data.download.transfer import GitHub
+from cellbench.utils import atomic
 from tests.conftest import SHARED, draw_cell, write_image
 
 REPOSITORY, COMMIT = "zxaoyou/segmentation_WBC", "fa9c016"
@@ -121,7 +121,7 @@ def upstream(drawn, tmp_path, monkeypatch):
             host=f"http://127.0.0.1:{server.server_port}",
         )
         monkeypatch.setattr(HPVDataModule, "source", source)
-        monkeypatch.setattr(download, "PAUSES", (0.01, 0.01))
+        monkeypatch.setattr(transfer, "PAUSES", (0.01, 0.01))
         yield served
         served.over.set()
         server.shutdown()
@@ -192,7 +192,7 @@ def test_after_an_interruption_only_the_missing_files_are_downloaded(upstream, t
 
 @pytest.mark.parametrize("fault", ["broken", "500", "429", "silent"])
 def test_a_transfer_that_breaks_is_tried_again(upstream, to, monkeypatch, fault):
-    monkeypatch.setattr(download, "_TIMEOUT", 0.2)
+    monkeypatch.setattr(transfer, "_TIMEOUT", 0.2)
     upstream.wrong[IMAGE] = [fault, fault]
     assert main(["fetch", "hpv", f"--to={to}"]) == 0
     assert upstream.asked[IMAGE] == 3
@@ -209,7 +209,7 @@ def test_a_transfer_that_breaks_is_tried_again(upstream, to, monkeypatch, fault)
     ],
 )
 def test_a_server_that_does_not_give_a_file(upstream, to, fails, monkeypatch, fault, tries, why):
-    monkeypatch.setattr(download, "_TIMEOUT", 0.2)
+    monkeypatch.setattr(transfer, "_TIMEOUT", 0.2)
     upstream.wrong[IMAGE] = [fault] * 9
     line = fails("fetch", "hpv", f"--to={to}")
     assert "cannot download http://127.0.0.1:" in line

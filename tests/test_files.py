@@ -12,12 +12,16 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from cellbench.__main__ import main
+from cellbench.artifacts import figures
 from cellbench.data import files
-from cellbench.data.hpv_slides import SLIDES, HPVSlidesDataModule
-from cellbench.errors import UserError, printable
-from cellbench.terminal import Console, say
+from cellbench.data.datasets.hpv_slides import SLIDES, HPVSlidesDataModule
+from cellbench.inference.predict import _ContactSheet
+from cellbench.metrics.classification import evaluate
+from cellbench.utils.errors import UserError, printable
+from cellbench.utils.terminal import Console, say
 from tests.conftest import TINY, draw_cell, write_image
 
 
@@ -230,6 +234,18 @@ def test_a_sample_given_twice_is_named_before_any_file_is_looked_for(folder_root
         image.unlink()
     line = fails("fit", "--data=FolderDataModule", f"--data.root={folder_root}", "--data.csv=t.csv")
     assert "occurs more than once" in line
+
+
+def test_figures_show_names_as_they_are(tmp_path, recwarn):
+    name = "\x1b[31m$\\bad$"
+    sheet = _ContactSheet((name, "b"))
+    sheet.add(0.5, 0, 0, f"{name}.png", torch.zeros(3, 8, 8, dtype=torch.uint8))
+    labels = np.array([0, 0, 1, 1])
+    scores = evaluate(labels, labels, np.arange(4), (name, "b"), np.zeros(4, int))
+    for figure in (sheet.draw(), figures.confusion(scores, (name, "b"), "test")):
+        figures.save(figure, tmp_path / "x.png")
+    assert [str(each.message) for each in recwarn] == []
+    assert r"\x1b[31m\$\bad\$.png" in sheet.draw().axes[0].texts[1].get_text()
 
 
 def test_what_is_said_commands_no_terminal(capsys):

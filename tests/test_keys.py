@@ -9,7 +9,7 @@ from cellbench.cli.options import stored_types
 from cellbench.config import keys, values
 from cellbench.config.keys import Role
 from cellbench.data.module import CellDataModule
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 CONFIG = {
     "seed_everything": 3,

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from cellbench import cores
+from cellbench.data.datasets.synthetic import SyntheticDataModule
 from cellbench.data.loading import LoadingPlan, plan_workers
-from cellbench.data.synthetic import SyntheticDataModule
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from cellbench.metrics.classification import evaluate, values
+from cellbench.metrics.intervals import score_interval, wilson
+from cellbench.metrics.probabilities import Area, Bins, calibration, fit_temperature, temper
+from cellbench.metrics.probabilities import score as score_probabilities
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.config import ModelConfig
-from cellbench.runs.intervals import score_interval, wilson
-from cellbench.runs.metrics import evaluate, values
-from cellbench.runs.probabilities import Area, Bins, calibration, fit_temperature, temper
-from cellbench.runs.probabilities import score as score_probabilities
 from tests.benchmarks.coverage import Setting, intervals
 from tests.benchmarks.coverage import draw as draw_test_set
 

@@ -17,12 +17,13 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from cellbench.__main__ import main
+from cellbench.artifacts.checkpoint import Description
 from cellbench.data.dataset import Batch
 from cellbench.data.preprocessing import Preprocessing
-from cellbench.errors import UserError, one_line
-from cellbench.models import (
-    backbones,
-    networks,
+from cellbench.inference.rebuild import build_model
+from cellbench.models import networks
+from cellbench.models.backbones.factory import (
+    factory,
     own_networks,
     timm_networks,
     torchvision_networks,
@@ -37,12 +38,11 @@ from cellbench.models.losses import LOSSES, LossConfig, as_shares, losses
 from cellbench.models.optimisation import build_optimizer, parameter_groups
 from cellbench.models.phases import Phase
 from cellbench.models.regularisation import penalised_parameters, penalty, sparsity
-from cellbench.runs.checkpoint import Description
-from cellbench.runs.inference import build_model
+from cellbench.utils.errors import UserError, one_line
 
 CLASSES = ("a", "b", "c")
 COMMON = ("alexnet", "densenet121", "efficientnet_b0", "mobilenet_v2", "resnet18")
-OWN = sorted(set(backbones.names()) - set(torchvision_networks.names()))
+OWN = sorted(set(factory.names()) - set(torchvision_networks.names()))
 
 
 def model(backbone="small_cnn", size=(64, 64), **arguments):
@@ -98,7 +98,7 @@ def test_a_trunk_computes_what_torchvision_computes(name):
     """With torchvision's own classifier behind it, the trunk gives torchvision's own logits."""
     torch.manual_seed(0)
     whole = torchvision.models.get_model(name).eval()
-    built = backbones.build(name, "none", (96, 96))
+    built = factory.build(name, "none", (96, 96))
     trunk = built.trunk.eval()
     trunk.load_state_dict({k: v for k, v in whole.state_dict().items() if k in trunk.state_dict()})
     images = torch.randn(2, 3, 96, 96)
@@ -498,7 +498,7 @@ def test_sparsity_is_the_share_of_weights_near_zero():
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v2", "vgg11_bn", *OWN])
 def test_stages_hold_every_layer_once_in_order(name):
-    built = backbones.build(name, "none", (64, 64))
+    built = factory.build(name, "none", (64, 64))
     held = [id(p) for stage in built.stages for layer in stage for p in layer.parameters()]
     assert held == [id(p) for p in built.trunk.parameters()]
     assert all(any(layer.parameters() for layer in stage) for stage in built.stages)
@@ -529,7 +529,7 @@ def test_group_norm_takes_the_place_of_every_batch_norm_and_its_scales():
     torch.manual_seed(0)
     whole = torchvision.models.resnet18()
     nn.init.uniform_(whole.layer2[0].bn1.weight)
-    network = backbones.build("resnet18", "none", (64, 64), "group").trunk
+    network = factory.build("resnet18", "none", (64, 64), "group").trunk
     kinds = [type(m) for m in network.modules()]
     assert nn.BatchNorm2d not in kinds
     assert kinds.count(nn.GroupNorm) == 20
@@ -543,7 +543,7 @@ def test_group_norm_keeps_loaded_scales(tmp_path):
     whole = torchvision.models.resnet18()
     nn.init.uniform_(whole.layer2[0].bn1.weight)
     torch.save(whole.state_dict(), tmp_path / "weights.pt")
-    built = backbones.build("resnet18", str(tmp_path / "weights.pt"), (64, 64), "group")
+    built = factory.build("resnet18", str(tmp_path / "weights.pt"), (64, 64), "group")
     assert torch.equal(built.trunk.layer2[0].bn1.weight, whole.layer2[0].bn1.weight)
 
 
@@ -679,8 +679,8 @@ def test_networks_of_timm_that_classify_nothing_are_refused():
 
 def test_group_norm_keeps_the_activations_of_timm():
     pytest.importorskip("timm")
-    batch = backbones.build("timm/resnetv2_18", "none", (64, 64)).trunk
-    group = backbones.build("timm/resnetv2_18", "none", (64, 64), "group").trunk
+    batch = factory.build("timm/resnetv2_18", "none", (64, 64)).trunk
+    group = factory.build("timm/resnetv2_18", "none", (64, 64), "group").trunk
     kinds = [[type(m) for m in network.modules()] for network in (batch, group)]
     assert kinds[0].count(nn.ReLU) == kinds[1].count(nn.ReLU) > 10
     assert not any(isinstance(m, nn.BatchNorm2d) for m in group.modules())
@@ -691,7 +691,7 @@ def test_a_trunk_of_timm_keeps_what_only_sounds_like_a_classifier(tmp_path):
     whole = timm.create_model("convnext_atto", num_classes=7)
     nn.init.constant_(whole.head.norm.weight, 7.0)
     torch.save(whole.state_dict(), tmp_path / "weights.pt")
-    built = backbones.build("timm/convnext_atto", str(tmp_path / "weights.pt"), (64, 64))
+    built = factory.build("timm/convnext_atto", str(tmp_path / "weights.pt"), (64, 64))
     assert (built.trunk.state_dict()["head.norm.weight"] == 7).all()
 
 
@@ -715,7 +715,7 @@ def test_an_unknown_network_of_timm_is_named():
 
 
 def test_inception_is_cut_before_its_classifiers_at_its_own_size():
-    built = backbones.build("inception_v3", "none", (299, 299))
+    built = factory.build("inception_v3", "none", (299, 299))
     assert built.shape == (2048, 8, 8)
     assert built.mean == (0.5, 0.5, 0.5)
     assert not [key for key in built.trunk.state_dict() if "Aux" in key or "fc" in key]
@@ -954,7 +954,7 @@ def test_one_file_makes_a_network(tmp_path, monkeypatch):
     (tmp_path / "broken_net.py").write_text("import nothing_of_this_name\n")
     monkeypatch.setattr(networks, "__path__", [*networks.__path__, str(tmp_path)])
     monkeypatch.setattr(own_networks, "names", own_networks.names.__wrapped__)
-    monkeypatch.setattr(backbones, "names", backbones.names.__wrapped__)
+    monkeypatch.setattr(factory, "names", factory.names.__wrapped__)
     check_backbone("my_net", 32)
     assert model("my_net", norm="group").backbone[1].num_groups == 8
     with pytest.raises(UserError, match=r"broken_net.py cannot be imported: ModuleNotFoundError"):

@@ -4,47 +4,68 @@ import ast
 import subprocess
 import sys
 import zipfile
+from graphlib import TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "cellbench"
 
-# What each part may import of the others (DESIGN: cli -> report, audit, sweeps -> runs, models).
-MAY_IMPORT = {
-    "config": set(),
-    "data": set(),
-    "models": {"data"},
-    "runs": {"data", "models"},
-    "audit": {"data", "models", "runs"},
-    "relabel": {"data", "models", "runs"},
-    "report": {"data", "models", "runs"},
-    "sweeps": {"data", "models", "runs"},
-    "cli": {"data", "models", "runs", "audit", "relabel", "report", "sweeps"},
-}
-
-
-def imported(path):
-    """The parts of cellbench that a module imports."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        for name in names:
-            first, *rest = name.split(".")
-            if first == "cellbench" and rest and (PACKAGE / rest[0]).is_dir():
-                yield rest[0]
-
-
-@pytest.mark.parametrize(
-    "part", [p.name for p in PACKAGE.iterdir() if (p / "__init__.py").exists()]
+ROOMS = (
+    "utils",
+    "config",
+    "data",
+    "models",
+    "metrics",
+    "artifacts",
+    "training",
+    "inference",
+    "label_noise",
+    "audit",
+    "report",
+    "sweeps",
+    "cli",
 )
-def test_imports_run_one_way(part):
-    for path in (PACKAGE / part).rglob("*.py"):
-        assert set(imported(path)) - {part, "config"} <= MAY_IMPORT[part], path
+"""The packages of cellbench, the lowest first: each imports from itself and from those below."""
+
+
+def imports() -> dict[str, set[str]]:
+    """Return the modules that each module of cellbench imports, deferred imports included."""
+    modules = {
+        ".".join(("cellbench", *path.relative_to(PACKAGE).with_suffix("").parts)): path
+        for path in PACKAGE.rglob("*.py")
+    }
+    found = {}
+    for module, path in modules.items():
+        names = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            elif isinstance(node, ast.Import):
+                names |= {alias.name for alias in node.names}
+        found[module] = (names & modules.keys()) - {module}
+    return found
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_imports_point_down():
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert rooms == set(ROOMS)
+    upwards = [
+        f"{module} imports {other}"
+        for module, others in imports().items()
+        for other in others
+        if room(module) in rooms and room(other) in rooms
+        if ROOMS.index(room(other)) > ROOMS.index(room(module))
+    ]
+    assert not upwards
+
+
+def test_no_imports_run_in_a_circle():
+    order = TopologicalSorter(imports())
+    order.prepare()  # raises CycleError, which names the circle
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):

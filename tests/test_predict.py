@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from cellbench.__main__ import main
+from cellbench.artifacts.predictions import read_predictions
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.unlabelled import UnlabelledImages
-from cellbench.runs.inference import _ContactSheet
-from cellbench.runs.predictions import read_predictions
-from cellbench.runs.probabilities import fit_temperature, temper
+from cellbench.inference.predict import _ContactSheet
+from cellbench.metrics.probabilities import fit_temperature, temper
 from tests.conftest import draw_cell, write_image
 
 

@@ -13,16 +13,16 @@ import torch
 import yaml
 
 from cellbench.__main__ import main
+from cellbench.artifacts.checkpoint import read_checkpoint
+from cellbench.artifacts.conditions import conditions
+from cellbench.artifacts.finished import read_finished
+from cellbench.data.datasets.synthetic import SyntheticDataModule
 from cellbench.data.labels import flip
-from cellbench.data.synthetic import SyntheticDataModule
+from cellbench.inference.rebuild import build_model
+from cellbench.label_noise.detection import correct, easy, noisy
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.co_teaching import CoTeacher, CoTeachingConfig
 from cellbench.models.config import ModelConfig
-from cellbench.relabel.detection import correct, easy, noisy
-from cellbench.runs.checkpoint import read_checkpoint
-from cellbench.runs.conditions import conditions
-from cellbench.runs.finished import read_finished
-from cellbench.runs.inference import build_model
 from tests.conftest import TINY
 from tests.test_resume import assert_same, results, terminate_at
 

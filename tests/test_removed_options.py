@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from cellbench.__main__ import main
-from cellbench.runs.conditions import conditions
-from cellbench.runs.finished import read_finished
+from cellbench.artifacts.conditions import conditions
+from cellbench.artifacts.finished import read_finished
 from tests.conftest import TINY
 
 LINE = "data.augment_on was removed: images are always augmented by albumentations"

@@ -12,12 +12,12 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from cellbench.__main__ import main
+from cellbench.artifacts.conditions import few_groups
+from cellbench.artifacts.finished import read_finished
 from cellbench.data.files import fingerprint
+from cellbench.metrics.tests import Difference, paired_interval
 from cellbench.report.comparison import Comparison, Contrast
 from cellbench.report.report import shown_numbers, shown_p
-from cellbench.report.statistics import Difference, paired_interval
-from cellbench.runs.conditions import few_groups
-from cellbench.runs.finished import read_finished
 from tests.conftest import replace_masks, write_image
 from tests.drawn_runs import CLASSES, cross_validation, draw
 

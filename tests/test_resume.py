@@ -428,7 +428,7 @@ def test_a_terminated_evaluation_does_not_exit_0(fit, folder_root, monkeypatch, 
 
 def test_a_resumed_run_keeps_the_precision_that_was_chosen(tmp_path, monkeypatch, capsys):
     """It goes on where another one would be chosen."""
-    from cellbench.runs import precision
+    from cellbench.training import precision
 
     options = ["fit", *OPTIONS, ALWAYS, "--trainer.max_epochs=2", f"--runs={tmp_path}"]
     monkeypatch.setattr(precision, "choose", lambda *_, **__: ("bf16-mixed", "fastest"))

@@ -17,13 +17,13 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cellbench.__main__ import main
-from cellbench.data.synthetic import SyntheticDataModule
+from cellbench.artifacts.predictions import read_predictions
+from cellbench.data.datasets.synthetic import SyntheticDataModule
 from cellbench.data.views import View
+from cellbench.metrics.probabilities import score
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.config import ModelConfig
-from cellbench.runs import precision
-from cellbench.runs.predictions import read_predictions
-from cellbench.runs.probabilities import score
+from cellbench.training import precision
 from tests.conftest import TINY, draw_cell, write_image
 
 FILES = {
@@ -122,7 +122,7 @@ def test_metrics_are_those_of_the_files(fit, monkeypatch, precision):
         raise AssertionError(f"{path} was read back")
 
     with monkeypatch.context() as patched:
-        patched.setattr("cellbench.runs.predictions.open_text", refuse)
+        patched.setattr("cellbench.artifacts.predictions.open_text", refuse)
         patched.setattr("cellbench.data.splits.open_text", refuse)
         run = fit(f"--trainer.precision={precision}")
     classes, parts = read_predictions(run / "predictions.csv")

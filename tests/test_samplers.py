@@ -14,12 +14,12 @@ from optuna.storages import InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from cellbench.errors import UserError
 from cellbench.sweeps.config import SweepConfig
 from cellbench.sweeps.folder import SweepFolder
 from cellbench.sweeps.results import write_best, write_trials
 from cellbench.sweeps.samplers import _from_unit, _to_unit, build_sampler
 from cellbench.sweeps.study import Study
+from cellbench.utils.errors import UserError
 
 SPACE = {
     "model.lr": {"low": 1e-4, "high": 1e-1, "log": True},

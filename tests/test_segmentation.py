@@ -7,7 +7,7 @@ import pytest
 from cellbench.data.files import read_image, read_mask
 from cellbench.data.segmentation import segment
 from cellbench.data.views import BACKGROUND, CYTOPLASM, NUCLEUS
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 from tests.conftest import SHARED, draw_cell
 
 SLIDE, RED, PURPLE, PINK = (230, 228, 226), (190, 150, 142), (110, 70, 165), (205, 165, 195)

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from cellbench.data.cache import Pixels
-from cellbench.data.folder import FolderDataModule
+from cellbench.data.datasets.folder import FolderDataModule
+from cellbench.data.datasets.synthetic import SyntheticDataModule
 from cellbench.data.sampling import BatchSampler, Key, quotas
 from cellbench.data.smote import Smote, SmoteConfig
-from cellbench.data.synthetic import SyntheticDataModule
 from tests.conftest import TINY, draw_cell, write_image
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from cellbench.data.splits import SplitConfig, draw, first_seen
 from cellbench.data.table import Sample, SampleTable
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 
 def table(n=120, groups=30, duplicates=()):

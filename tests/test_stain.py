@@ -7,8 +7,8 @@ import torch
 
 from cellbench.data import stain
 from cellbench.data.augment import POLICIES, Augmentation
+from cellbench.data.datasets.synthetic import SyntheticDataModule
 from cellbench.data.stain import STAINS, StainJitter, estimate, normalise
-from cellbench.data.synthetic import SyntheticDataModule
 
 
 def slide(vectors, strengths, seed=0, side=64):

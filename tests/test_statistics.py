@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cellbench.report.statistics import (
+from cellbench.metrics.tests import (
     corrected_t,
     holm_factors,
     mcnemar,

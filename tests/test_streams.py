@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from cellbench import streams
+from cellbench.utils import streams
 from tests.conftest import TINY, last_of_each
 
 PROGRAM = [sys.executable, "-m", "cellbench"]
@@ -17,7 +17,7 @@ FIT = [*PROGRAM, "fit", "--data.samples=80", "--data.slides=40", *TINY, "--figur
 
 PRINTS = """
 import os, sys, time
-from cellbench import streams
+from cellbench.utils import streams
 streams.protect()
 for number in range(2000):
     print("a line that is long enough to fill what is buffered", number)
@@ -45,7 +45,9 @@ def test_what_prints_goes_on_without_a_reader(tmp_path, where):
 
 
 def test_a_closed_stream_is_no_other_file(tmp_path):
-    code = "from cellbench import streams; streams.protect(); f = open('x', 'w'); print('stray')"
+    code = (
+        "from cellbench.utils import streams; streams.protect(); f = open('x', 'w'); print('stray')"
+    )
     subprocess.run(
         ["bash", "-c", 'exec "$@" >&-', "bash", sys.executable, "-c", code],
         cwd=tmp_path,

@@ -15,9 +15,9 @@ import yaml
 
 from cellbench.__main__ import main
 from cellbench.config.yaml import read_mapping
-from cellbench.errors import UserError
 from cellbench.sweeps.config import SweepConfig
 from cellbench.sweeps.space import Space
+from cellbench.utils.errors import UserError
 from tests.conftest import TINY
 
 LR = {"model.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
@@ -75,10 +75,10 @@ def test_figures_leave_matplotlib_as_it_was(tmp_path):
     from matplotlib.figure import Figure
     from optuna.trial import TrialState
 
-    from cellbench.page import svg
     from cellbench.sweeps import results
     from cellbench.sweeps.folder import SweepFolder
     from cellbench.sweeps.study import Study
+    from cellbench.utils.html_page import svg
 
     config = SweepConfig("x", LR, sampler="random", trials=3)
     study = Study("s", config, {}, tmp_path, "journal", 1)

@@ -129,8 +129,8 @@ def test_gpus_are_divided(workers, per_run, found):
     ],
 )
 def test_more_workers_than_gpus(workers, per_run, said):
-    from cellbench.errors import UserError
     from cellbench.sweeps.workers import divide
+    from cellbench.utils.errors import UserError
 
     with pytest.raises(UserError, match=said.replace(".", r"\.")):
         divide(workers, ["0", "1"], per_run)

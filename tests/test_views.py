@@ -11,7 +11,7 @@ from cellbench.data.augment import POLICIES, Augmentation
 from cellbench.data.files import read_image, read_mask
 from cellbench.data.preprocessing import Preprocessing, resize, resize_mask
 from cellbench.data.views import BACKGROUND, CYTOPLASM, NUCLEUS, apply_view, crop_box
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 from tests.conftest import SHARED
 
 SIZE = 64

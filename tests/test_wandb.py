@@ -17,10 +17,10 @@ import pytest
 import wandb
 
 from cellbench.__main__ import main
-from cellbench.errors import UserError
 from cellbench.models.classifier import CellClassifier
 from cellbench.report.wandb import publish, workspace
-from cellbench.runs import loggers
+from cellbench.training import loggers
+from cellbench.utils.errors import UserError
 from tests.conftest import TINY
 from tests.fake_wandb import ENTITY, KEY, FakeWandb
 

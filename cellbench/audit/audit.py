@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 import cellbench
+from cellbench.artifacts.conditions import Condition
 from cellbench.audit import images, labels, leaks, masks, shortcuts
 from cellbench.audit.images import Images
 from cellbench.audit.labels import Doubtful
@@ -14,7 +15,6 @@ from cellbench.audit.leaks import Leaks
 from cellbench.audit.masks import Overlap
 from cellbench.audit.shortcuts import Shortcut
 from cellbench.data.module import CellDataModule, Check
-from cellbench.runs.conditions import Condition
 
 OUTLIERS = ("blur", "brightness", "clipped")
 

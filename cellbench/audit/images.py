@@ -6,12 +6,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cellbench.data import kept
+from cellbench.data import result_cache
+from cellbench.data.duplicates.registration import to_compare
 from cellbench.data.image_store import content_digests
 from cellbench.data.module import CellDataModule
-from cellbench.data.registration import to_compare
 from cellbench.data.table import Sample
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 FORMAT = 4
 """Part of every kept answer's name: raise it when something is found otherwise."""
@@ -90,11 +90,11 @@ def look(data: CellDataModule) -> tuple[Images, dict[str, str]]:
     """
     samples = data.listed
 
-    def find(i: int) -> kept.Found:
+    def find(i: int) -> result_cache.Found:
         return {name: np.array([value]) for name, value in _describe(data, samples[i]).items()}
 
     identities = [f"{FORMAT} {content}" for content in content_digests(data, samples)]
-    found = kept.for_each("reading the images", identities, lambda: find, data.cache)
+    found = result_cache.for_each("reading the images", identities, lambda: find, data.cache)
     errors = {
         sample.id: str(each["error"][0])
         for sample, each in zip(samples, found, strict=True)

@@ -7,10 +7,10 @@ import numpy as np
 from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
 
+from cellbench.artifacts.conditions import Condition, pool
 from cellbench.data.module import CellDataModule
-from cellbench.errors import UserError
-from cellbench.runs.conditions import Condition, pool
-from cellbench.runs.intervals import mean_interval
+from cellbench.metrics.intervals import mean_interval
+from cellbench.utils.errors import UserError
 
 
 @dataclass(frozen=True)

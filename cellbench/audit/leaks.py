@@ -6,11 +6,11 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from cellbench.data.copies import Copy
+from cellbench.data.duplicates.copies import Copy
 from cellbench.data.module import CellDataModule
 from cellbench.data.splits import SplitConfig, draw, purge
 from cellbench.data.table import SampleTable, join
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 Protocol = Literal["grouped", "official", "image"]
 

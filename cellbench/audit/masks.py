@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from cellbench.audit.images import FORMAT
-from cellbench.data import kept, segmentation
+from cellbench.data import result_cache, segmentation
 from cellbench.data.module import CellDataModule
 from cellbench.data.views import BACKGROUND, NUCLEUS, Mask
-from cellbench.errors import UserError
-from cellbench.runs.intervals import mean_interval
+from cellbench.metrics.intervals import mean_interval
+from cellbench.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def compare(data: CellDataModule, groups: np.ndarray) -> Overlap | None:
     if not data.shows_cells or not masked:
         return None
 
-    def find(k: int) -> kept.Found:
+    def find(k: int) -> result_cache.Found:
         sample = samples[masked[k]]
         image = data.read_image(sample)
         try:
@@ -65,7 +65,7 @@ def compare(data: CellDataModule, groups: np.ndarray) -> Overlap | None:
         f"{FORMAT} {segmentation.FORMAT} {content} {data.mask_fingerprint(sample)}"
         for sample, content in ((samples[i], data.table.fingerprints[i]) for i in masked)
     ]
-    found = kept.for_each("comparing masks", identities, lambda: find, data.cache)
+    found = result_cache.for_each("comparing masks", identities, lambda: find, data.cache)
     overlap = np.concatenate([each["overlap"] for each in found])
     errors = {i: str(each["error"][0]) for i, each in zip(masked, found, strict=True)}
     unreadable = {samples[i].id: error for i, error in errors.items() if error}

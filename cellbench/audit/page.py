@@ -9,7 +9,7 @@ import numpy as np
 import cellbench
 from cellbench.audit import pictures
 from cellbench.audit.audit import OUTLIERS, Audit
-from cellbench.page import render as fill
+from cellbench.utils.html_page import render as fill
 
 PAIRS, EXAMPLES, WORST = 40, 6, 10
 """At most so many pairs, images of a class, and images of a kind are shown; audit.json has all."""

@@ -12,8 +12,8 @@ from cellbench.data import segmentation
 from cellbench.data.module import CellDataModule
 from cellbench.data.preprocessing import resize, resize_mask
 from cellbench.data.views import BACKGROUND, NUCLEUS, Image, Mask
-from cellbench.errors import UserError
-from cellbench.page import jpeg, plain
+from cellbench.utils.errors import UserError
+from cellbench.utils.html_page import jpeg, plain
 
 HEIGHT = 110
 """Pixels of an image on the page; it is shown at this size, however large it is."""

@@ -11,13 +11,13 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 
 from cellbench.audit.images import FORMAT, Images, histogram
-from cellbench.data import kept, segmentation
+from cellbench.data import result_cache, segmentation
 from cellbench.data.module import CellDataModule
 from cellbench.data.preprocessing import Preprocessing, resize
 from cellbench.data.segmentation import segment
 from cellbench.data.views import View, apply_view
-from cellbench.errors import UserError
-from cellbench.runs.metrics import evaluate
+from cellbench.metrics.classification import evaluate
+from cellbench.utils.errors import UserError
 
 FOLDS, TREES = 5, 100
 MOST = 4000
@@ -105,7 +105,7 @@ def _view(data: CellDataModule, view: View, chosen: np.ndarray) -> tuple[np.ndar
         raise UserError("the images show tissue, in which no single cell can be cut out")
     preprocessing = Preprocessing((SIDE, SIDE), view, 0)
 
-    def find(i: int) -> kept.Found:
+    def find(i: int) -> result_cache.Found:
         image = data.read_image(samples[i])
         try:
             mask = data.read_mask(samples[i], image) if by_expert else segment(image)
@@ -122,7 +122,7 @@ def _view(data: CellDataModule, view: View, chosen: np.ndarray) -> tuple[np.ndar
         f"{data.mask_fingerprint(sample) if by_expert else ''}"
         for i, sample in zip(chosen, samples, strict=True)
     ]
-    found = kept.for_each(f"looking at the {view}", identities, lambda: find, data.cache)
+    found = result_cache.for_each(f"looking at the {view}", identities, lambda: find, data.cache)
     whose = "experts'" if by_expert else "automatic"
     without = sum(not each["cell"][0] for each in found)
     lacking = f"; no cell in {without} of {len(found)} images" if without else ""

@@ -9,18 +9,18 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from cellbench.artifacts.conditions import Condition, conditions
+from cellbench.artifacts.finished import read_finished
+from cellbench.artifacts.folder import write_text
 from cellbench.audit.audit import Audit, as_plain, audit
 from cellbench.audit.page import render
 from cellbench.cli.parser import Parser, refuse_sweep_file, take_option
 from cellbench.config import yaml
 from cellbench.data.module import CellDataModule
-from cellbench.errors import Interrupted, UserError, printable
-from cellbench.foreign import check_replaceable, has_mark
-from cellbench.page import share
-from cellbench.runs.conditions import Condition, conditions
-from cellbench.runs.finished import read_finished
-from cellbench.runs.folder import write_text
-from cellbench.terminal import Console, say
+from cellbench.utils.errors import Interrupted, UserError, printable
+from cellbench.utils.html_page import share
+from cellbench.utils.terminal import Console, say
+from cellbench.utils.untrusted import check_replaceable, has_mark
 
 
 def main(args: Sequence[str]) -> int:

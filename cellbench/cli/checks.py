@@ -4,8 +4,8 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from cellbench.errors import UserError
-from cellbench.runs.trainer import check_offered
+from cellbench.training.trainer import check_offered
+from cellbench.utils.errors import UserError
 
 
 def check_options(command: str, config: Namespace) -> None:

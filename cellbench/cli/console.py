@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
-from cellbench.runs.folder import RunFolder
-from cellbench.terminal import Console, say
+from cellbench.artifacts.folder import RunFolder
+from cellbench.utils.terminal import Console, say
 
 # Advice that does not hold here (the loaders need no workers, a frozen backbone is in evaluation,
 # a run goes on in its own folder, and with the very batch), and Lightning's own use of torch.

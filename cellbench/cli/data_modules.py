@@ -10,9 +10,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cellbench.data
+import cellbench.data.datasets
 from cellbench.config.values import OneOf
-from cellbench.errors import one_line
+from cellbench.utils.errors import one_line
 
 if TYPE_CHECKING:  # torch and lightning take six seconds, which not every command needs
     from cellbench.data.module import CellDataModule
@@ -36,15 +36,15 @@ def unusable_modules() -> dict[str, str]:
     """Import every file of cellbench/data; return why some cannot be, by their names."""
     # A dataset is one new file: importing it makes its class known by its short name.
     failed = {}
-    for module in pkgutil.iter_modules(cellbench.data.__path__):
+    for module in pkgutil.iter_modules(cellbench.data.datasets.__path__):
         try:
-            import_module(f"cellbench.data.{module.name}")
+            import_module(f"cellbench.data.datasets.{module.name}")
         except Exception as error:  # a mistake in one dataset's file must not stop the others
             failed[module.name] = f"{type(error).__name__}: {error}"
             reason = one_line(failed[module.name])
             print(
-                f"cellbench: warning: cellbench/data/{module.name}.py cannot be imported, so its "
-                f"dataset is not there ({reason})",
+                f"cellbench: warning: cellbench/data/datasets/{module.name}.py cannot be imported, "
+                f"so its dataset is not there ({reason})",
                 file=sys.stderr,
             )
     return failed
@@ -53,10 +53,10 @@ def unusable_modules() -> dict[str, str]:
 def explain_unusable(name: str) -> str:
     """Return why a dataset or a data module is not there; empty where no file has it."""
     for module, reason in unusable_modules().items():
-        paths = [Path(folder, f"{module}.py") for folder in cellbench.data.__path__]
+        paths = [Path(folder, f"{module}.py") for folder in cellbench.data.datasets.__path__]
         text = "".join(p.read_text("utf-8", errors="replace") for p in paths if p.is_file())
         if name == module or re.search(rf"^class {re.escape(name)}\b", text, re.MULTILINE):
-            return f"; cellbench/data/{module}.py cannot be imported: {reason}"
+            return f"; cellbench/data/datasets/{module}.py cannot be imported: {reason}"
     return ""
 
 

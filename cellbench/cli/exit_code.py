@@ -3,7 +3,7 @@
 import errno
 import sys
 
-from cellbench.errors import Interrupted, find_user_error, one_line
+from cellbench.utils.errors import Interrupted, find_user_error, one_line
 
 _FILES = "no more files can be opened; raise the limit (ulimit -n), or close other programs"
 _THREADS = (

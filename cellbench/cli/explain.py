@@ -8,11 +8,11 @@ from typing import Literal
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from cellbench.bar import bar
+from cellbench.artifacts.conditions import Condition, conditions
+from cellbench.artifacts.finished import Finished, read_finished
 from cellbench.cli.parser import Parser
 from cellbench.cli.stored import read_data
-from cellbench.errors import UserError, counted, printable
-from cellbench.runs.attributions import (
+from cellbench.inference.attributions import (
     TITLES,
     Share,
     explain,
@@ -20,9 +20,9 @@ from cellbench.runs.attributions import (
     read_attributions,
     summarise,
 )
-from cellbench.runs.conditions import Condition, conditions
-from cellbench.runs.finished import Finished, read_finished
-from cellbench.terminal import Console, say
+from cellbench.utils.errors import UserError, counted, printable
+from cellbench.utils.progress_bar import bar
+from cellbench.utils.terminal import Console, say
 
 _REGIONS = ("cell", "nucleus", "cytoplasm")
 

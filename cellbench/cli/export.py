@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cellbench.artifacts.checkpoint import read_checkpoint
+from cellbench.artifacts.folder import RunFolder, write_text
 from cellbench.cli.console import quieten_lightning
 from cellbench.cli.parser import Parser
 from cellbench.cli.stored import read_data
@@ -19,13 +21,12 @@ from cellbench.data.splits import read_split
 from cellbench.data.table import Sample
 from cellbench.data.unlabelled import UnlabelledImages
 from cellbench.data.views import apply_view, needs_mask
-from cellbench.errors import UserError, counted
-from cellbench.foreign import check_replaceable, has_mark
-from cellbench.runs import onnx
-from cellbench.runs.checkpoint import read_checkpoint
-from cellbench.runs.folder import RunFolder, write_text
-from cellbench.runs.inference import Temperature, build_model, warn_of
-from cellbench.terminal import say
+from cellbench.inference import onnx
+from cellbench.inference.predict import Temperature, warn_of
+from cellbench.inference.rebuild import build_model
+from cellbench.utils.errors import UserError, counted
+from cellbench.utils.terminal import say
+from cellbench.utils.untrusted import check_replaceable, has_mark
 
 TOGETHER = 64
 """Images that are compared at a time."""

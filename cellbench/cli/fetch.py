@@ -12,11 +12,11 @@ from jsonargparse import DefaultHelpFormatter
 
 from cellbench.cli.data_modules import data_modules, explain_unusable
 from cellbench.cli.parser import Parser
-from cellbench.data.archive import unpack
-from cellbench.data.download import GitHub, OnRequest, Source, writing
+from cellbench.data.download.archive import unpack
+from cellbench.data.download.transfer import GitHub, OnRequest, Source, writing
 from cellbench.data.file_module import FileDataModule
-from cellbench.errors import Interrupted, UserError, suggest
-from cellbench.terminal import say
+from cellbench.utils.errors import Interrupted, UserError, suggest
+from cellbench.utils.terminal import say
 
 
 class _Formatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):

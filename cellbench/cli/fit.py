@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cellbench.artifacts.folder import RunFolder
 from cellbench.cli.lightning_cli import CellbenchCLI
 from cellbench.cli.parser import take_option
 from cellbench.cli.running import run_command
 from cellbench.cli.stored import read_config
-from cellbench.errors import UserError
-from cellbench.runs.claim import Destination
-from cellbench.runs.folder import RunFolder
-from cellbench.runs.loggers import WandbConfig
+from cellbench.training.claim import Destination
+from cellbench.training.loggers import WandbConfig
+from cellbench.utils.errors import UserError
 
 
 def main(args: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cellbench.config import keys, values, yaml
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 _WITHOUT_VALUE = {"-h", "--help", "--version", "--print_config"}
 

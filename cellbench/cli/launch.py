@@ -14,8 +14,8 @@ from typing import IO
 
 from joblib import cpu_count
 
-from cellbench.runs.progress import SIGNALS
-from cellbench.streams import LAUNCHED
+from cellbench.training.signals import SIGNALS
+from cellbench.utils.streams import LAUNCHED
 
 GRACE = {True: 60.0, False: 5.0}
 """Seconds that the others have to end, by whether the first was interrupted, or has failed."""

@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
+from cellbench.artifacts.checkpoint import CheckpointConfig
 from cellbench.cli import COMMANDS
 from cellbench.cli.checks import check_options
 from cellbench.cli.console import quieten_lightning
@@ -19,11 +20,10 @@ from cellbench.cli.options import LIMIT, LINKED, OWN, experiment_types
 from cellbench.cli.parser import Parser, refuse_sweep_file, take_option
 from cellbench.config import keys, values
 from cellbench.data.module import CellDataModule
-from cellbench.errors import UserError, find_user_error
 from cellbench.models.classifier import FlatCellClassifier
-from cellbench.runs.checkpoint import CheckpointConfig
-from cellbench.runs.loggers import WandbConfig
-from cellbench.runs.trainer import TRAINER_DEFAULTS
+from cellbench.training.loggers import WandbConfig
+from cellbench.training.trainer import TRAINER_DEFAULTS
+from cellbench.utils.errors import UserError, find_user_error
 
 Command = Literal["fit", "validate", "test"]
 

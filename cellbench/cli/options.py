@@ -5,12 +5,12 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from cellbench.artifacts.checkpoint import CheckpointConfig
 from cellbench.cli.data_modules import DATA
 from cellbench.config.values import Linked, parameters
 from cellbench.models.classifier import FlatCellClassifier
 from cellbench.models.config import ModelConfig
-from cellbench.runs.checkpoint import CheckpointConfig
-from cellbench.runs.loggers import WandbConfig
+from cellbench.training.loggers import WandbConfig
 
 OWN: dict[str, Any] = {
     "name": str | None,

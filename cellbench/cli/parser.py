@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace, set_loader, set_parsing_sett
 from cellbench.cli.data_modules import DATA
 from cellbench.cli.given import KnownOptions, check_given
 from cellbench.config import values, yaml
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 set_loader("yaml", yaml.load, exceptions=(pyyaml.YAMLError,))
 # --help shows the docstrings that follow the fields of dataclasses.

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from cellbench.artifacts.folder import RunFolder
 from cellbench.cli.console import quieten_lightning
 from cellbench.cli.parser import Parser
 from cellbench.data.files import MAX_PIXELS
-from cellbench.runs.folder import RunFolder
-from cellbench.runs.inference import predict
+from cellbench.inference.predict import predict
 
 
 def main(args: Sequence[str]) -> int:

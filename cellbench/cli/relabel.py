@@ -3,26 +3,29 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from cellbench.artifacts.folder import RunFolder, write_text
 from cellbench.cli.console import show
 from cellbench.cli.lightning_cli import CellbenchCLI
 from cellbench.cli.parser import take_option
 from cellbench.cli.running import prepared
 from cellbench.config import yaml
-from cellbench.data.labels import flip
-from cellbench.data.splits import read_split
-from cellbench.errors import UserError
-from cellbench.relabel.detection import correct, easy, noisy
-from cellbench.runs.claim import Destination
-from cellbench.runs.folder import RunFolder, write_text
-from cellbench.runs.label_history import read_label_history
-from cellbench.runs.run import Run
-from cellbench.runs.trainer import count_devices
-from cellbench.terminal import say
+from cellbench.label_noise.detection import easy
+from cellbench.label_noise.hsa_nrl import (
+    Samples,
+    corrected_labels,
+    find_noisy,
+    positions,
+    read_samples,
+)
+from cellbench.training.claim import Destination
+from cellbench.training.run import Run
+from cellbench.training.trainer import count_devices
+from cellbench.utils.errors import UserError
+from cellbench.utils.terminal import say
 
 _HELP = """usage: python -m cellbench relabel --config EXPERIMENT --noise_rate RATE [options of fit]
 
@@ -79,12 +82,12 @@ def main(args: Sequence[str]) -> int:
             f"--output: {output / 'labels.csv'} is done; give another folder, or delete it"
         )
     fits = _Fits(rest, output, f"{noise_rate} {rest} {Path(config).read_text('utf-8')}")
-    samples = _read_samples(fits.fit("history"))
+    samples = read_samples(fits.fit("history"))
     is_easy = easy(samples.history, noise_rate)
-    is_noisy = _find_noisy(fits, samples, is_easy, noise_rate)
+    is_noisy = find_noisy(fits, samples, is_easy, noise_rate)
     kept = dict(zip(samples.ids, np.where(is_noisy, "", samples.labels), strict=True))
     run = fits.run("correction", kept)
-    final = _correct(run, samples, is_easy, is_noisy)
+    final = corrected_labels(run, samples, is_easy, is_noisy)
     kinds = np.where(is_easy, "easy", np.where(is_noisy, "noisy", "hard"))
     columns = {"label": final.tolist(), "given": samples.labels, "kind": kinds.tolist()}
     _write(output / "labels.csv", {"id": samples.ids} | columns)
@@ -92,84 +95,7 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class _Samples:
-    """Samples of the training split, as the first training saw them."""
-
-    ids: list[str]
-    """The sample's id, (n,)."""
-    labels: list[str]
-    """The sample's label as given, (n,)."""
-    history: np.ndarray
-    """Probability of the label by epoch, (n, epochs)."""
-
-    @property
-    def classes(self) -> list[str]:
-        """The classes among the labels, sorted."""
-        return sorted(set(self.labels))
-
-    @property
-    def numbers(self) -> np.ndarray:
-        """Each label's position among the classes, (n,)."""
-        return np.array([self.classes.index(label) for label in self.labels])
-
-
-def _read_samples(first: RunFolder) -> _Samples:
-    """Read what the first training has written of its samples.
-
-    Raises:
-        UserError: Some have no label, or were not seen in every epoch.
-    """
-    everything = [row["id"] for row in read_split(first.split) if row["split"] == "train"]
-    ids, labels, history = read_label_history(first.label_history)
-    if len(ids) < len(everything) or not np.isfinite(history).all():
-        raise UserError(
-            "relabel: every training image must have a label and be seen in every epoch; remove "
-            "data.train_labels and trainer.limit_train_batches"
-        )
-    return _Samples(ids, labels, history)
-
-
-def _find_noisy(
-    fits: "_Fits", samples: _Samples, is_easy: np.ndarray, noise_rate: float
-) -> np.ndarray:
-    """Train on easy samples with some labels made wrong, and find what looks like these.
-
-    Returns:
-        Which samples are noisy, (n,), bool; none of the easy ones.
-    """
-    ids, classes, numbers = samples.ids, samples.classes, samples.numbers
-    chosen = np.flatnonzero(is_easy)
-    artificial = flip(numbers[chosen], len(classes), noise_rate, seed=0)
-    some = {ids[i]: classes[label] for i, label in zip(chosen, artificial, strict=True)}
-    second = fits.fit("artificial", {name: some.get(name, "") for name in ids})
-    own, _, curves = read_label_history(second.label_history)
-    known = {ids[i]: bool(artificial[k] != numbers[i]) for k, i in enumerate(chosen)}
-    flipped = np.array([known[name] for name in own])
-    is_noisy = np.zeros(len(ids), dtype=bool)
-    if not is_easy.all():
-        is_noisy[~is_easy] = noisy(samples.history[~is_easy], curves, flipped, seed=0)
-    return is_noisy
-
-
-def _correct(run: Run, samples: _Samples, is_easy: np.ndarray, is_noisy: np.ndarray) -> np.ndarray:
-    """Return each sample's label to train on, (n,), by the last training; empty to leave it out."""
-    classes = samples.classes
-    predicted = np.array(run.data.classes)[
-        run.probabilities()[_positions(run, samples)].argmax(axis=1)
-    ]
-    judged = np.array([classes.index(label) if label in classes else -2 for label in predicted])
-    corrected = correct(samples.numbers, judged, is_easy, is_noisy)
-    return np.where(corrected < 0, "", np.where(is_easy, np.array(samples.labels), predicted))
-
-
-def _positions(run: Run, samples: _Samples) -> np.ndarray:
-    """Return the samples' positions in a run's table, (n,)."""
-    of_id = {sample.id: i for i, sample in enumerate(run.data.table.samples)}
-    return np.array([of_id[name] for name in samples.ids])
-
-
-def _show(run: Run, samples: _Samples, final: np.ndarray, kinds: np.ndarray, path: Path) -> None:
+def _show(run: Run, samples: Samples, final: np.ndarray, kinds: np.ndarray, path: Path) -> None:
     """Print how many samples are of each kind, and how many got another label or none."""
     counts = ", ".join(f"{int((kinds == kind).sum())} {kind}" for kind in ("easy", "hard", "noisy"))
     labels = np.array(samples.labels)
@@ -178,7 +104,7 @@ def _show(run: Run, samples: _Samples, final: np.ndarray, kinds: np.ndarray, pat
     say(f"{(final == '').sum()} left out: {path}")
     data = run.data
     if data.label_noise:
-        truth = np.array(data.classes)[data.table.labels[_positions(run, samples)]]
+        truth = np.array(data.classes)[data.table.labels[positions(run, samples)]]
         before, after = labels != truth, (final != truth)[final != ""]
         say(f"wrong labels: {before.mean():.1%} before, {after.mean():.1%} of those kept")
 

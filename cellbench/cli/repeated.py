@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 _SEVERAL = {"--config", "-c"}
 """Options that may be given several times."""

@@ -9,15 +9,15 @@ from typing import Literal
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from cellbench.artifacts.folder import write_text
 from cellbench.cli.parser import Parser
-from cellbench.errors import UserError, counted, printable
-from cellbench.foreign import check_replaceable, has_mark, inside
-from cellbench.page import share
 from cellbench.report.comparison import Metric
 from cellbench.report.page import render_page, save_figures
 from cellbench.report.report import Report, as_plain, build, rows, shown_p, shown_size
-from cellbench.runs.folder import write_text
-from cellbench.terminal import Console, say
+from cellbench.utils.errors import UserError, counted, printable
+from cellbench.utils.html_page import share
+from cellbench.utils.terminal import Console, say
+from cellbench.utils.untrusted import check_replaceable, has_mark, inside
 
 
 def main(args: Sequence[str]) -> int:

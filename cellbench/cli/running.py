@@ -9,30 +9,30 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger
 
+from cellbench.artifacts.folder import RunFolder
 from cellbench.cli.checks import check_folder_name
 from cellbench.cli.console import show
 from cellbench.cli.launch import launch
 from cellbench.cli.lightning_cli import CellbenchCLI, Command
 from cellbench.config import keys
+from cellbench.data.datasets.synthetic import SyntheticDataModule
 from cellbench.data.loading import LoadingPlan
 from cellbench.data.module import CellDataModule
-from cellbench.data.synthetic import SyntheticDataModule
-from cellbench.errors import UserError
-from cellbench.runs import features, loggers, precision
-from cellbench.runs.announcement import announcement
-from cellbench.runs.callbacks import check_callbacks
-from cellbench.runs.claim import Claim, Destination
-from cellbench.runs.folder import RunFolder
-from cellbench.runs.ranks import Ranks, environment
-from cellbench.runs.run import Run, RunCallbacks
-from cellbench.runs.trainer import (
+from cellbench.training import features, loggers, precision
+from cellbench.training.announcement import announcement
+from cellbench.training.callbacks.checks import check_callbacks
+from cellbench.training.claim import Claim, Destination
+from cellbench.training.distributed import Ranks, environment
+from cellbench.training.run import Run, RunCallbacks
+from cellbench.training.trainer import (
     as_list,
     choose_precision,
     count_devices,
     device_kind,
     make_trainer,
 )
-from cellbench.terminal import say
+from cellbench.utils.errors import UserError
+from cellbench.utils.terminal import say
 
 Work = Callable[[Run], dict[str, Any] | None]
 """Trains or scores a run; returns what metrics.json holds, on the first rank alone."""

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from cellbench.artifacts.folder import RunFolder
 from cellbench.cli.lightning_cli import CellbenchCLI
 from cellbench.cli.parser import take_option
 from cellbench.cli.running import run_command
 from cellbench.cli.stored import read_config
-from cellbench.errors import UserError
-from cellbench.runs.claim import Destination
-from cellbench.runs.folder import RunFolder
+from cellbench.training.claim import Destination
+from cellbench.utils.errors import UserError
 
 _PARTS: dict[str, Literal["val", "test"]] = {"validate": "val", "test": "test"}
 

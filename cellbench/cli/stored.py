@@ -5,12 +5,12 @@ Nothing in it may name code, nor a place to write to.
 
 from typing import Any
 
+from cellbench.artifacts.folder import RunFolder
 from cellbench.cli.options import stored_types
 from cellbench.cli.parser import Parser
 from cellbench.config import keys, values, yaml
 from cellbench.data.module import CellDataModule
-from cellbench.errors import UserError
-from cellbench.runs.folder import RunFolder
+from cellbench.utils.errors import UserError
 
 
 def read_config(folder: RunFolder, *, whole: bool) -> dict[str, Any]:

@@ -5,17 +5,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cellbench.artifacts.finished import read_metrics
+from cellbench.artifacts.folder import RunFolder
 from cellbench.cli import report
 from cellbench.config import yaml
-from cellbench.errors import UserError, counted
-from cellbench.runs.finished import read_metrics
-from cellbench.runs.folder import RunFolder
 from cellbench.sweeps import results
 from cellbench.sweeps.folder import merged
 from cellbench.sweeps.screen import Screen, shown
 from cellbench.sweeps.sweep import Sweep
 from cellbench.sweeps.trial import OpenTrial
-from cellbench.terminal import say
+from cellbench.utils.errors import UserError, counted
+from cellbench.utils.terminal import say
 
 _SECONDS_BETWEEN_WRITES = 10.0
 """Seconds between two writings of trials.csv and best.yaml while a sweep runs."""

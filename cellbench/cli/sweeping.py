@@ -12,6 +12,7 @@ import torch
 from filelock import FileLock, Timeout
 from jsonargparse import Namespace
 
+from cellbench.artifacts.folder import RunFolder, as_yaml, write_text
 from cellbench.cli import fit, test
 from cellbench.cli.checks import check_folder_name
 from cellbench.cli.exit_code import exit_code
@@ -20,12 +21,6 @@ from cellbench.cli.parser import Parser, take_option
 from cellbench.cli.running import set_up_data
 from cellbench.cli.sweep_results import run_sweep
 from cellbench.config import keys, yaml
-from cellbench.errors import CannotWrite, OtherRun, UserError, find_user_error, one_line
-from cellbench.runs.folder import RunFolder, as_yaml, write_text
-from cellbench.runs.loggers import check_tensorboard
-from cellbench.runs.progress import EndAtSignal
-from cellbench.runs.ranks import Ranks
-from cellbench.runs.trainer import count_devices
 from cellbench.sweeps import workers
 from cellbench.sweeps.config import SweepConfig
 from cellbench.sweeps.folder import SweepFolder
@@ -33,6 +28,11 @@ from cellbench.sweeps.space import options
 from cellbench.sweeps.storage import check_storage
 from cellbench.sweeps.study import Study
 from cellbench.sweeps.sweep import OTHER_RUN, UNWRITABLE, Sweep
+from cellbench.training.distributed import Ranks
+from cellbench.training.loggers import check_tensorboard
+from cellbench.training.signals import EndAtSignal
+from cellbench.training.trainer import count_devices
+from cellbench.utils.errors import CannotWrite, OtherRun, UserError, find_user_error, one_line
 
 SPECIAL = {CannotWrite: UNWRITABLE, OtherRun: OTHER_RUN}
 """Exit codes of the mistakes that are not the trial's own."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 _KEY = "bounds"
 

@@ -5,8 +5,8 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cellbench.errors import UserError
-from cellbench.foreign import read_bytes
+from cellbench.utils.errors import UserError
+from cellbench.utils.untrusted import read_bytes
 
 MAX_BYTES = 100_000_000
 MAX_DEPTH = 50

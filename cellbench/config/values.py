@@ -19,7 +19,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from cellbench.config.yaml import MAX_INTEGER
-from cellbench.errors import UserError, suggest
+from cellbench.utils.errors import UserError, suggest
 
 _SCALARS = {bool: "true or false", int: "int", float: "float", str: "str"}
 _WORD = re.compile(r"[\w-]*")
@@ -513,7 +513,8 @@ def _find_class(key: str, name: Any, kind: OneOf, closed: bool) -> type:
         if found in kind.classes().values():  # the import may have added it
             return found
     close = kind.explain(str(name)) or suggest(name, classes)
-    raise UserError(f"{key}: unknown {kind.what} '{shown(name)}'{close}")
+    where = f"{key}.class_path" if closed else key
+    raise UserError(f"{where}: unknown {kind.what} '{shown(name)}'{close}")
 
 
 def _import(key: str, path: str) -> Any:

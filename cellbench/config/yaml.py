@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from cellbench.errors import UserError
-from cellbench.foreign import read_bytes
+from cellbench.utils.errors import UserError
+from cellbench.utils.untrusted import read_bytes
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50

@@ -11,7 +11,7 @@ import numpy as np
 
 from cellbench.data.stain import StainJitter
 from cellbench.data.views import Image, Mask
-from cellbench.errors import UserError, suggest
+from cellbench.utils.errors import UserError, suggest
 
 Transforms = list[str | dict[str, dict[str, Any]]]
 """Names of policies or albumentations transforms, or mappings of one name to its arguments."""

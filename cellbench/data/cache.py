@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 from joblib import cpu_count
 
-from cellbench.atomic import shared_file, write_at
-from cellbench.bar import bar
 from cellbench.config.bounds import bounds, check_bounds
 from cellbench.data.views import Image, Mask
-from cellbench.errors import CannotWrite, UserError
+from cellbench.utils.atomic import shared_file, write_at
+from cellbench.utils.errors import CannotWrite, UserError
+from cellbench.utils.progress_bar import bar
 
 FORMAT = 2
 """Part of every cache file's name: raise it when images are read or resized otherwise."""

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from cellbench.data import files
-from cellbench.data.download import Source
+from cellbench.data.download.transfer import Source
 from cellbench.data.module import CellDataModule
 from cellbench.data.table import Part, Sample
-from cellbench.errors import UserError, suggest
+from cellbench.utils.errors import UserError, suggest
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -19,8 +19,8 @@ import numpy as np
 import PIL.Image
 
 from cellbench.data.views import BACKGROUND, CYTOPLASM, NUCLEUS, Image, Mask
-from cellbench.errors import UserError
-from cellbench.foreign import open_text
+from cellbench.utils.errors import UserError
+from cellbench.utils.untrusted import open_text
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 

@@ -17,7 +17,7 @@ from cellbench.data.preprocessing import Masks, Preprocessing
 from cellbench.data.stain import FORMAT as STAIN_FORMAT
 from cellbench.data.table import Sample, SampleTable
 from cellbench.data.views import Image, Mask, needs_mask
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 
 def content_digests(source: DatasetHooks, samples: Sequence[Sample]) -> list[str]:

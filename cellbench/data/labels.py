@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from cellbench.data.table import SampleTable
-from cellbench.errors import UserError, suggest
-from cellbench.foreign import open_text
+from cellbench.utils.errors import UserError, suggest
+from cellbench.utils.untrusted import open_text
 
 
 def flip(labels: np.ndarray, classes: int, rate: float, seed: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from cellbench.data.smote import Smote
 from cellbench.data.splits import Split
 from cellbench.data.table import Part, SampleTable
 from cellbench.data.training_split import TrainingSplit
-from cellbench.errors import UserError, counted
+from cellbench.utils.errors import UserError, counted
 
 _CHUNK = 16
 """Images in a batch of `every_image`: results that are cached must not depend on batch_size."""

@@ -10,8 +10,8 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from cellbench.data.augment import Augmentation
-from cellbench.data.copies import Copy, find_copies
 from cellbench.data.dataset import Batch, Rendering
+from cellbench.data.duplicates.copies import Copy, find_copies
 from cellbench.data.hooks import DatasetHooks
 from cellbench.data.image_store import ImageStore, content_digests, digest_masks
 from cellbench.data.loading import Loaders, LoadingPlan, check_devices, plan_workers
@@ -22,7 +22,7 @@ from cellbench.data.splits import Split, draw
 from cellbench.data.table import Part, Sample, SampleTable, check_ids
 from cellbench.data.training_split import TrainingSplit, describe_epoch, make_training_split
 from cellbench.data.views import Image, needs_mask
-from cellbench.errors import UserError, suggest
+from cellbench.utils.errors import UserError, suggest
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
 
     plan: LoadingPlan = field(default=LoadingPlan(), init=False)
     """Seed, devices, position in the training and loader processes; a run replaces it as it learns
-    them."""
+    them. The seed must be known before `training` is first used: label noise depends on it."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without reading an image.

@@ -14,7 +14,7 @@ from cellbench.data.smote import SmoteConfig
 from cellbench.data.splits import SplitConfig
 from cellbench.data.stain import Normalisation
 from cellbench.data.views import View
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -18,7 +18,7 @@ from cellbench.data.views import (
     crop_box,
     needs_mask,
 )
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 Masks = Literal["expert", "auto"]
 

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from cellbench.data.views import BACKGROUND, CYTOPLASM, NUCLEUS, Image, Mask
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 FORMAT = 1
 """Part of the name of what is kept of masks: raise it when cells are found otherwise."""

@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 from cellbench.config.bounds import bounds, check_bounds
 from cellbench.data.cache import Pixels
 from cellbench.data.views import Image, Mask, View, apply_view
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 SIDE = 32
 """Height and width of the copies whose neighbours are sought."""

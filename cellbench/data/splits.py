@@ -12,8 +12,8 @@ import numpy as np
 
 from cellbench.config.bounds import bounds, check_bounds
 from cellbench.data.table import Part, SampleTable
-from cellbench.errors import UserError
-from cellbench.foreign import open_text
+from cellbench.utils.errors import UserError
+from cellbench.utils.untrusted import open_text
 
 PARTS: tuple[Part, ...] = get_args(Part)
 DEFAULT_TEST_SHARE = 0.2

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 Part = Literal["train", "val", "test"]
 

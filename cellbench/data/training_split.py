@@ -10,7 +10,7 @@ from cellbench.data.labels import check_classes, flip, read_labels
 from cellbench.data.options import DataOptions
 from cellbench.data.sampling import quotas
 from cellbench.data.table import SampleTable
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from cellbench.data import files
 from cellbench.data.dataset import Batch
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.views import Image, apply_view, needs_mask
-from cellbench.errors import UserError, counted
+from cellbench.utils.errors import UserError, counted
 
 _MASKS = "masks"
 """Folder in a folder of images that holds their masks, as FolderDataModule has it."""

@@ -25,7 +25,7 @@ from cellbench.models.optimisation import (
 )
 from cellbench.models.regularisation import penalised_parameters, penalty, sparsity
 from cellbench.models.weights import DESCRIPTION
-from cellbench.terminal import say
+from cellbench.utils.terminal import say
 
 
 class CellClassifier(CellNetwork):

@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cellbench.config.bounds import bounds, check_bounds
-from cellbench.errors import UserError
 from cellbench.models.co_teaching import CoTeachingConfig
 from cellbench.models.heads import HeadConfig
 from cellbench.models.losses import LossConfig
 from cellbench.models.norms import Norm
 from cellbench.models.optimisation import OptimizerName
 from cellbench.models.phases import Phase, ScheduleName
+from cellbench.utils.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import nn
 
-from cellbench.errors import UserError
-from cellbench.models.backbones import Stages
+from cellbench.models.backbones.factory import Stages
 from cellbench.models.config import ModelConfig
 from cellbench.models.phases import Phase, Plan
+from cellbench.utils.errors import UserError
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 """Layers that keep running statistics of their inputs."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cellbench.config.bounds import bounds, check_bounds
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 POOLS: dict[str, Callable[[], list[nn.Module]]] = {
     "avg": lambda: [nn.AdaptiveAvgPool2d(1)],

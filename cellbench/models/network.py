@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import MetricCollection
 
 from cellbench.data.dataset import Batch, FeatureBatch
-from cellbench.models import backbones
+from cellbench.models.backbones import factory
 from cellbench.models.config import ModelConfig
 from cellbench.models.epoch_metrics import WeightedMean, classification_metrics
 from cellbench.models.heads import HeadConfig, build_head
@@ -39,7 +39,7 @@ class CellNetwork(LightningModule):
         self.classes = tuple(classes)
         self.image_size = (image_size[0], image_size[1])
         self.config = config
-        built = backbones.build(
+        built = factory.build(
             config.backbone,
             config.weights,
             self.image_size,

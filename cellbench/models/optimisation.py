@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from cellbench.models.backbones import Stages
+from cellbench.models.backbones.factory import Stages
 from cellbench.models.phases import Plan
 from cellbench.models.regularisation import weights_of
 

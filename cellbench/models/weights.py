@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from cellbench import torch_files
-from cellbench.errors import UserError
-from cellbench.foreign import inside
 from cellbench.models.norms import NORMS, Norm
+from cellbench.utils import torch_files
+from cellbench.utils.errors import UserError
+from cellbench.utils.untrusted import inside
 
 DESCRIPTION = "cellbench"
 """Key of a checkpoint under which it describes its run."""

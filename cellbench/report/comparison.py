@@ -8,7 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from cellbench.report.statistics import (
+from cellbench.artifacts.conditions import Condition
+from cellbench.artifacts.finished import Finished
+from cellbench.metrics.intervals import LEVEL
+from cellbench.metrics.tests import (
     Difference,
     corrected_t,
     holm_factors,
@@ -17,9 +20,6 @@ from cellbench.report.statistics import (
     unvaried,
 )
 from cellbench.report.values import MetricValues, groups_of
-from cellbench.runs.conditions import Condition
-from cellbench.runs.finished import Finished
-from cellbench.runs.intervals import LEVEL
 
 Metric = Literal["accuracy", "balanced_accuracy", "precision_macro", "f1_macro", "mcc", "kappa"]
 """Metrics by which conditions can be compared."""

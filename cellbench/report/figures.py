@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from cellbench.page import plain
+from cellbench.metrics.probabilities import Bins
 from cellbench.report.comparison import Comparison
 from cellbench.report.report import Scored
-from cellbench.runs.probabilities import Bins
+from cellbench.utils.html_page import plain
 
 COLOURS = ("#4477aa", "#cc6677", "#228833", "#aa7711", "#8855aa", "#117799", "#bb3388")
 """Colours that the colour-blind can tell apart (after Tol 2021), for white and black paper."""

@@ -13,11 +13,17 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import cellbench
+from cellbench.artifacts.conditions import Condition
+from cellbench.artifacts.finished import Finished
+from cellbench.artifacts.folder import whole_file
 from cellbench.config import strict_json, yaml
 from cellbench.data import files
-from cellbench.errors import UserError
-from cellbench.foreign import inside, open_text
-from cellbench.page import jpeg, png, render
+from cellbench.inference.attributions import (
+    TITLES,
+    Attribution,
+    read_attributions,
+    summarise,
+)
 from cellbench.report import figures
 from cellbench.report.comparison import Comparison, curves
 from cellbench.report.report import (
@@ -28,15 +34,9 @@ from cellbench.report.report import (
     shown_p,
     shown_size,
 )
-from cellbench.runs.attributions import (
-    TITLES,
-    Attribution,
-    read_attributions,
-    summarise,
-)
-from cellbench.runs.conditions import Condition
-from cellbench.runs.finished import Finished
-from cellbench.runs.folder import whole_file
+from cellbench.utils.errors import UserError
+from cellbench.utils.html_page import jpeg, png, render
+from cellbench.utils.untrusted import inside, open_text
 
 SHOWN = 8
 """Greatest number of conditions that are shown in detail; report.json has all."""

@@ -9,8 +9,16 @@ from typing import Any
 import numpy as np
 
 import cellbench
-from cellbench.errors import UserError, suggest
-from cellbench.page import share
+from cellbench.artifacts.conditions import (
+    Condition,
+    Pooled,
+    chosen_precisions,
+    conditions,
+    pool,
+)
+from cellbench.artifacts.finished import Finished, LeftOut, read_finished
+from cellbench.metrics.probabilities import calibration, fit_temperature, score, temper
+from cellbench.metrics.tests import Difference
 from cellbench.report.comparison import (
     Comparer,
     Comparison,
@@ -20,16 +28,8 @@ from cellbench.report.comparison import (
     Unpaired,
     effects,
 )
-from cellbench.report.statistics import Difference
-from cellbench.runs.conditions import (
-    Condition,
-    Pooled,
-    chosen_precisions,
-    conditions,
-    pool,
-)
-from cellbench.runs.finished import Finished, LeftOut, read_finished
-from cellbench.runs.probabilities import calibration, fit_temperature, score, temper
+from cellbench.utils.errors import UserError, suggest
+from cellbench.utils.html_page import share
 
 SENTENCES = 6
 """Greatest number of comparisons with a sentence each; of more only the largest has one."""

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cellbench.report.statistics import resample
-from cellbench.runs.finished import Finished
-from cellbench.runs.metrics import confusion_by_group, confusion_matrix, values
+from cellbench.artifacts.finished import Finished
+from cellbench.metrics.classification import confusion_by_group, confusion_matrix, values
+from cellbench.metrics.tests import resample
 
 
 class MetricValues:

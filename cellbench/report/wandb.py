@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cellbench.config import keys
-from cellbench.errors import UserError
-from cellbench.runs.loggers import FINISH_TIMEOUT, refusals, run_id
+from cellbench.training.loggers import FINISH_TIMEOUT, refusals, run_id
+from cellbench.utils.errors import UserError
 
 if TYPE_CHECKING:
     from wandb import Artifact, Run

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from cellbench.errors import UserError, suggest
 from cellbench.sweeps.space import Point, Space, repeats
+from cellbench.utils.errors import UserError, suggest
 
 Sampler = Literal["grid", "random", "tpe", "gp", "cmaes", "qmc"]
 Pruner = Literal["none", "median", "hyperband", "halving", "wilcoxon"]

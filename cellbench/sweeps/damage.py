@@ -8,8 +8,8 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from cellbench.errors import UserError
 from cellbench.sweeps.config import SweepConfig
+from cellbench.utils.errors import UserError
 
 
 class DamagedStorage(UserError):

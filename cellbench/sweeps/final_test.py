@@ -3,15 +3,15 @@
 import json
 import os
 
-from cellbench.errors import UserError
-from cellbench.runs.finished import read_metrics
-from cellbench.runs.folder import RunFolder, write_text
+from cellbench.artifacts.finished import read_metrics
+from cellbench.artifacts.folder import RunFolder, write_text
 from cellbench.sweeps.config import SweepConfig
 from cellbench.sweeps.folder import SweepFolder
 from cellbench.sweeps.results import warning_flag
 from cellbench.sweeps.signals import hold_signals
 from cellbench.sweeps.study import Study
 from cellbench.sweeps.workers import TRIES, Command, Job, Slot, wait_for
+from cellbench.utils.errors import UserError
 
 
 class FinalTest:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cellbench.artifacts.checkpoint import CheckpointConfig
+from cellbench.artifacts.folder import RunFolder
 from cellbench.config import keys, strict_json, values, yaml
-from cellbench.errors import UserError
-from cellbench.foreign import inside, open_text
-from cellbench.runs.checkpoint import CheckpointConfig
-from cellbench.runs.folder import RunFolder
 from cellbench.sweeps.space import Point
+from cellbench.utils.errors import UserError
+from cellbench.utils.untrusted import inside, open_text
 
 
 @dataclass(frozen=True)

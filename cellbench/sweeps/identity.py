@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cellbench.config import keys
-from cellbench.errors import UserError
+from cellbench.utils.errors import UserError
 
 
 def check_identity(

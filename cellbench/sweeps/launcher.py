@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Sequence
 
-from cellbench.runs.folder import RunFolder
+from cellbench.artifacts.folder import RunFolder
 from cellbench.sweeps.config import SweepConfig
 from cellbench.sweeps.folder import SweepFolder
 from cellbench.sweeps.signals import hold_signals

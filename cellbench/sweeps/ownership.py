@@ -8,9 +8,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from cellbench.foreign import inside
-from cellbench.runs.folder import write_text
+from cellbench.artifacts.folder import write_text
 from cellbench.sweeps.trial_store import TrialStore
+from cellbench.utils.untrusted import inside
 
 BEAT_S = 15.0
 """Seconds between two heartbeats."""

@@ -16,12 +16,12 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from cellbench.errors import counted
-from cellbench.runs.folder import as_yaml, whole_file, write_text
+from cellbench.artifacts.folder import as_yaml, whole_file, write_text
 from cellbench.sweeps.config import SweepConfig
 from cellbench.sweeps.folder import SweepFolder, merged
 from cellbench.sweeps.space import Point
 from cellbench.sweeps.study import Study
+from cellbench.utils.errors import counted
 
 STATES = {
     "COMPLETE": "done",

@@ -11,12 +11,12 @@ from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
-from cellbench.errors import printable
 from cellbench.sweeps.folder import epochs
 from cellbench.sweeps.space import Point
 from cellbench.sweeps.sweep import Sweep
 from cellbench.sweeps.trial import OpenTrial
-from cellbench.terminal import Console
+from cellbench.utils.errors import printable
+from cellbench.utils.terminal import Console
 
 EVERY_S = 0.5
 """Seconds between two updates of the table."""

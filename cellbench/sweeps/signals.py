@@ -4,7 +4,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cellbench.runs.progress import SIGNALS
+from cellbench.training.signals import SIGNALS
 
 
 @contextmanager

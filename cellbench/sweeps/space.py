@@ -15,7 +15,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from cellbench.errors import UserError, suggest
+from cellbench.utils.errors import UserError, suggest
 
 Point = dict[str, Any]
 """Value of each active parameter, by its option on the command line, as `data.view`."""

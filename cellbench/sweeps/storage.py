@@ -10,8 +10,8 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from cellbench.errors import UserError
-from cellbench.foreign import inside
+from cellbench.utils.errors import UserError
+from cellbench.utils.untrusted import inside
 
 LOCAL = ("journal", "sqlite")
 """Storages that are a file in the sweep's folder."""

@@ -11,7 +11,6 @@ from optuna.pruners import HyperbandPruner
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from cellbench.errors import UserError
 from cellbench.sweeps.config import SweepConfig
 from cellbench.sweeps.damage import DamagedStorage, check_trial, damage_named
 from cellbench.sweeps.identity import check_identity
@@ -21,6 +20,7 @@ from cellbench.sweeps.space import Point
 from cellbench.sweeps.storage import LOCAL, open_storage
 from cellbench.sweeps.trial_store import TrialStore
 from cellbench.sweeps.waiting import Waiting
+from cellbench.utils.errors import UserError
 
 
 class Study:

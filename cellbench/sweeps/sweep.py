@@ -9,8 +9,7 @@ from statistics import fmean
 
 from optuna.trial import TrialState
 
-from cellbench.errors import UserError
-from cellbench.runs.folder import RunFolder
+from cellbench.artifacts.folder import RunFolder
 from cellbench.sweeps.config import SweepConfig
 from cellbench.sweeps.failures import PendingFailures
 from cellbench.sweeps.final_test import FinalTest
@@ -20,6 +19,7 @@ from cellbench.sweeps.launcher import Launcher
 from cellbench.sweeps.study import Study
 from cellbench.sweeps.trial import OpenTrial
 from cellbench.sweeps.workers import TRIES, Command, Job, Slot, wait_for
+from cellbench.utils.errors import UserError
 
 UNWRITABLE, OTHER_RUN = 74, 75
 """Exit codes of a run: a file cannot be written, so that no other run could go on either; and the

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from optuna.trial import Trial
 
-from cellbench.runs.checkpoint import CheckpointConfig
+from cellbench.artifacts.checkpoint import CheckpointConfig
 from cellbench.sweeps.space import Point
 from cellbench.sweeps.workers import Job
 

@@ -7,9 +7,9 @@ from typing import TypeVar
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from cellbench.errors import UserError
 from cellbench.sweeps.damage import DamagedStorage
-from cellbench.terminal import say
+from cellbench.utils.errors import UserError
+from cellbench.utils.terminal import say
 
 T = TypeVar("T")
 

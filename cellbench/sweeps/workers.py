@@ -16,8 +16,8 @@ from pathlib import Path
 
 from joblib import cpu_count
 
-from cellbench import streams
-from cellbench.errors import UserError, counted
+from cellbench.utils import streams
+from cellbench.utils.errors import UserError, counted
 
 GRACE_S = 90.0
 """Seconds that a run has to save its state and end after it was told to."""

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 
 from cellbench.data.augment import Augmentation
-from cellbench.data.synthetic import SyntheticDataModule
+from cellbench.data.datasets.synthetic import SyntheticDataModule
 from tests.benchmarks.measure import apart, spread
 
 SIZE, IMAGES, REPETITIONS = 96, 2000, 3

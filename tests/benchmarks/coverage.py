@@ -10,8 +10,8 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import brentq
 
-from cellbench.runs.metrics import values
-from cellbench.runs.probabilities import BINS, Bins, score
+from cellbench.metrics.classification import values
+from cellbench.metrics.probabilities import BINS, Bins, score
 from tests.benchmarks.measure import CONTEXT
 
 SHARES = np.array([0.59, 0.18, 0.16, 0.07])

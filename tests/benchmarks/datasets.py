@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 
 from cellbench.audit.audit import audit
-from cellbench.data.blood_cells import BloodCellsDataModule
 from cellbench.data.cache import CacheConfig
-from cellbench.data.folder import FolderDataModule
-from cellbench.data.registration import Index, find_keypoints, fit, to_compare
+from cellbench.data.datasets.blood_cells import BloodCellsDataModule
+from cellbench.data.datasets.folder import FolderDataModule
+from cellbench.data.duplicates.registration import Index, find_keypoints, fit, to_compare
 from cellbench.data.splits import SplitConfig, draw
 from tests.benchmarks.measure import apart, spread
 from tests.conftest import SHARED

@@ -13,15 +13,15 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from torch.nn.functional import cross_entropy
 
-from cellbench.data.synthetic import SyntheticDataModule
+from cellbench.artifacts.checkpoint import CheckpointConfig
+from cellbench.artifacts.folder import RunFolder
+from cellbench.data.datasets.synthetic import SyntheticDataModule
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.config import ModelConfig
-from cellbench.runs import precision
-from cellbench.runs.checkpoint import CheckpointConfig
-from cellbench.runs.folder import RunFolder
-from cellbench.runs.ranks import Ranks
-from cellbench.runs.run import RunCallbacks
-from cellbench.runs.trainer import TRAINER_DEFAULTS
+from cellbench.training import precision
+from cellbench.training.distributed import Ranks
+from cellbench.training.run import RunCallbacks
+from cellbench.training.trainer import TRAINER_DEFAULTS
 from tests.benchmarks.measure import apart, ratios, spread
 
 NETWORKS = ("resnet18", "mobilenet_v2")

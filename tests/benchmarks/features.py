@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torchvision
 
-from cellbench.runs import precision
+from cellbench.training import precision
 from tests.benchmarks.measure import apart, quietly, ratios, spread
 from tests.conftest import SHARED
 

@@ -13,9 +13,9 @@ import numpy as np
 
 from cellbench.data.augment import Augmentation
 from cellbench.data.cache import CacheConfig
-from cellbench.data.folder import FolderDataModule
+from cellbench.data.datasets.folder import FolderDataModule
+from cellbench.data.datasets.synthetic import SyntheticDataModule
 from cellbench.data.splits import SplitConfig
-from cellbench.data.synthetic import SyntheticDataModule
 from tests.benchmarks.measure import apart, spread
 from tests.conftest import SHARED
 

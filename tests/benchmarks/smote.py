@@ -4,8 +4,8 @@ import resource
 import time
 from collections.abc import Iterator
 
+from cellbench.data.datasets.synthetic import SyntheticDataModule
 from cellbench.data.smote import SmoteConfig
-from cellbench.data.synthetic import SyntheticDataModule
 from tests.benchmarks.measure import apart, ratios, spread
 
 IMAGES, SIZE, REPETITIONS = 2000, 256, 3

@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from cellbench.artifacts.checkpoint import CheckpointConfig
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.config import ModelConfig
-from cellbench.runs.checkpoint import CheckpointConfig
-from cellbench.runs.progress import Progress
+from cellbench.training.callbacks.progress import Progress
 from tests.benchmarks.measure import apart, quietly, ratios, spread
 
 REPETITIONS = 5

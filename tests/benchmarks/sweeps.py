@@ -60,7 +60,7 @@ def loop(threads: int) -> float:
     import torch
     from lightning.pytorch import Trainer
 
-    from cellbench.data.synthetic import SyntheticDataModule
+    from cellbench.data.datasets.synthetic import SyntheticDataModule
     from cellbench.models.classifier import CellClassifier
     from cellbench.models.config import ModelConfig
 

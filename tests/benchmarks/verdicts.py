@@ -6,7 +6,8 @@ from functools import cache
 import numpy as np
 from scipy import stats
 
-from cellbench.report.statistics import (
+from cellbench.metrics.intervals import Z
+from cellbench.metrics.tests import (
     Difference,
     corrected_t,
     mcnemar,
@@ -15,7 +16,6 @@ from cellbench.report.statistics import (
     resampled,
     unvaried,
 )
-from cellbench.runs.intervals import Z
 
 SIZES = (60, 300, 3000)
 """Numbers of tested cells."""

@@ -201,8 +201,8 @@ def command_lines(rng: Random, box: Box, template: Template) -> Input:
         option = rng.choice([each for each in options if each not in ("help", "debug")])
         option = option.replace("data.init_args", "data")
         value = values.draw(rng, hostile=0.1)
-        if option == "to" and value in (".", "..", "/"):
-            value = "data"  # its lock lies beside it, which is outside
+        if option in ("to", "runs") and value in (".", "..", "/"):
+            value = "data"  # the user would ask for files there, or for a lock beside it
         given = Input("command lines", f"--{option}={values.shown(value)}", base)
         given.args.append(f"--{option}={value}")
         given.own_code = "!!python" not in value

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from cellbench import torch_files
+from cellbench.utils import torch_files
 from tests.fuzz import damage, values
 from tests.fuzz.box import Box, Input, Outcome
 from tests.fuzz.configurations import flat, with_value

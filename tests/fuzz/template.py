@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import yaml
 
-from cellbench.runs.progress import Progress
+from cellbench.training.callbacks.progress import Progress
 from tests import conftest
 from tests.conftest import draw_cell
 from tests.fuzz.box import IMPORTED, Box, Input

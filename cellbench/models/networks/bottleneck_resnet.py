@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from cellbench.models.keras import convolution, keras_norm
+from cellbench.models.backbones.keras import convolution, keras_norm
 
 
 def build() -> nn.Module:

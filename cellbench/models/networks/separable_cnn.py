@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from cellbench.models.keras import convolution, keras_norm
+from cellbench.models.backbones.keras import convolution, keras_norm
 
 WIDTHS = (32, 64, 128, 256)
 

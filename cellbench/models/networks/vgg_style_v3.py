@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from cellbench.models.keras import keras_norm, vgg_style
+from cellbench.models.backbones.keras import keras_norm, vgg_style
 
 
 def build() -> nn.Module:

@@ -1,0 +1,1 @@
+"""Files of a run: written here, and read back here."""

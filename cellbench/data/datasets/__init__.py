@@ -1,0 +1,1 @@
+"""Data modules, one file per dataset: the only folder that is searched for them."""

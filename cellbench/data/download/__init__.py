@@ -1,0 +1,1 @@
+"""Downloads of public datasets, verified and unpacked safely."""

@@ -1,0 +1,1 @@
+"""Trained models used: predictions, explanations, exports."""

@@ -1,0 +1,31 @@
+"""Models made again from their checkpoints."""
+
+import torch
+
+from cellbench.artifacts.checkpoint import Description, check_pooling
+from cellbench.models.classifier import CellClassifier
+from cellbench.models.weights import SkipInit
+from cellbench.utils.errors import UserError
+
+
+def build_model(described: Description, state: dict[str, torch.Tensor]) -> CellClassifier:
+    """Make a checkpoint's model again.
+
+    Raises:
+        UserError: The weights do not fit what the checkpoint says of its model, or they are of an
+            earlier cellbench that pooled the network's features in another way.
+    """
+    try:
+        with SkipInit():
+            model = CellClassifier.from_arguments(described.model)
+        model.load_state_dict(state)
+    except UserError as error:
+        raise UserError(f"the checkpoint's description makes no model: {error}") from error
+    except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:
+        reason = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
+        raise UserError(
+            f"the checkpoint's weights do not fit its own model: {reason:.120}; restore it from a "
+            "copy, or train again"
+        ) from error
+    check_pooling(described, model)
+    return model

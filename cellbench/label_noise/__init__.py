@@ -1,0 +1,1 @@
+"""Detection and correction of wrong labels in a training split."""

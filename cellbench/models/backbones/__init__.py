@@ -1,0 +1,1 @@
+"""Backbones by name: own networks, torchvision, timm."""

@@ -1,1 +1,0 @@
-"""Finds wrong labels in a training split by how its trainings went, and corrects them."""

@@ -1,0 +1,1 @@
+"""One run: its trainer, its processes, its record."""

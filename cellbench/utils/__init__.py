@@ -1,0 +1,1 @@
+"""Files, terminals and messages: what is not specific to cellbench."""

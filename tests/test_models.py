@@ -22,7 +22,7 @@ from cellbench.data.dataset import Batch
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.inference.rebuild import build_model
 from cellbench.models import networks
-from cellbench.models.backbones.factory import (
+from cellbench.models.backbones import (
     factory,
     own_networks,
     timm_networks,

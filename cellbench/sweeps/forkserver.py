@@ -5,6 +5,7 @@ needed until the sweep's own process ends. Then it ends itself at once: Python w
 the imports, which take longer than a sweep that is refused.
 """
 
+import atexit
 import os
 import signal
 from types import FrameType
@@ -17,11 +18,12 @@ _SWEEP = os.getppid()
 
 def _end_with_the_sweep(signum: int, frame: FrameType | None) -> None:
     if os.getppid() != _SWEEP:
-        os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 # A forked process inherits the handler, but not the timer.
 signal.signal(signal.SIGALRM, _end_with_the_sweep)
 signal.setitimer(signal.ITIMER_REAL, _POLL_S, _POLL_S)
+atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)  # where a test imports this module
 for _number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
     signal.signal(_number, signal.SIG_IGN)

@@ -1,5 +1,6 @@
 """Entry point: imports the module of the command that is named, and nothing heavy besides."""
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from importlib import import_module
 from cellbench import __version__
 from cellbench.cli import COMMANDS
 from cellbench.cli.exit_code import exit_code
+from cellbench.cli.repeated import refuse_repeated
 from cellbench.utils import streams
 from cellbench.utils.errors import UserError, one_line, suggest
 
@@ -74,6 +76,9 @@ def main(args: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     try:
+        # A sweep's command lines have options twice, and the launcher passes them on.
+        if args is None and streams.LAUNCHED not in os.environ:
+            refuse_repeated(arguments)
         return run(arguments)
     except BaseException as error:
         return exit_code(error, debug=debug)

@@ -44,6 +44,16 @@ EXPERIMENT = {
 """Its experiment: a run of a second."""
 
 
+def last_of_each(args):
+    """Drops each --option=value that is given again later, as a shell's command line must."""
+    last = {argument.partition("=")[0]: i for i, argument in enumerate(args)}
+
+    def repeated(i, name):
+        return name.startswith("--") and not name.endswith("+") and last[name] != i
+
+    return [a for i, a in enumerate(args) if "=" not in a or not repeated(i, a.partition("=")[0])]
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("shared") and not SHARED.is_dir():

@@ -440,3 +440,11 @@ def test_an_output_that_cannot_be_made_is_told_before_the_work(tmp_path, fails):
     (tmp_path / "file").write_text("")
     line = fails("audit", "--data=SyntheticDataModule", f"--output={tmp_path / 'file' / 'x'}")
     assert line == f"--output: cannot make {tmp_path / 'file' / 'x'}: Not a directory"
+
+
+@pytest.mark.parametrize("name", ["audit.json", "audit.html"])
+def test_only_an_earlier_audit_is_overwritten(tmp_path, fails, name):
+    (tmp_path / name).write_text("mine")
+    line = fails("audit", "--data=SyntheticDataModule", f"--output={tmp_path}")
+    assert line.startswith(f"--output: {tmp_path / name} exists and would be overwritten, and it")
+    assert (tmp_path / name).read_text() == "mine"

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 from cellbench.__main__ import main
 from cellbench.artifacts.folder import whole_file
 from cellbench.cli import COMMANDS
-from cellbench.utils.errors import UserError
+from cellbench.cli.repeated import refuse_repeated
+from cellbench.utils.errors import UserError, short_path
 from tests.conftest import TINY
 
 
@@ -53,6 +55,10 @@ def test_print_config_gives_a_config_that_runs(tmp_path, capsys, fit):
         (["--trainer.max_epoch=3"], "unknown option 'trainer.max_epoch'"),
         (["--data.viw=masked"], "unknown option 'data.viw' of SyntheticDataModule; closest: data"),
         (["--data.split.fols=3"], "unknown option 'data.split.fols'"),
+        (["--model.lr=nan"], "model.lr: nan is not a finite number"),
+        (["--model.lr=.nan"], "model.lr: nan is not a finite number"),
+        (["--model.lr=-Infinity"], "model.lr: -inf is not a finite number"),
+        (["--trainer.gradient_clip_val=nan"], "gradient_clip_val: nan is not a finite number"),
         (["--model.lr=abc"], "model.lr: expected float; got 'abc'"),
         (["--data.batch_size=2.5"], "data.batch_size: expected int; got '2.5'"),
         (["--data.view=maskd"], "data.view: expected raw, masked"),
@@ -127,14 +133,16 @@ def test_a_mistake_gets_one_line_and_leaves_nothing(args, message, tmp_path, fai
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("model:\n  lrr: 1\n", "unknown option 'model.lrr'"),
+        ("model:\n  lrr: 1\n", "wrong.yaml: unknown option 'model.lrr'"),
         ("modl:\n  lr: 1\n", "unknown option 'modl'; closest: model, model.l"),
         (
             "data:\n  class_path: HPVDataModule\n  init_args: {rot: x}\n",
             "unknown option 'data.rot'",
         ),
         ("data: {class_path: os.system, init_args: {}}\n", "data"),
-        ("model: {lr: yes}\n", "model.lr: expected float"),
+        ("model: {lr: yes}\n", "wrong.yaml: model.lr: expected float"),
+        ("model: {lr: nan}\n", "wrong.yaml: model.lr: nan is not a finite number"),
+        ("model: {lr: .inf}\n", "wrong.yaml: model.lr: inf is not a finite number"),
         ("model: 3\n", "model: expected options, as {backbone: ...}; got '3'"),
         ("", "holds no keys"),
         ("model: {classes: [a, b]}\n", "model.classes: it is taken from data.classes; remove it"),
@@ -272,7 +280,7 @@ def test_each_file_is_checked_before_it_is_parsed_and_read_once(tmp_path, fails,
         "cellbench.config.yaml.read_bytes", lambda path, most: read.append(path) or b"test: null"
     )
     line = fails("fit", f"--config={config}", "--print_config")
-    assert line == "test: null is not allowed; expected true or false"
+    assert line == f"{config}: test: null is not allowed; expected true or false"
     assert read == [config]
 
 
@@ -315,3 +323,45 @@ def test_a_groups_options_may_be_in_a_file(tmp_path, capsys, fails):
     assert "lr: 0.5" in capsys.readouterr().out
     options.write_text("lrr: 0.5\n")
     assert "unknown option 'model.lrr'" in fails("fit", f"--model={options}")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["fit", "--model.lr", "0.1", "--name=x", "--model.lr", "0.2"],
+        ["fit", "--data.init_args.root=x", "--data.root=y"],
+        ["predict", "--images=a", "--run=b", "--images=c"],
+    ],
+)
+def test_an_option_given_twice_is_refused(args, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["cellbench", *args])
+    assert main() == 2
+    assert "it is given twice; give it once" in capsys.readouterr().err
+
+
+def test_options_of_several_values_may_be_repeated():
+    appended = ["--trainer.callbacks+=A", "--trainer.callbacks.monitor=x"]
+    refuse_repeated(["fit", "--config=a", "--config=b", "-c", "c", *appended, *appended])
+
+
+def test_drawn_cells_are_announced_where_nobody_chose_data(fit, tmp_path, capsys):
+    note = "NOTE       no --config: drawn cells (SyntheticDataModule)\n"
+    fit()
+    assert note in capsys.readouterr().out
+    config = tmp_path / "c.yaml"
+    config.write_text("data.samples: 80\ndata.slides: 40\n")
+    fit(f"--config={config}")
+    assert note not in capsys.readouterr().out
+
+
+def test_only_what_was_written_is_named_at_the_end(fit, capsys):
+    run = fit("--figures=false")
+    assert capsys.readouterr().out.endswith(f"\nmetrics.json and predictions.csv are in {run}\n")
+    run = fit()
+    assert f"\nmetrics.json, predictions.csv and figures are in {run}\n" in capsys.readouterr().out
+
+
+def test_a_path_below_home_is_short(monkeypatch):
+    monkeypatch.setattr("pathlib.Path.home", lambda: Path("/home/me"))
+    assert short_path(Path("/home/me/.cache/x.pth")) == "~/.cache/x.pth"
+    assert short_path(Path("/scratch/x.pth")) == "/scratch/x.pth"

@@ -1,9 +1,11 @@
 """Runs whose files something has damaged, or somebody prepared: refused, or harmless."""
 
 import os
+import pickle
 import random
 import shutil
 import subprocess
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from cellbench.data.splits import read_split
 from cellbench.models.weights import from_run
 from cellbench.sweeps.folder import final_values
 from cellbench.training.callbacks.label_history import read_label_history
+from cellbench.utils import torch_files
 from cellbench.utils.atomic import replacing
 from cellbench.utils.errors import UserError
 from tests.conftest import TINY, draw_cell, write_image
@@ -531,3 +534,13 @@ def test_features_that_were_pooled_likewise_are_taken(fit, images, tmp_path):
     change(run / "checkpoints" / "best.ckpt", forget_pooling)
     assert main(predict) == 0
     assert output.read_bytes() == expected
+
+
+def test_a_pickle_of_another_program_is_refused_without_a_warning(tmp_path):
+    path = tmp_path / "best.ckpt"
+    path.write_bytes(pickle.dumps({"path": path}, protocol=4))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(torch_files.Damaged, match="torch cannot read it"):
+            torch_files.read(path)
+    assert not told

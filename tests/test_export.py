@@ -129,7 +129,7 @@ def test_images_that_cannot_be_read_are_not_compared(fit, fails, tmp_path, capsy
     assert main(["export", f"--run={run}", f"--images={images}"]) == 0
     out = capsys.readouterr().out
     assert "on 2 images of" in out
-    assert "NOTE 1 images could not be read" in out
+    assert "NOTE 1 image could not be read" in out
     for number in (0, 2):
         (images / f"{number}.png").unlink()
     line = fails("export", f"--run={run}", f"--images={images}")
@@ -152,3 +152,16 @@ def test_a_checkpoint_that_is_none_is_refused(fit, fails, tmp_path):
     assert "is not a run's folder" in fails("export", f"--run={tmp_path}")
     line = fails("export", f"--run={run}", f"--masks={tmp_path}")
     assert line == "--masks: they are of --images, which is not given"
+
+
+def test_only_an_earlier_export_is_overwritten(fit, fails, tmp_path):
+    run, file = fit(), tmp_path / "model.onnx"
+    for output in (run / "metrics.json", run / "checkpoints" / "best.ckpt"):
+        before = output.read_bytes()
+        line = fails("export", f"--run={run}", f"--output={output}")
+        assert line.startswith(f"--output: {output} exists and would be overwritten")
+        assert output.read_bytes() == before
+    args = ["export", f"--run={run}", f"--output={file}"]
+    assert main(args) == main(args) == 0
+    file.with_suffix(".check.json").write_text("{}")
+    assert ".check.json exists and would be overwritten" in fails(*args)

@@ -38,7 +38,7 @@ from cellbench.models.losses import LOSSES, LossConfig, as_shares, losses
 from cellbench.models.optimisation import build_optimizer, parameter_groups
 from cellbench.models.phases import Phase
 from cellbench.models.regularisation import penalised_parameters, penalty, sparsity
-from cellbench.utils.errors import UserError
+from cellbench.utils.errors import UserError, one_line
 
 CLASSES = ("a", "b", "c")
 COMMON = ("alexnet", "densenet121", "efficientnet_b0", "mobilenet_v2", "resnet18")
@@ -421,10 +421,11 @@ def test_imagenet_weights_are_downloaded_once_and_checked(tmp_path, monkeypatch)
 
 def test_imagenet_weights_without_a_network_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(
-        UserError, match=r"cannot download resnet18's .* put resnet18-\w+\.pth from"
-    ):
+    with pytest.raises(UserError, match=r"cannot download resnet18's ImageNet weights") as told:
         model("resnet18", weights="imagenet")
+    path = re.search(r"copy (\S+\.pth) from another machine", one_line(told.value))[1]
+    assert path.startswith(f"{tmp_path}/hub/checkpoints/resnet18-")
+    assert "Connection refused" in one_line(told.value)
 
 
 @pytest.mark.parametrize(

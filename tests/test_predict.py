@@ -256,3 +256,69 @@ def test_heat_maps_are_drawn_of_every_image_that_can_be_read(predict, tmp_path):
         for heat in (cam, gradients):
             assert abs(heat - seen).mean() > 1
         assert abs(cam - gradients).mean() > 1
+
+
+def test_no_file_of_another_kind_is_overwritten(predict, fails, tmp_path):
+    draw(tmp_path / "cells", 2)
+    heat = tmp_path / "heat" / "000.png.png"
+    draw(heat.parent, 1)
+    (heat.parent / "000.png").rename(heat)
+    listed = tmp_path / "own.unreadable.csv"
+    listed.write_text("mine")
+    args = [f"--run={predict.run}", f"--images={tmp_path / 'cells'}"]
+    for option, path in (
+        ("--output", predict.run / "metrics.json"),
+        ("--output", predict.run / "predictions.csv"),
+        ("--output", listed),
+        ("--contact_sheet", tmp_path / "cells" / "000.png"),
+        ("--contact_sheet", sorted(predict.run.glob("figures/*.png"))[0]),
+        ("--explain", heat),
+    ):
+        before = path.read_bytes()
+        given = {"--explain": heat.parent, "--output": path}.get(option, path)
+        given = tmp_path / "own.csv" if path == listed else given
+        line = fails("predict", *args, f"{option}={given}")
+        assert line.startswith(f"{option}: {path} exists and would be overwritten, and it is not")
+        assert path.read_bytes() == before
+    assert "is a folder; give a file" in fails("predict", *args, f"--output={tmp_path}")
+    assert "is a file; give a folder" in fails("predict", *args, f"--explain={listed}")
+    assert not (predict.run / "predict").exists()
+
+
+def test_an_earlier_output_is_replaced(predict, tmp_path):
+    draw(tmp_path / "cells", 2)
+    (tmp_path / "cells" / "broken.png").write_bytes(b"no image")
+    sheet, heat = tmp_path / "s.png", tmp_path / "heat"
+    predict.output.parent.mkdir()
+    predict.output.touch()  # as mktemp does
+    for _ in range(2):
+        predict(f"--images={tmp_path / 'cells'}", f"--contact_sheet={sheet}", f"--explain={heat}")
+    assert sheet.stat().st_size > 1000
+    assert sorted(path.name for path in heat.iterdir()) == ["000.png.png", "001.png.png"]
+
+
+def test_masks_that_would_change_nothing_are_refused(predict, fails, tmp_path):
+    draw(tmp_path / "cells", 2)
+    draw(tmp_path / "masks", 2)
+    args = [f"--run={predict.run}", f"--images={tmp_path / 'cells'}"]
+    line = fails("predict", *args, f"--masks={tmp_path / 'masks'}")
+    assert line == (
+        "--masks: the model was trained on view raw, which uses no masks; leave --masks out"
+    )
+    (tmp_path / "cells" / "000.jpg").write_bytes((tmp_path / "cells" / "000.png").read_bytes())
+    found = predict(*args[1:], f"--masks={tmp_path / 'cells'}")  # it tells which files are masks
+    assert [row["file"] for row in found] == ["000.jpg", "001.png"]
+
+
+def test_a_folder_of_masks_that_is_left_out_is_told(predict, tmp_path, capsys):
+    cells = tmp_path / "cells"
+    draw(cells, 2)
+    draw(cells / "masks" / "deeper", 3)
+    assert len(predict(f"--images={cells}")) == 2
+    assert (
+        f"NOTE left out as masks: 3 image files in {cells / 'masks'}; to classify them give that "
+        "folder as --images\n"
+    ) in capsys.readouterr().out
+    assert len(predict("--images", str(cells), str(cells / "masks"))) == 5
+    masked = UnlabelledImages([cells / "masks"], None, Preprocessing((32, 32), "raw", 0))
+    assert masked.note is None

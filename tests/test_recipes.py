@@ -439,6 +439,18 @@ def test_trainings_of_other_options_are_not_taken(relabelled, fails, tmp_path):
     assert "holds trainings with other options" in line
 
 
+def test_relabelling_leaves_other_files_alone(fails, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text("seed_everything: 0\n")
+    own = tmp_path / "artificial.csv"
+    own.write_text("mine")
+    command = ["relabel", f"--config={config}", "--noise_rate=0.2"]
+    assert "holds other files; give an empty" in fails(*command, f"--output={tmp_path}")
+    assert fails(*command, f"--output={own}").endswith("is a file; give a folder")
+    assert own.read_text() == "mine"
+    assert not (tmp_path / "relabel.txt").exists()
+
+
 def test_labels_that_changed_since_are_noticed(relabelled, fails, tmp_path, monkeypatch):
     path, command = relabelled
     own = tmp_path / "labels.csv"

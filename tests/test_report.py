@@ -321,6 +321,7 @@ def test_damaged_runs_are_named_and_the_rest_is_reported(report, tmp_path):
     broken = {
         "no predictions": "cannot read the predictions",
         "cut": "samples of the test split, and split.csv",
+        "cut in a line": "line 3 is cut short; restore it",
         "other classes": "its classes are x, y, z",
         "other digest": "and metrics.json says",
         "nan": "the probabilities of 'cell 000.png' are not numbers",
@@ -336,6 +337,9 @@ def test_damaged_runs_are_named_and_the_rest_is_reported(report, tmp_path):
     predictions["no predictions"].unlink()
     text = predictions["cut"].read_text()
     predictions["cut"].write_text("\n".join(text.splitlines()[:-3]) + "\n")
+    lines = predictions["cut in a line"].read_text().splitlines()
+    lines[2] = lines[2].rpartition(",")[0]
+    predictions["cut in a line"].write_text("\n".join(lines) + "\n")
     metrics = json.loads((runs / "other digest" / "metrics.json").read_text())
     metrics["split"]["digest"] = "0" * 64
     (runs / "other digest" / "metrics.json").write_text(json.dumps(metrics))
@@ -560,7 +564,7 @@ def test_of_two_runs_of_one_fold_the_later_counts(report, tmp_path):
     out, plain, _ = report()
     (condition,) = plain["conditions"]
     assert condition["runs"] == [str(tmp_path / "runs" / "a")]
-    assert "1 older runs" in out
+    assert "1 older run of" in out
 
 
 def test_runs_stand_once_and_are_not_hidden_by_what_lies_about(report, tmp_path, monkeypatch):
@@ -700,3 +704,17 @@ def test_a_note_names_the_classes_of_few_groups():
     (whole,) = few_groups([0, 1, 2, 2], ["healthy"] * 2 + ["tumour"] * 2)
     assert whole == "the test images are of 3 groups: too few for any interval to mean much"
     assert few_groups(range(10), ["healthy", "tumour"] * 5) == []
+
+
+@pytest.mark.parametrize("name", ["report.json", "report.html"])
+def test_only_an_earlier_report_is_overwritten(fails, tmp_path, name):
+    cross_validation(tmp_path / "runs")
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / name).write_text("mine")
+    args = ["report", str(tmp_path / "runs"), f"--output={output}"]
+    assert fails(*args).startswith(f"--output: {output / name} exists and would be overwritten")
+    assert (output / name).read_text() == "mine"
+    (output / name).unlink()
+    assert main(args) == main(args) == 0
+    assert fails(*args[:-1], f"--output={output / name}").endswith("is a file; give a folder")

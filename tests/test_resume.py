@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from filelock import FileLock
 
 from cellbench.__main__ import main
 from cellbench.models.classifier import CellClassifier
-from tests.conftest import TINY, replace_masks
+from tests.conftest import TINY, last_of_each, replace_masks
 
 OPTIONS = [
     "--data.samples=80",
@@ -35,7 +36,8 @@ ALWAYS = "--checkpoint.every=0"
 
 
 def command(runs, *args):
-    return [sys.executable, "-m", "cellbench", "fit", *OPTIONS, f"--runs={runs}", *args]
+    options = last_of_each([*OPTIONS, f"--runs={runs}", *args])
+    return [sys.executable, "-m", "cellbench", "fit", *options]
 
 
 def start(arguments, **kwargs):
@@ -276,6 +278,15 @@ def terminated(tmp_path, monkeypatch):
 def go_on(run):
     assert main(["fit", "--resume", str(run)]) == 0
     return run
+
+
+def test_the_hint_after_a_signal_goes_on_in_a_folder_too(tmp_path, terminated, capsys):
+    run = terminated(f"--folder={tmp_path / 'run' / 'of mine'}", step=2)
+    error = capsys.readouterr().err
+    assert error == f"cellbench: SIGTERM; go on with: python -m cellbench fit --resume '{run}'\n"
+    hint = shlex.split(error)
+    assert main(hint[hint.index("fit") :]) == 0
+    assert (run / "metrics.json").is_file()
 
 
 def test_accumulated_gradients_are_not_lost(tmp_path, terminated):

@@ -449,7 +449,7 @@ def test_report_tells_apart_what_is_configured_differently(fit, fails, tmp_path,
     assert "lr 0.001: folds 1, 2 are missing" in out
     assert "lr 0.1: folds 0, 2 are missing" in out
     assert "lr 0.1 cannot be compared with lr 0.001: no two runs are a pair" in out
-    assert "NOTE lr 0.001: 1 older runs of the same folds and seeds left out" in out
+    assert "NOTE lr 0.001: 1 older run of the same folds and seeds left out" in out
     fit("--data.split.folds=3", "--data.split.protocol=image", name="leaky")
     assert "UNRELIABLE: split by image" in shown(tmp_path / "runs" / "leaky")
     assert "there is no folder" in fails("report", str(tmp_path / "nothing"))

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from cellbench.utils import streams
-from tests.conftest import TINY
+from tests.conftest import TINY, last_of_each
 
 PROGRAM = [sys.executable, "-m", "cellbench"]
 FIT = [*PROGRAM, "fit", "--data.samples=80", "--data.slides=40", *TINY, "--figures=false"]
@@ -45,7 +45,9 @@ def test_what_prints_goes_on_without_a_reader(tmp_path, where):
 
 
 def test_a_closed_stream_is_no_other_file(tmp_path):
-    code = "from cellbench import streams; streams.protect(); f = open('x', 'w'); print('stray')"
+    code = (
+        "from cellbench.utils import streams; streams.protect(); f = open('x', 'w'); print('stray')"
+    )
     subprocess.run(
         ["bash", "-c", 'exec "$@" >&-', "bash", sys.executable, "-c", code],
         cwd=tmp_path,
@@ -106,7 +108,7 @@ def in_a_terminal(command):
 
 def test_a_training_outlives_its_terminal(tmp_path):
     options = [f"--runs={tmp_path}", "--name=x", "--trainer.max_epochs=6"]
-    assert in_a_terminal([*FIT, *options]) == 0
+    assert in_a_terminal(last_of_each([*FIT, *options])) == 0
     assert len(list(tmp_path.glob("x/*/metrics.json"))) == 1
 
 

@@ -120,7 +120,7 @@ def test_a_search_touches_the_test_set_once_at_its_end(sweep, capsys):
     known = metrics(folder / "trials" / f"{int(best):04d}")["val"]["metrics"]
     assert metrics(again)["val"]["metrics"] == known
     logs = [path.read_text() for path in (folder / "trials").glob("*.log")]
-    assert all("NOTE       an epoch ends after 1 batches" in log for log in logs)
+    assert all("NOTE       an epoch ends after 1 batch: " in log for log in logs)
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "gp", "cmaes", "qmc"])
@@ -406,7 +406,7 @@ def test_a_search_over_folds_is_stamped_wherever_it_goes(sweep, capsys, tmp_path
     assert main(["report", str(folder), f"--output={tmp_path / 'out'}"]) == 0
     out = capsys.readouterr().out
     assert "UNRELIABLE: the configuration was chosen by" in out
-    assert "2 run(s) left out: its test split has not been scored" in out
+    assert "NOTE 2 runs left out: its test split has not been scored" in out
     plain = json.loads((tmp_path / "out" / "report.json").read_text())
     (condition,) = plain["conditions"]
     assert len(condition["runs"]) == 2

@@ -16,7 +16,7 @@ import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from tests.conftest import EXPERIMENT, TINY
+from tests.conftest import EXPERIMENT, TINY, last_of_each
 
 SEARCH = {
     "experiment": "tiny.yaml",
@@ -43,7 +43,11 @@ def begin(file, runs, *options):
     root = Path(__file__).parents[1]
     log = open(runs.with_suffix(".log"), "ab")  # noqa: SIM115
     return subprocess.Popen(
-        [*command, *TINY, *options], cwd=root, stdout=log, stderr=log, start_new_session=True
+        [*command, *last_of_each([*TINY, *options])],
+        cwd=root,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
     )
 
 

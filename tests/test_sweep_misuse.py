@@ -44,6 +44,10 @@ RANGE = {"low": 1e-4, "high": 1e-2}
             "space: model.lr: when: model.optimizer is not in the space",
         ),
         (
+            {"space": {"model.lr": {"choices": [0.1], "when": {"model.optimizr": "sgd"}}}},
+            "when: model.optimizr is not in the space; add it, or remove the condition",
+        ),
+        (
             {
                 "space": {
                     "model.optimizer": ["adam", "sgd"],
@@ -64,11 +68,14 @@ RANGE = {"low": 1e-4, "high": 1e-2}
         ({"trials": 3}, "trials: a grid has as many as it has combinations"),
         ({"sampler": "random"}, "trials: the sampler random has no end; give trials or time"),
         ({"sampler": "random", "trials": 0}, "trials: 0 is not greater than 0"),
-        ({"sampler": "rnd", "trials": 3}, "sampler: expected grid, random, tpe, gp, cmaes, qmc"),
+        (
+            {"sampler": "rnd", "trials": 3},
+            "sweep.yaml: sampler: expected grid, random, tpe, gp, cmaes, qmc",
+        ),
         ({"sampler": "cmaes", "trials": 3}, "sampler: cmaes needs at least two parameters"),
         ({"pruner": "median"}, "pruner: median judges by steps, and a trial has one epoch"),
         ({"pruner": "wilcoxon"}, "pruner: wilcoxon compares run by run; give folds or seeds"),
-        ({"smapler": "grid"}, "unknown option 'smapler'; closest: sampler"),
+        ({"smapler": "grid"}, "sweep.yaml: unknown option 'smapler'; closest: sampler"),
         ({"experiment": "nowhere.yaml"}, "experiment: there is no file"),
     ],
 )
@@ -116,8 +123,8 @@ def test_gpus_are_divided(workers, per_run, found):
 @pytest.mark.parametrize(
     ("workers", "per_run", "said"),
     [
-        (3, 1.0, "3 with 1 GPUs each, and here are 2 GPUs; at most 2 workers"),
-        (2, 2.0, "2 with 2 GPUs each, and here are 2 GPUs; at most 1 workers"),
+        (3, 1.0, "3, each with --gpus 1, and the machine has 2 GPUs; at most 2 workers"),
+        (2, 2.0, "2, each with --gpus 2, and the machine has 2 GPUs; at most 1 worker,"),
         (1, 1.5, "--gpus: 1.5 is neither a share of one nor a whole number"),
     ],
 )
@@ -177,3 +184,10 @@ def test_a_sweeps_file_and_an_experiments_are_told_apart(fails, sweep_file, tmp_
     sweep, experiment = tmp_path / "sweep.yaml", tmp_path / "tiny.yaml"
     assert "is a sweep's file: python -m cellbench sweep" in fails("fit", f"--config={sweep}")
     assert "is an experiment; a sweep's file names one" in fails("sweep", f"--config={experiment}")
+
+
+def test_a_mistake_in_the_experiment_names_its_file_once(fails, sweep_file, tmp_path):
+    command = sweep_file()
+    (tmp_path / "tiny.yaml").write_text("model: {lrr: 1}\n")
+    line = fails(*command)
+    assert line.startswith(f"{tmp_path / 'tiny.yaml'}: unknown option 'model.lrr'")

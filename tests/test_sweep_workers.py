@@ -3,6 +3,9 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from joblib import cpu_count
@@ -55,3 +58,20 @@ def test_the_reason_of_a_failure_reaches_the_sweep(tmp_path, monkeypatch, comman
     assert (job.exit_code, job.why()) == (code, reason)
     assert job.why() == reason  # however often it is asked for
     assert job.killed == (code < 0)
+
+
+def test_the_fork_server_ends_with_the_sweep_while_it_still_imports(tmp_path):
+    (tmp_path / "slow.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(60)\n")
+    code = (
+        "import sys, time; from cellbench.sweeps import workers\n"
+        "workers.warm_up(['slow']); time.sleep(2); sys.exit(2)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd()])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment, text=True
+    )
+    assert process.stdout.readline() == "begun\n"
+    assert process.wait() == 2
+    ended = time.monotonic()
+    assert process.stdout.read() == ""  # its end comes when no process has it open any more
+    assert time.monotonic() - ended < 2

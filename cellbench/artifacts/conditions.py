@@ -10,6 +10,7 @@ import numpy as np
 
 from cellbench.artifacts.finished import Finished
 from cellbench.config import keys
+from cellbench.utils.errors import counted
 
 FEW_GROUPS = 5
 """Least number of independent groups in a test set for an interval to mean anything."""
@@ -98,7 +99,8 @@ class Condition:
             [run.split.label[name] for name, run in tested.items()],
         )
         if self.older:
-            found.append(f"{self.older} older runs of the same folds and seeds left out")
+            older = counted(self.older, "older run")
+            found.append(f"{older} of the same folds and seeds left out")
         return found
 
 
@@ -111,7 +113,7 @@ def few_groups(groups: Sequence[Any], classes: Sequence[str]) -> list[str]:
     """
     total = len(set(groups))
     if total < FEW_GROUPS:
-        shown = "1 group" if total == 1 else f"{total} groups"
+        shown = counted(total, "group")
         return [f"the test images are of {shown}: too few for any interval to mean much"]
     counts = Counter(name for _, name in set(zip(groups, classes, strict=True)))
     few = ", ".join(f"{name} {n}" for name, n in sorted(counts.items()) if n < FEW_GROUPS)

@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import TextIO, get_args
 
 import numpy as np
 
@@ -73,9 +73,7 @@ def read_predictions(path: Path) -> tuple[tuple[str, ...], dict[Part, Prediction
     """
     try:
         with open_text(path) as file:
-            header, *rows = csv.reader(file)
-        if header[:4] != ["id", "split", "label", "predicted"]:
-            raise ValueError("wrong header")
+            header, rows = _read_rows(file)
         classes = tuple(name.removeprefix(PREFIX) for name in header[4:])
         parts: dict[Part, Predictions] = {}
         for part in get_args(Part):
@@ -83,13 +81,30 @@ def read_predictions(path: Path) -> tuple[tuple[str, ...], dict[Part, Prediction
             if own:
                 labels = np.array([classes.index(row[2]) for row in own], dtype=np.int64)
                 probabilities = np.array([row[4:] for row in own]).astype(np.float32)
-                if probabilities.shape[1:] != (len(classes),):
-                    raise ValueError("rows of another length than the header")
                 finite = np.isfinite(probabilities).all(axis=1)
                 if not finite.all():
                     bad = own[int(np.flatnonzero(~finite)[0])][0]
                     raise ValueError(f"the probabilities of '{bad}' are not numbers")
                 parts[part] = Predictions([row[0] for row in own], labels, probabilities)
-    except (OSError, ValueError, IndexError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"cannot read the predictions {path}: {error}") from error
     return classes, parts
+
+
+def _read_rows(file: TextIO) -> tuple[list[str], list[list[str]]]:
+    """Read the header and the rows of a predictions.csv.
+
+    Raises:
+        ValueError: It has another header, or a row of another length.
+    """
+    reader = csv.reader(file)
+    header = next(reader, [])
+    if header[:4] != ["id", "split", "label", "predicted"]:
+        raise ValueError("wrong header")
+    rows = []
+    for row in reader:
+        if len(row) != len(header):
+            what = "cut short" if len(row) < len(header) else "too long"
+            raise ValueError(f"line {reader.line_num} is {what}; restore it")
+        rows.append(row)
+    return header, rows

@@ -21,6 +21,7 @@ from cellbench.data.module import CellDataModule
 from cellbench.utils.errors import Interrupted, UserError, printable
 from cellbench.utils.html_page import share
 from cellbench.utils.terminal import Console, say
+from cellbench.utils.untrusted import check_replaceable, has_mark
 
 
 def main(args: Sequence[str]) -> int:
@@ -37,6 +38,8 @@ def main(args: Sequence[str]) -> int:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output: cannot make {output}: {error.strerror}") from error
+    check_replaceable("--output", output / "audit.json", has_mark(b'{\n "cellbench": '))
+    check_replaceable("--output", output / "audit.html", has_mark(b"<title>Audit of "))
     try:
         found = audit(data, runs)
         plain = as_plain(found)
@@ -97,12 +100,13 @@ def _data_of(config: str | None) -> list[str]:
 def _show(found: Audit, plain: dict[str, Any]) -> None:
     console = Console()
     console.width = max(console.width, 120)  # wrapped lines are better than cut intervals
-    for name, what in (
-        ("unreadable", "unreadable files"),
-        ("identical", "sets of identical images"),
-        ("near_copies", "pairs of near copies, confirmed by registration"),
-        ("conflicts", "pairs of the same cell with different labels"),
+    for name, noun, rest in (
+        ("unreadable", "unreadable file", ""),
+        ("identical", "set", " of identical images"),
+        ("near_copies", "pair", " of near copies, confirmed by registration"),
+        ("conflicts", "pair", " of the same cell with different labels"),
     ):
+        what = f"{noun if len(plain[name]) == 1 else f'{noun}s'}{rest}"
         first = f": {', '.join(map(_named, list(plain[name])[:3]))}" if plain[name] else ""
         more = ", ..." if len(plain[name]) > 3 else ""
         console.print(f"{len(plain[name]):6,} {what}{first}{more}")

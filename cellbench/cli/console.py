@@ -53,7 +53,10 @@ def show(folder: RunFolder, result: Mapping[str, Any]) -> None:
     console.print(table)
     for stamp in result["stamps"]:
         console.print(f"UNRELIABLE: {stamp}", style="bold red")
-    say(f"metrics.json, predictions.csv and figures are in {folder.path}")
+    written = ["metrics.json", "predictions.csv"]
+    if any(folder.below("figures").glob("*.png")):
+        written.append("figures")
+    say(f"{', '.join(written[:-1])} and {written[-1]} are in {folder.path}")
 
 
 def _title(part: str, result: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from cellbench.artifacts.finished import Finished, read_finished
 from cellbench.cli.parser import Parser
 from cellbench.cli.stored import read_data
 from cellbench.inference.explain import explain, is_done
-from cellbench.utils.errors import UserError, printable
+from cellbench.utils.errors import UserError, counted, printable
 from cellbench.utils.progress_bar import bar
 from cellbench.utils.terminal import Console, say
 
@@ -39,7 +39,8 @@ def main(args: Sequence[str]) -> int:
     notes = {f"{one.path}: {one.reason}; left out" for one in left if one.damaged}
     runs = [run for run in finished if run.folder.best.is_file()]
     if len(runs) < len(finished):
-        notes.add(f"{len(finished) - len(runs)} runs have lost their best.ckpt; left out")
+        without = counted(len(finished) - len(runs), "run")
+        notes.add(f"{without} without a best.ckpt left out")
     if not runs:
         shown = ", ".join(map(str, given.runs))
         raise UserError(f"explain: there is no finished run with a best.ckpt below {shown}")

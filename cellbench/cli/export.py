@@ -27,8 +27,9 @@ from cellbench.inference.onnx_metadata import describe
 from cellbench.inference.predict import warn_of
 from cellbench.inference.rebuild import build_model
 from cellbench.inference.temperature import Temperature
-from cellbench.utils.errors import UserError
+from cellbench.utils.errors import UserError, counted
 from cellbench.utils.terminal import say
+from cellbench.utils.untrusted import check_replaceable, has_mark
 
 BATCH_IMAGES = 64
 """Number of images that are compared at a time."""
@@ -46,6 +47,8 @@ class _Images(NamedTuple):
     """Their origin, for messages."""
     unreadable: Mapping[int, str]
     """Reason for each image that could not be read; filled while the batches are read."""
+    note: str | None = None
+    """Note on image files that were left out; None for none."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -56,6 +59,10 @@ def main(args: Sequence[str]) -> int:
         raise UserError("--masks: they are of --images, which is not given")
     folder = RunFolder.open(given.run)
     onnx.require_packages()
+    output = given.output or folder.below("export", "model.onnx")
+    compared = output.with_suffix(".check.json")
+    check_replaceable("--output", output, onnx.is_export)
+    check_replaceable("--output", compared, has_mark(b'{\n "on": '))
     described, state = read_checkpoint(folder.best)
     prepared = described.preprocessing
     if given.images is not None:
@@ -63,21 +70,23 @@ def main(args: Sequence[str]) -> int:
     else:
         images = _from_run(folder, prepared)
     model = build_model(described, state)
-    output = given.output or folder.below("export", "model.onnx")
     metadata = describe(described, model, Temperature.of_run(folder))
     onnx.export(model, metadata, output)
     _show_file(output, metadata)
     check = onnx.compare(model, output, images.batches)
-    _write_check(output.with_suffix(".check.json"), check, images.origin)
+    _write_check(compared, check, images.origin)
     say(
         f"onnxruntime against torch on {check.n} {images.origin}: {check.same_class} of the same "
         f"class, probabilities differ by {check.largest_difference:.1e} at most"
     )
+    if images.note:
+        say(f"NOTE {images.note}")
     if images.unreadable:
-        say(f"NOTE {len(images.unreadable)} images could not be read, and were left out")
+        say(f"NOTE {counted(len(images.unreadable), 'image')} could not be read; left out")
     warn_of(folder, described)
     if check.same_class < check.n:
-        say(f"UNRELIABLE: {check.n - check.same_class} images have another class")
+        changed = counted(check.n - check.same_class, "image")
+        say(f"UNRELIABLE: another class by the ONNX file: {changed}")
         return 1
     return 0
 
@@ -126,7 +135,7 @@ def _from_files(folder: Path, masks: Path | None, prepared: Preprocessing) -> _I
     first = next(batches, None)
     if first is None:
         raise UserError(f"--images: none of the images in {folder} can be read")
-    return _Images(chain([first], batches), f"images of {folder}", images.unreadable)
+    return _Images(chain([first], batches), f"images of {folder}", images.unreadable, images.note)
 
 
 def _readable(images: UnlabelledImages) -> Iterator[Tensor]:

@@ -52,8 +52,7 @@ def check_given(args: Sequence[str], known: KnownOptions, check_file: CheckFile)
         if text is None:
             raise UserError(f"{option}: expected a value")
         if is_file:
-            config = _read_config(option, text, check_file)
-            values.check_group("", config, types)
+            config = _read_config(option, text, types, check_file)
         else:
             if name in known.lists:
                 (kind,) = get_args(kind)
@@ -102,16 +101,26 @@ def _prints(option: str) -> bool:
     return option in _WITHOUT_VALUE or option.endswith(".help")
 
 
-def _read_config(option: str, text: str, check_file: CheckFile) -> dict[str, Any]:
-    """Return the configuration that an option gives: a file, or YAML in its place."""
+def _read_config(
+    option: str, text: str, types: Mapping[str, Any], check_file: CheckFile
+) -> dict[str, Any]:
+    """Return the configuration that an option gives: a file, or YAML in its place.
+
+    Raises:
+        UserError: An option in it is not known, or has a value that it cannot have.
+    """
     value = _value(option, text)
     if isinstance(value, dict):
-        config, folder = value, Path()
+        config, folder, source = value, Path(), ""
     else:
         config, folder = yaml.read_mapping(Path(text), "--config"), Path(text).parent
     check_file(text, config)
     config.pop("$schema", None)  # a hint for editors, which jsonargparse drops too
-    _refuse_removed(config)
+    try:
+        _refuse_removed(config)
+        values.check_group("", config, types)
+    except UserError as error:
+        raise UserError(f"{source}{error}") from error
     _refuse_pipe(f"{option}: {text}", config, folder)
     return config
 

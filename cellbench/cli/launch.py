@@ -14,8 +14,8 @@ from typing import IO
 
 from joblib import cpu_count
 
-from cellbench.training.distributed import LAUNCHED
 from cellbench.training.signals import SIGNALS
+from cellbench.utils.streams import LAUNCHED
 
 AFTER_INTERRUPT_S, AFTER_FAILURE_S = 60.0, 5.0
 """Seconds that the other processes have to end once the first was interrupted, or has failed."""

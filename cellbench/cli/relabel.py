@@ -118,7 +118,7 @@ class _Fits:
         identity: Text that differs if their results may differ.
 
     Raises:
-        UserError: The folder holds trainings of another identity.
+        UserError: The folder holds trainings of another identity, or other files.
     """
 
     def __init__(self, args: Sequence[str], output: Path, identity: str) -> None:
@@ -130,7 +130,13 @@ class _Fits:
                 f"--output: {output} holds trainings with other options; give another folder, or "
                 "delete it"
             )
-        output.mkdir(parents=True, exist_ok=True)
+        if output.exists() and not output.is_dir():
+            raise UserError(f"--output: {output} is a file; give a folder")
+        if output.is_dir() and not begun.is_file() and any(output.iterdir()):
+            raise UserError(
+                f"--output: {output} holds other files; give an empty folder, or none yet"
+            )
+        RunFolder(output).make()
         write_text(begun, identity)
 
     def fit(self, name: str, labels: Mapping[str, str] | None = None) -> RunFolder:

@@ -14,10 +14,10 @@ from cellbench.cli.parser import Parser
 from cellbench.report.comparison import Metric
 from cellbench.report.page import render_page, save_figures
 from cellbench.report.report import Report, as_plain, build, rows, shown_p, shown_size
-from cellbench.utils.errors import UserError, printable
+from cellbench.utils.errors import UserError, counted, printable
 from cellbench.utils.html_page import share
 from cellbench.utils.terminal import Console, say
-from cellbench.utils.untrusted import inside
+from cellbench.utils.untrusted import check_replaceable, has_mark, inside
 
 
 def main(args: Sequence[str]) -> int:
@@ -34,8 +34,9 @@ def main(args: Sequence[str]) -> int:
             raise UserError(f"there is no folder {path}")
     if not 0 <= given.rope < 1:
         raise UserError(f"--rope: {given.rope} is not in 0 to 1")
-    report = build(paths, given.metric, given.rope, given.reference)
     output = given.output or (paths[0] if len(paths) == 1 else Path("report"))
+    _check_output(output)
+    report = build(paths, given.metric, given.rope, given.reference)
     page = render_page(report, paths, output.resolve().name, given.audit, args)
     text = json.dumps(as_plain(report), indent=1, allow_nan=False, default=str)
     write_text(output / "report.json", text + "\n")
@@ -60,6 +61,14 @@ def main(args: Sequence[str]) -> int:
         )
         say(f"W&B: {'' if given.wandb_mode == 'online' else 'wandb sync '}{where}")
     return 0
+
+
+def _check_output(output: Path) -> None:
+    """Check that the folder can take a report, and that nothing but an earlier one is replaced."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output: {output} is a file; give a folder")
+    check_replaceable("--output", output / "report.html", has_mark(b"<title>Report: "))
+    check_replaceable("--output", output / "report.json", has_mark(b'{\n "cellbench": '))
 
 
 def _parser() -> Parser:
@@ -135,7 +144,7 @@ def _show(report: Report) -> None:
             told = f"LEFT OUT {left.path}: {left.reason}"
             console.print(told, style="bold red")
     for reason, n in Counter(left.reason for left in report.left if not left.damaged).items():
-        console.print(f"NOTE {n} run(s) left out: {reason}")
+        console.print(f"NOTE {counted(n, 'run')} left out: {reason}")
     for stamp in report.stamps:
         console.print(f"UNRELIABLE: {stamp}", style="bold red")
 

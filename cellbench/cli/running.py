@@ -1,5 +1,6 @@
 """Assembly of a run from a command's options: data, model, folder, trainer."""
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from cellbench.cli.console import show
 from cellbench.cli.launch import launch
 from cellbench.cli.lightning_cli import CellbenchCLI, Command
 from cellbench.config import keys
+from cellbench.data.datasets.synthetic import SyntheticDataModule
 from cellbench.data.loading import LoadingPlan
 from cellbench.data.module import CellDataModule
 from cellbench.training import features, loggers, precision
@@ -82,8 +84,8 @@ def prepared(options: CellbenchCLI, to: Destination, here: int) -> Iterator[Run]
     claim = Claim.acquire(to, config.runs / name, stored) if ranks.first else None
     folder = RunFolder(ranks.agree(Path() if claim is None else claim.folder.path))
     hint = "nothing is lost: give the command again"
-    if options.command == "fit" and to.folder is None:
-        hint = _how_to_resume(folder, stored)
+    if options.command == "fit":
+        hint = _how_to_resume(folder, stored, to)
     try:
         run, chosen = _make_run(options, made, stored, folder, device, ranks, hint)
     except UserError:
@@ -92,7 +94,8 @@ def prepared(options: CellbenchCLI, to: Destination, here: int) -> Iterator[Run]
         raise
     try:
         if ranks.first:
-            say(announcement(run, chosen, loading), flush=True)
+            note = _note_on_data(options, made)
+            say(announcement(run, chosen, loading) + note, flush=True)
         yield run
     finally:
         if claim is not None:
@@ -152,12 +155,21 @@ def _stored_config(options: CellbenchCLI, made: Namespace, name: str) -> dict[st
     return config
 
 
-def _how_to_resume(folder: RunFolder, stored: Mapping[str, Any]) -> str:
+def _how_to_resume(folder: RunFolder, stored: Mapping[str, Any], to: Destination) -> str:
     """Return advice on how to resume the training after an interruption."""
     if keys.named_code(stored):  # --resume RUN refuses it
-        return "go on with the same command and --resume auto"
+        again = "" if to.folder is not None else " and --resume auto"
+        return f"go on with the same command{again}"
     online = " --wandb.mode=online" if stored["wandb"]["mode"] == "online" else ""
-    return f"go on with: python -m cellbench fit --resume {folder.path}{online}"
+    return f"go on with: python -m cellbench fit --resume {shlex.quote(str(folder.path))}{online}"
+
+
+def _note_on_data(options: CellbenchCLI, made: Namespace) -> str:
+    """Return a line that says that nobody has chosen the data; empty if somebody has."""
+    drawn = isinstance(made.data, SyntheticDataModule)
+    if drawn and options.command == "fit" and not options.config.config:
+        return "\nNOTE       no --config: drawn cells (SyntheticDataModule)"
+    return ""
 
 
 def _make_run(

@@ -1,6 +1,7 @@
 """Implementation of the commands `validate` and `test`, which need only a run's folder."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -31,7 +32,7 @@ def score(command: Literal["validate", "test"], args: Sequence[str]) -> int:
         if folder.unfinished and command == "test":
             raise UserError(
                 "--run: the run is unfinished, and its test set is for the best of all its epochs; "
-                f"go on with: python -m cellbench fit --resume {folder.path}"
+                f"go on with: python -m cellbench fit --resume {shlex.quote(str(folder.path))}"
             )
         config = read_config(folder, whole=False)
         config["model"] |= {"weights": "none"}

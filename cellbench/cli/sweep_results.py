@@ -14,7 +14,7 @@ from cellbench.sweeps.folder import merged
 from cellbench.sweeps.screen import Screen, shown
 from cellbench.sweeps.sweep import Sweep
 from cellbench.sweeps.trial import OpenTrial
-from cellbench.utils.errors import UserError
+from cellbench.utils.errors import UserError, counted
 from cellbench.utils.terminal import say
 
 _SECONDS_BETWEEN_WRITES = 10.0
@@ -32,10 +32,10 @@ def run_sweep(sweep: Sweep, given: Sequence[str]) -> int:
         The exit code: 1 if trials have failed.
     """
     config, folder = sweep.config, sweep.folder
-    total = "" if config.total is None else f"{config.total} trials of "
+    total = "" if config.total is None else f"{counted(config.total, 'trial')} of "
     say(
-        f"sweep      {sweep.name}: {total}{len(config.runs)} run(s), {config.sampler}, "
-        f"{sweep.workers} worker(s)\nfolder     {folder.path}",
+        f"sweep      {sweep.name}: {total}{counted(len(config.runs), 'run')}, {config.sampler}, "
+        f"{counted(sweep.workers, 'worker')}\nfolder     {folder.path}",
         flush=True,
     )
     _run_trials(sweep, _experiment(sweep, given))
@@ -88,7 +88,8 @@ def _show_counts(sweep: Sweep) -> int:
     """Show the number of trials by outcome, and return the number of failed ones."""
     states = Counter(trial.state.name for trial in sweep.study.trials())
     counts = [f"{states[state]} {word}" for state, word in results.STATES.items() if states[state]]
-    say(f"{states.total()} trials: {', '.join(counts) or 'none'}; trials.csv has them all")
+    total = counted(states.total(), "trial")
+    say(f"{total}: {', '.join(counts) or 'none'}; trials.csv has them all")
     if states["FAIL"]:
         say("NOTE       failed trials stay failed; to run them again give another --name")
     return states["FAIL"]

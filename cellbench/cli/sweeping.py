@@ -237,7 +237,8 @@ def _check(
     try:
         checked, made = _check_experiment(experiment)
     except UserError as error:
-        raise UserError(f"{config.experiment}: {error}") from error
+        named = str(error).startswith(f"{config.experiment}: ")
+        raise UserError(str(error) if named else f"{config.experiment}: {error}") from error
     if checked.config.tensorboard:
         check_tensorboard()
     set_up_data(made.data, "fit", checked.config.seed_everything, Ranks())  # for all workers

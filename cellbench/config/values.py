@@ -329,12 +329,22 @@ def _check_scalar(key: str, value: Any, kind: Any) -> None:
             _refuse(key, value, kind)
         return
     whole = isinstance(value, int) and not isinstance(value, bool)
+    if kind is float and _is_not_finite(value):
+        raise UserError(f"{key}: {float(value)} is not a finite number")
     if not (whole if kind is int else isinstance(value, kind) or (kind is float and whole)):
         _refuse(key, value, kind)
-    if kind is float and not whole and not math.isfinite(value):
-        raise UserError(f"{key}: {value} is not a finite number")
     if whole and abs(value) > MAX_INTEGER:
         raise UserError(f"{key}: a whole number beyond 64 bits; at most {MAX_INTEGER}")
+
+
+def _is_not_finite(value: Any) -> bool:
+    """Return True for NaN and infinity, in YAML's spelling and in Python's."""
+    if not isinstance(value, float | str):
+        return False
+    try:
+        return not math.isfinite(float(value))
+    except ValueError:
+        return False
 
 
 def _check_container(key: str, value: Any, kind: Any, closed: bool) -> None:
@@ -446,7 +456,8 @@ def _has_form(value: Any, kind: Any) -> bool:
     if isinstance(value, list | tuple):
         return inspect.isclass(origin) and issubclass(origin, Sequence) and origin is not str
     if isinstance(value, str):
-        return isinstance(kind, type) and issubclass(kind, os.PathLike)
+        is_path = isinstance(kind, type) and issubclass(kind, os.PathLike)
+        return is_path or (kind is float and _is_not_finite(value))
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and kind is (int if isinstance(value, int) else float)
 

@@ -17,7 +17,7 @@ from cellbench.data.smote import Smote
 from cellbench.data.splits import Split
 from cellbench.data.table import Part, SampleTable
 from cellbench.data.training_split import TrainingSplit
-from cellbench.utils.errors import UserError
+from cellbench.utils.errors import UserError, counted
 
 _CHUNK = 16
 """Images in a batch of `every_image`: results that are cached must not depend on batch_size."""
@@ -95,7 +95,8 @@ def check_devices(devices: int, batch_size: int, split: Split) -> None:
         n = len(split.indices(part))
         if n < devices:
             raise UserError(
-                f"trainer.devices: {devices}, but {part} has {n} images; use fewer devices"
+                f"trainer.devices: {devices}, but {part} has {counted(n, 'image')}; use fewer "
+                "devices"
             )
 
 

@@ -12,7 +12,10 @@ from cellbench.data import files
 from cellbench.data.dataset import Batch
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.views import Image, apply_view, needs_mask
-from cellbench.utils.errors import UserError
+from cellbench.utils.errors import UserError, counted
+
+_MASKS = "masks"
+"""Folder in a folder of images that holds their masks, as FolderDataModule has it."""
 
 
 class UnlabelledImages(Dataset[Batch]):
@@ -31,7 +34,8 @@ class UnlabelledImages(Dataset[Batch]):
 
     Raises:
         UserError: A file or folder is missing or a folder cannot be listed, there is no image, an
-            image lacks the mask that the view needs, or two would have the same.
+            image lacks the mask that the view needs, or two would have the same; or masks are given
+            and would change nothing.
     """
 
     def __init__(
@@ -57,6 +61,8 @@ class UnlabelledImages(Dataset[Batch]):
         path. They are in the order given; the files of a folder are sorted."""
         self.unreadable: dict[int, str] = {}
         """Reason for each position whose image could not be read so far."""
+        self.note = _note_left_out(images, masks)
+        """Image files left out as masks although no `masks` named their folder; None for none."""
         self._masks: list[str] | None = None
         if needs_mask(preprocessing.view) and preprocessing.masks == "expert":
             if masks is None:
@@ -66,6 +72,12 @@ class UnlabelledImages(Dataset[Batch]):
                 )
             self._masks = [mask_of[path] for path in self._paths]
             _check_masks(self._paths, self._masks, preprocessing.view)
+        elif masks is not None and len(self._paths) == len(below):
+            own = "" if preprocessing.view == "raw" else " but cellbench's own segmentation"
+            raise UserError(
+                f"--masks: the model was trained on view {preprocessing.view}, which uses no masks"
+                f"{own}; leave --masks out"
+            )
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -108,13 +120,29 @@ def _image_files(images: Sequence[Path]) -> dict[str, str]:
             raise UserError(f"--images: there is no file or folder {given}")
         for folder, inside, names in os.walk(given, onerror=_refuse):
             own = os.path.relpath(folder, given)
-            # The masks of a folder of one's own lie in it.
-            inside[:] = sorted(name for name in inside if (own, name) != (".", "masks"))
+            inside[:] = sorted(name for name in inside if (own, name) != (".", _MASKS))
             for name in sorted(names):
-                if os.path.splitext(name)[1].lower() in files.IMAGE_SUFFIXES:
+                if _is_image(name):
                     path = os.path.normpath(os.path.join(folder, name))
                     below.setdefault(path, os.path.normpath(os.path.join(own, name)))
     return below
+
+
+def _note_left_out(images: Sequence[Path], masks: Path | None) -> str | None:
+    """Return a note on the image files in folders called masks that `_image_files` passes over."""
+    notes = []
+    for folder in dict.fromkeys(given / _MASKS for given in images):
+        if masks is None or not os.path.isdir(folder) or not os.path.samefile(folder, masks):
+            n = sum(_is_image(name) for _, _, names in os.walk(folder) for name in names)
+            if n:
+                notes.append(f"{counted(n, 'image file')} in {folder}")
+    if not notes:
+        return None
+    return f"left out as masks: {', '.join(notes)}; to classify them give that folder as --images"
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in files.IMAGE_SUFFIXES
 
 
 def _refuse(error: OSError) -> None:

@@ -105,6 +105,15 @@ def export(model: CellClassifier, metadata: dict[str, Any], path: Path) -> None:
         onnx.save(proto, beside, format="protobuf")
 
 
+def is_export(path: Path) -> bool:
+    """Return True for an ONNX file that `export` has written."""
+    try:
+        proto = import_module("onnx").load(path, load_external_data=False)
+    except Exception:  # whatever a file of another kind provokes in the reader
+        return False
+    return any(entry.key == METADATA for entry in proto.metadata_props)
+
+
 def compare(model: CellClassifier, path: Path, batches: Iterable[Tensor]) -> Check:
     """Compare an ONNX file, run by onnxruntime, with the model that was exported.
 

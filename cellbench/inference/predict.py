@@ -1,5 +1,6 @@
 """Predictions for images without labels, from a run's checkpoint alone."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,17 @@ from cellbench.inference.rebuild import build_model
 from cellbench.inference.temperature import Temperature
 from cellbench.models.classifier import CellClassifier
 from cellbench.training.signals import EndAtSignal
-from cellbench.utils.errors import UserError
+from cellbench.utils.errors import UserError, counted
 from cellbench.utils.terminal import say
+from cellbench.utils.untrusted import check_replaceable, has_mark
 
 EXPLAINED = 16
 """Images whose heat maps are computed together."""
+
+
+SHEET_MARK = "cellbench contact sheet"
+HEAT_MARK = "cellbench heat maps"
+"""Descriptions in the metadata of the PNG files, by which an earlier output is recognised."""
 
 
 def predict(
@@ -62,19 +69,23 @@ def predict(
     for name, value in (("batch_size", batch_size), ("max_pixels", max_pixels)):
         if value < 1:
             raise UserError(f"--{name}: {value} is less than 1")
+    unreadable = output.with_suffix(".unreadable.csv")
+    check_replaceable("--output", output, has_mark(b"file,predicted,confidence,"))
+    check_replaceable("--output", unreadable, has_mark(b"file,reason\n"))
+    if contact_sheet is not None:
+        check_replaceable("--contact_sheet", contact_sheet, has_mark(SHEET_MARK.encode()))
     described, state = read_checkpoint(folder.best)
     dataset = UnlabelledImages(images, masks, described.preprocessing, max_pixels)
+    maps: list[Callback] = []
+    if explain is not None:
+        maps.append(_HeatMaps(explain, dataset, described.preprocessing.fill))
     model = build_model(described, state)
     temperature = Temperature.of_run(folder)
     sheet = None if contact_sheet is None else ContactSheet(model.classes)
     signals = EndAtSignal("nothing is written; give the command again")
-    unreadable = output.with_suffix(".unreadable.csv")
     with whole_file(output) as beside, open_table(beside) as file:
         table = PredictionTable(file, dataset, model.classes, temperature.value, sheet)
-        callbacks: list[Callback] = [signals, table]
-        if explain is not None:
-            callbacks.append(_HeatMaps(explain, dataset, described.preprocessing.fill))
-        trainer = _trainer(described, accelerator, folder, callbacks)
+        trainer = _trainer(described, accelerator, folder, [signals, table, *maps])
         with signals.watching():
             trainer.predict(model, _loader(dataset, batch_size), return_predictions=False)
         if len(dataset.unreadable) == len(dataset):
@@ -82,12 +93,14 @@ def predict(
                 f"none of the {len(dataset)} images can be read; the first: {dataset.unreadable[0]}"
             )
         write_unreadable(unreadable, dataset)
-    say(f"{table.written} images, view {described.preprocessing.view}: {output}")
+    say(f"{counted(table.written, 'image')}, view {described.preprocessing.view}: {output}")
+    if dataset.note:
+        say(f"NOTE {dataset.note}")
     _note_possible_masks(dataset)
     say(f"confidence at temperature {temperature.value:.3g}: {temperature.why}")
     _note_unreadable(dataset, unreadable)
     if sheet is not None and contact_sheet is not None:
-        figures.save(sheet.draw(), contact_sheet)
+        figures.save(sheet.draw(), contact_sheet, SHEET_MARK)
         say(f"contact sheet: {contact_sheet}")
     if explain is not None:
         say(f"heat maps: {explain}")
@@ -97,7 +110,8 @@ def predict(
 def warn_of(folder: RunFolder, described: Description) -> None:
     """Print a warning if a run is unfinished, or if its scores are unreliable."""
     if folder.unfinished:
-        say(f"NOTE the run is unfinished: python -m cellbench fit --resume {folder.path}")
+        path = shlex.quote(str(folder.path))
+        say(f"NOTE the run is unfinished: python -m cellbench fit --resume {path}")
     if described.leaky:
         say(f"UNRELIABLE: the run was {described.leaky}")
 
@@ -107,8 +121,8 @@ def _note_possible_masks(dataset: UnlabelledImages) -> None:
     twins = len(dataset) - len({Path(name).with_suffix("") for name in dataset.names})
     if twins:
         say(
-            f"NOTE {twins} files have the name of another but for the suffix: if they are masks, "
-            "give their folder as --masks"
+            f"NOTE {counted(twins, 'name')} given to several files that differ in the suffix: if "
+            "some are masks, give their folder as --masks"
         )
 
 
@@ -157,12 +171,19 @@ class _HeatMaps(Callback):
         folder: Folder of the PNGs; each has the image's own path below it, with .png appended.
         dataset: The images.
         fill: The view's fill, which integrated gradients start from.
+
+    Raises:
+        UserError: The folder is a file, or another file would be overwritten.
     """
 
     def __init__(self, folder: Path, dataset: UnlabelledImages, fill: int) -> None:
         self._folder = folder
         self._dataset = dataset
         self._fill = fill
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--explain: {folder} is a file; give a folder")
+        for name in dataset.names if folder.exists() else ():
+            check_replaceable("--explain", self._path(name), has_mark(HEAT_MARK.encode()))
 
     def on_predict_batch_end(
         self,
@@ -182,7 +203,8 @@ class _HeatMaps(Callback):
             pictures = side_by_side(pl_module, batch.images[some], self._fill)
             for i, picture in zip(some, pictures, strict=True):
                 with whole_file(self._path(self._dataset.names[positions[i]])) as beside:
-                    matplotlib.image.imsave(beside, picture, format="png")
+                    described = {"Description": HEAT_MARK}
+                    matplotlib.image.imsave(beside, picture, format="png", metadata=described)
 
     def _path(self, name: str) -> Path:
         """Return the PNG's path, which is always inside the folder."""

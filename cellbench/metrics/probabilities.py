@@ -294,9 +294,10 @@ class Bins:
         the smallest true error that could have produced the observed one. The candidates are the
         differences of the bins, all shrunk by the same factor, plus noise with the covariance
         between groups. The upper end is the error minus its bias, plus the larger of two margins:
-        that of the intervals of the accuracies in the bins, and that of the error between groups. The error is never below the distance between mean
-        confidence and accuracy, so the upper end is at least that of this distance: groups that
-        are right or wrong together move all bins at once.
+        that of the intervals of the accuracies in the bins, and that of the error between groups.
+        The error is never below the distance between mean confidence and accuracy, so the upper end
+        is at least that of this distance: groups that are right or wrong together move all bins at
+        once.
         """
         groups, error, differences = len(self._excess), self.error, self._excess.sum(axis=0)
         if groups < 2:

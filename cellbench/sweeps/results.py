@@ -21,6 +21,7 @@ from cellbench.sweeps.config import SweepConfig
 from cellbench.sweeps.folder import SweepFolder, merged
 from cellbench.sweeps.space import Point
 from cellbench.sweeps.study import Study
+from cellbench.utils.errors import counted
 
 STATES = {
     "COMPLETE": "done",
@@ -83,7 +84,8 @@ def write_best(
         return
     head = (
         f"# Trial {best.number} of the sweep {name}: mean {config.metrics[0]} {best.values[0]:.4f} "
-        f"over {len(config.runs)} run(s), the best of {len(study.trials())} trials.\n"
+        f"over {counted(len(config.runs), 'run')}, the best of "
+        f"{counted(len(study.trials()), 'trial')}.\n"
     )
     flag = warning_flag(config)
     head += f"# UNRELIABLE: {flag}\n" if flag else ""

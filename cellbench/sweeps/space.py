@@ -112,9 +112,8 @@ class Space:
             for other, values in parameter.when.items():
                 if other not in parameters:
                     known = [key for key in parameters if key != path]
-                    raise UserError(
-                        f"space: {path}: when: {other} is not in the space{suggest(other, known)}"
-                    )
+                    hint = suggest(other, known) or "; add it, or remove the condition"
+                    raise UserError(f"space: {path}: when: {other} is not in the space{hint}")
                 allowed = parameters[other].values
                 for value in values:
                     if allowed is None or value not in allowed:

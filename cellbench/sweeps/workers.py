@@ -17,7 +17,7 @@ from pathlib import Path
 from joblib import cpu_count
 
 from cellbench.utils import streams
-from cellbench.utils.errors import UserError
+from cellbench.utils.errors import UserError, counted
 
 GRACE_S = 90.0
 """Seconds that a run has to save its state and end."""
@@ -104,8 +104,9 @@ def divide(workers: int, gpus: Sequence[str], per_run: float) -> list[Slot]:
         groups = [tuple(gpus[i : i + n]) for i in range(0, len(gpus) - n + 1, n)]  # type: ignore[misc]
     if workers > len(groups):
         raise UserError(
-            f"--workers: {workers} with {per_run:g} GPUs each, and here are {len(gpus)} GPUs; at "
-            f"most {len(groups)} workers, or a smaller --gpus"
+            f"--workers: {workers}, each with --gpus {per_run:g}, and the machine has "
+            f"{counted(len(gpus), 'GPU')}; at most {counted(len(groups), 'worker')}, or a smaller "
+            "--gpus"
         )
     return [Slot(threads, group) for group in groups[:workers]]
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from cellbench.artifacts.conditions import few_groups
 from cellbench.training.run import Run
+from cellbench.utils.errors import counted
 
 
 def announcement(run: Run, precision: str, loading: str) -> str:
@@ -19,7 +20,7 @@ def announcement(run: Run, precision: str, loading: str) -> str:
     total = sum(p.numel() for p in model.parameters())
     fold = "" if data.split.folds is None else f", fold {data.split.fold or 0}"
     purged = int((data.partition.parts == "purged").sum())
-    out = f", {purged} images purged: they share a group with a scored part" if purged else ""
+    out = f", {counted(purged, 'image')} purged: groups shared with a scored part" if purged else ""
     lines = [
         f"data       {type(data).__name__}, {len(data.classes)} classes, view {data.view}: "
         f"{n['train']} train, {n['val']} val, {n['test']} test images",
@@ -45,14 +46,15 @@ def _notes_on_data(run: Run) -> Iterator[str]:
         yield data.note
     batches = run.config["trainer"].get("limit_train_batches")
     if run.trains and batches is not None:
-        yield f"an epoch ends after {batches} batches: trainer.limit_train_batches"
+        limit = counted(batches, "batch", "batches")
+        yield f"an epoch ends after {limit}: trainer.limit_train_batches"
     if run.trains and data.train_labels is not None:
         training = data.training
         out = len(data.partition.indices("train")) - len(training.positions)
         other = int((training.all_labels != data.table.labels)[training.positions].sum())
         yield (
-            f"data.train_labels leaves {out} training images out, and gives {other} another "
-            "label than the dataset's"
+            f"data.train_labels leaves {counted(out, 'training image')} out, and gives {other} "
+            "another label than the dataset's"
         )
     elif data.label_noise:
         yield f"{data.label_noise:.0%} of the training labels replaced by others"

@@ -14,10 +14,9 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-T = TypeVar("T")
+from cellbench.utils.streams import LAUNCHED
 
-LAUNCHED = "CELLBENCH_LAUNCHED"
-"""Environment variable that cellbench's launcher sets. When the launcher ends, stdin is closed."""
+T = TypeVar("T")
 
 
 def environment() -> ClusterEnvironment | None:

@@ -3,6 +3,7 @@
 import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 MAX_MESSAGE = 280
 """Greatest number of characters of a message; with the program's name, a line has at most 300."""
@@ -37,6 +38,25 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def counted(n: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun.
+
+    Args:
+        n: The number.
+        noun: The noun in the singular.
+        plural: Its plural, if an s at its end does not make it.
+    """
+    return f"{n} {noun if n == 1 else plural or noun + 's'}"
+
+
+def short_path(path: Path) -> str:
+    """Return a path for a message, with ~ for the user's home folder."""
+    try:
+        return f"~/{path.relative_to(Path.home())}"
+    except (ValueError, RuntimeError):  # it lies elsewhere, or there is no home
+        return str(path)
 
 
 class UserError(Exception):

@@ -12,6 +12,10 @@ import signal
 import sys
 from typing import Any
 
+LAUNCHED = "CELLBENCH_LAUNCHED"
+"""Environment variable of the processes that cellbench's launcher starts, and whose stdin ends with
+it."""
+
 
 class _Lasting(io.FileIO):
     """A file descriptor that is replaced by the null device as soon as a write fails.

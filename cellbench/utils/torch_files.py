@@ -2,6 +2,7 @@
 
 import hashlib
 import stat
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -78,7 +79,10 @@ def read(path: Path, *, mapped: bool = False) -> Any:
         archive = zipfile.is_zipfile(path)
         if archive:
             _check_sums(path)
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive and mapped)
+        mmap = archive and mapped
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's about a file that is not its own
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         if isinstance(content, dict) and DIGEST in content and content[DIGEST] != digest(content):
             raise Damaged("its content does not match its digest")
     except Damaged:

@@ -1,10 +1,14 @@
 """Safe reading of files and folders from untrusted sources."""
 
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
 from cellbench.utils.errors import UserError
+
+_MARKED = 4096
+"""Bytes at the beginning of a file that `has_mark` looks at."""
 
 
 def inside(folder: Path, *parts: str) -> Path:
@@ -64,6 +68,44 @@ def open_text(path: Path, encoding: str = "utf-8") -> TextIO:
     """
     _check_regular(path)
     return path.open(encoding=encoding, newline="")
+
+
+def check_replaceable(option: str, path: Path, is_own: Callable[[Path], bool]) -> None:
+    """Check that writing a file destroys nothing but an earlier output of the same kind.
+
+    Args:
+        option: Option that gave the path, for errors.
+        path: File that is about to be written; an empty one may be replaced by anything.
+        is_own: Returns True for an output of the same kind.
+
+    Raises:
+        UserError: There is a file of another kind, or a folder.
+    """
+    try:
+        status = path.stat()
+    except OSError:  # it is not there; if it cannot be written, writing it says why
+        return
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError(f"{option}: {path} is a folder; give a file")
+    regular = stat.S_ISREG(status.st_mode)
+    if not regular or (status.st_size and not is_own(path)):
+        raise UserError(
+            f"{option}: {path} exists and would be overwritten, and it is not an earlier output "
+            "of this command; give another path, or remove it"
+        )
+
+
+def has_mark(mark: bytes) -> Callable[[Path], bool]:
+    """Return a function that looks for some bytes among the first of a file."""
+
+    def found(path: Path) -> bool:
+        try:
+            with path.open("rb") as file:
+                return mark in file.read(_MARKED)
+        except OSError:
+            return False
+
+    return found
 
 
 def _check_regular(path: Path) -> None:

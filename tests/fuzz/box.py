@@ -143,11 +143,12 @@ def program(args: Sequence[str]) -> None:
     """
     from cellbench.cli import running
     from cellbench.sweeps import workers
+    from tests.conftest import last_of_each
 
     workers._context = multiprocessing.get_context("fork")  # type: ignore[assignment]
     workers.warm_up = lambda modules: None
     running.launch = lambda args, processes: 0
-    sys.argv = ["cellbench", *args]
+    sys.argv = ["cellbench", *last_of_each(args)]
     with suppress(FileNotFoundError):
         sys.path.insert(0, os.getcwd())
     sys.modules.pop("cellbench.__main__", None)  # else runpy warns

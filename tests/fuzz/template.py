@@ -60,7 +60,7 @@ TINY = (
 )
 """What makes a fit in a working folder take a second."""
 
-PREDICT = ("predict", "--run=run", "--images=cells", "--masks=cells/masks", "--output=out.csv")
+PREDICT = ("predict", "--run=run", "--images=cells", "--output=out.csv")
 """Classifies the images of `cells` with `run`."""
 
 CLASSES = (

@@ -1,6 +1,7 @@
 """Anybody's images: a folder for each class, or a CSV file."""
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import get_args
 from cellbench.data import files
 from cellbench.data.file_module import FileDataModule
 from cellbench.data.table import Part, Sample, check_ids
-from cellbench.utils.errors import UserError
+from cellbench.utils.errors import UserError, counted
+
+_ENDINGS = 5
+"""Largest number of endings in a note on files that are left out."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -55,6 +59,23 @@ class FolderDataModule(FileDataModule):
             UserError: A listed file is missing, a class has no image, or a split is not known.
         """
         return self._from_folders() if self.csv is None else self._from_table()
+
+    @property
+    def note(self) -> str | None:
+        """Files that are not among the samples of the class folders, counted; None for none."""
+        if self.csv is not None:
+            return None
+        below = [
+            name
+            for folder in self._class_folders()
+            for _, _, names in os.walk(folder)
+            for name in names
+            if Path(name).suffix.lower() not in files.IMAGE_SUFFIXES
+        ]
+        above = [path.name for path in self.root.iterdir() if path.is_file()]
+        places = [("in the class folders", below), ("above the class folders", above)]
+        found = [f"{_by_ending(names)} {where}" for where, names in places if names]
+        return f"no samples: {'; '.join(found)}" if found else None
 
     def _class_folders(self) -> list[Path]:
         self._require(self.root, "the folder")
@@ -120,3 +141,10 @@ class FolderDataModule(FileDataModule):
         if not os.path.isfile(path):  # Path.is_file raises if the name is too long
             raise UserError(f"{table} lists '{name}', but there is no {path}")
         return path
+
+
+def _by_ending(names: list[str]) -> str:
+    """Return how many files have each ending, the most frequent first."""
+    counts = Counter(Path(name).suffix.lower() or name for name in names)
+    shown = [counted(n, f"{ending} file") for ending, n in counts.most_common(_ENDINGS)]
+    return ", ".join(shown) + (", ..." if len(counts) > _ENDINGS else "")

@@ -157,5 +157,5 @@ def imagenet(name: str, image_size: tuple[int, int]) -> dict[str, Tensor]:
     except Exception as error:  # huggingface_hub and requests raise a dozen kinds
         raise UserError(
             f"model.weights: timm cannot load the published weights of {bare} "
-            f"({' '.join(str(error).split())[:200]}); give model.weights a state-dict file, or none"
+            f"({' '.join(str(error).split())[:120]}); give model.weights a state-dict file, or none"
         ) from error

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from cellbench.models.heads import OwnPooling
-from cellbench.utils.errors import UserError
+from cellbench.utils.errors import UserError, short_path
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -154,9 +154,9 @@ def imagenet(name: str, image_size: tuple[int, int]) -> dict[str, Tensor]:
         state: dict[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
         file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"model.weights: cannot download {name}'s ImageNet weights ({error}); where there is "
-            f"no network, put {Path(weights.url).name} from another machine at {file}, or give "
-            "model.weights a state-dict file, or none"
+            f"model.weights: cannot download {name}'s ImageNet weights; copy {short_path(file)} "
+            f"from another machine, or give a state-dict file, or none ({reason:.64})"
         ) from error
     return state

@@ -114,6 +114,7 @@ def _read_config(
         config, folder, source = value, Path(), ""
     else:
         config, folder = yaml.read_mapping(Path(text), "--config"), Path(text).parent
+        source = f"{text}: "
     check_file(text, config)
     config.pop("$schema", None)  # a hint for editors, which jsonargparse drops too
     try:

@@ -29,10 +29,11 @@ from cellbench.utils.untrusted import check_replaceable, has_mark
 EXPLAINED = 16
 """Images whose heat maps are computed together."""
 
-
 SHEET_MARK = "cellbench contact sheet"
+"""Description in the metadata of a contact sheet, by which an earlier one is recognised."""
+
 HEAT_MARK = "cellbench heat maps"
-"""Descriptions in the metadata of the PNG files, by which an earlier output is recognised."""
+"""Description in the metadata of an image's heat maps, by which earlier ones are recognised."""
 
 
 def predict(

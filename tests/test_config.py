@@ -507,3 +507,11 @@ def test_text_that_looks_like_a_number_is_written_and_read_as_text(text):
         "name": text,
         text: [text, 1e-7, 3, None],
     }
+
+
+def test_the_place_of_a_dataset_in_an_earlier_version_is_still_read(tmp_path):
+    file = tmp_path / "printed.yaml"
+    file.write_text("data: {class_path: cellbench.data.synthetic.SyntheticDataModule}\n")
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", f"--config={file}", "--print_config"])
+    assert stopped.value.code == 0

@@ -281,6 +281,19 @@ def test_the_calibration_error_may_be_as_large_as_the_overall_one():
         assert high > abs(excess.mean()) + 1.96 * sem(of_groups)
 
 
+def test_groups_that_move_bins_in_opposite_directions_widen_the_calibration_error():
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(60):
+        shifts = rng.normal(0, 0.1, 5).repeat(50)
+        groups = np.tile(np.arange(5).repeat(50), 2)
+        confidence = np.repeat([0.9, 0.6], 250)
+        true = np.concatenate([0.85 + shifts, 0.6 - shifts]).clip(0, 1)
+        labels = (rng.random(500) > true).astype(int)
+        low, high = Bins(labels, np.stack([confidence, 1 - confidence], 1), groups).interval()
+        held += low <= 0.025 <= high
+    assert held >= 54
+
+
 def test_simulated_test_sets_are_stratified():
     setting = Setting(300, 10, 0.93, 1, 1)  # 18, 5, 5 and 2 groups
     labels, _, groups, _ = draw_test_set(setting, np.random.default_rng(0))

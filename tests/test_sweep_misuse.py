@@ -191,3 +191,15 @@ def test_a_mistake_in_the_experiment_names_its_file_once(fails, sweep_file, tmp_
     (tmp_path / "tiny.yaml").write_text("model: {lrr: 1}\n")
     line = fails(*command)
     assert line.startswith(f"{tmp_path / 'tiny.yaml'}: unknown option 'model.lrr'")
+
+
+@pytest.mark.parametrize("name", ["data", "model", "trainer", "checkpoint", "wandb"])
+def test_names_of_an_experiments_options_are_values_as_any(fails, tmp_path, name):
+    file = tmp_path / f"{name}.yaml"
+    line = fails("sweep", "--config", str(file), "--name", name, "--runs", name)
+    assert f"cannot read {file}" in line
+
+
+def test_the_content_of_a_sweeps_file_is_no_file(fails):
+    line = fails("sweep", '--config={"experiment": "demo.yaml", "space": {"model.lr": [0.1]}}')
+    assert "expected a sweep's file" in line

@@ -229,7 +229,10 @@ def test_without_a_home_the_cache_asks_for_a_folder(tmp_path, fails, monkeypatch
         (BlockingIOError(errno.EAGAIN, "fork"), "no more threads or processes can be started"),
         (RuntimeError("can't start new thread"), "no more threads or processes can be started"),
         (MemoryError(), "there is not enough memory"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"), "the memory is not"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes"),
+            "there is not enough memory",
+        ),
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full; make room"),
     ],
 )

@@ -100,7 +100,7 @@ def test_a_file_that_says_another_class_ends_with_1(fit, folder_root, capsys, mo
 
     monkeypatch.setattr(exporter, "export", wrong)
     assert main(["export", f"--run={run}"]) == 1
-    assert "UNRELIABLE: 64 images have another class" in capsys.readouterr().out
+    assert "UNRELIABLE: another class by the ONNX file: 64 images" in capsys.readouterr().out
     check = json.loads((run / "export" / "model.check.json").read_text())
     assert check["same_class"] == 0
 

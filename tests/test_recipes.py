@@ -475,8 +475,8 @@ def test_labels_that_changed_since_are_noticed(relabelled, fails, tmp_path, monk
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--label_history=true", "--model.mixup=0.2"], "label_history: beside mixup an image"),
-        (["--data.smote={}", "--model.co_teaching.forget_rate=0.2"], "co_teaching: beside smote"),
+        (["--label_history=true", "--model.mixup=0.2"], "label_history: with mixup an image"),
+        (["--data.smote={}", "--model.co_teaching.forget_rate=0.2"], "co_teaching: with smote"),
         (["--data.smote={}", "--data.view=silhouette"], "data.smote: two outlines have no blend"),
         (
             ["--model.norm=group", "--model.backbone=alexnet", "--data.image_size=64"],

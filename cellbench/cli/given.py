@@ -117,12 +117,12 @@ def _read_config(
         source = f"{text}: "
     check_file(text, config)
     config.pop("$schema", None)  # a hint for editors, which jsonargparse drops too
+    _refuse_pipe(f"{option}: {text}", config, folder)
     try:
         _refuse_removed(config)
         values.check_group("", config, types)
     except UserError as error:
         raise UserError(f"{source}{error}") from error
-    _refuse_pipe(f"{option}: {text}", config, folder)
     return config
 
 

@@ -157,6 +157,6 @@ def imagenet(name: str, image_size: tuple[int, int]) -> dict[str, Tensor]:
         reason = " ".join(str(error).split())
         raise UserError(
             f"model.weights: cannot download {name}'s ImageNet weights; copy {short_path(file)} "
-            f"from another machine, or give a state-dict file, or none ({reason:.64})"
+            f"from another machine, or use none ({reason:.48})"
         ) from error
     return state

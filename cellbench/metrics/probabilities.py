@@ -98,8 +98,9 @@ def calibration(
         value = float(own[k].mean())
         shifts = mean_contributions(np.bincount(group, own[k]), counts)
         variance, df = variance_of(shifts)
-        # An overconfident network implies too small a variance: it adds no degree of freedom.
-        shrunk, _ = moderated(variance, df, implied[k])
+        shrunk, moderated_df = moderated(variance, df, implied[k])
+        # An overconfident network implies too small a variance: with few groups that adds nothing.
+        df = min(moderated_df, len(counts) - 1.0)
         ends = bounded(value, shrunk, df, 0.0, worst, len(counts))
         judged[name] = entry(value, ends, base[k].mean())
     base_error = Bins(labels, prior, group).error

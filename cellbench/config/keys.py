@@ -188,10 +188,7 @@ def settings_for_scoring(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def drop_places(config: Mapping[str, Any]) -> None:
     """Remove the places to write to from a stored configuration, as YAML has it."""
-    for entry in KEYS:
-        if entry.written_to:
-            group, name = _group_of(config, entry.name)
-            group.pop(name, None)
+    _drop(config, lambda key: key.written_to)
 
 
 def find_removed(config: Mapping[str, Any]) -> Key | None:
@@ -205,10 +202,7 @@ def find_removed(config: Mapping[str, Any]) -> Key | None:
 
 def drop_removed(config: Mapping[str, Any]) -> None:
     """Remove the options that no longer exist from a stored configuration, as YAML has it."""
-    for entry in KEYS:
-        if entry.removed:
-            group, name = _group_of(config, entry.name)
-            group.pop(name, None)
+    _drop(config, lambda key: bool(key.removed))
 
 
 def depends_on_removed(config: Mapping[str, Any]) -> bool:
@@ -241,6 +235,14 @@ def names_class(value: Any) -> bool:
     if isinstance(value, dict):
         return "class_path" in value or any(map(names_class, value.values()))
     return isinstance(value, list) and any(map(names_class, value))
+
+
+def _drop(config: Mapping[str, Any], unwanted: Callable[[Key], bool]) -> None:
+    """Remove the unwanted keys that the table names from a configuration, in place."""
+    for entry in KEYS:
+        if unwanted(entry):
+            group, name = _group_of(config, entry.name)
+            group.pop(name, None)
 
 
 def _select(

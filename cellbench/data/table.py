@@ -36,6 +36,10 @@ class Sample:
     """Part of the authors' split; None if there is no official split."""
     votes: tuple[int, ...] | None = None
     """Class that each annotator chose; None if unknown."""
+    fold: str | None = None
+    """Fold of the authors' cross-validation in which the image is tested; None if unknown."""
+    domain: str | None = None
+    """Laboratory or scanner; None if unknown."""
 
 
 class SampleTable:

@@ -1,0 +1,1 @@
+"""Reading of other people's folders and tables: classes, parts, groups, masks, and doubts."""

@@ -1,0 +1,37 @@
+"""Result of reading a folder or a table: its samples, and everything that the user should see."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cellbench.data.table import Sample
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Something that looks suspicious, with the option that settles it."""
+
+    what: str
+    """The observation, with its numbers and the first example."""
+    option: str
+    """The option of the command line that settles it, such as `data.mask_pattern`."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Understanding of a folder or a table of images. No pixel has been decoded."""
+
+    classes: tuple[str, ...]
+    """Class names, sorted; a label is an index into them."""
+    samples: tuple[Sample, ...]
+    """The samples, sorted by id."""
+    found: Mapping[str, str] = field(default_factory=dict)
+    """Where each kind of information was found: groups, parts, folds, masks, domains."""
+    left_out: Mapping[str, Counter[str]] = field(default_factory=dict)
+    """Files that are not samples: for each reason, their numbers by suffix."""
+    doubts: tuple[Doubt, ...] = ()
+    """Observations that the user should settle; none of them stops the reading."""
+    unused_columns: tuple[str, ...] = ()
+    """Columns of the table that are not used."""
+    options: Mapping[str, object] = field(default_factory=dict)
+    """Options of FolderDataModule with which `fit` reads the same, beside `root`."""

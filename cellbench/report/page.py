@@ -163,6 +163,8 @@ def _splits(found: Sequence[Condition]) -> Iterator[dict[str, Any]]:
             "folds": folds,
             "n": n,
             "groups": len(set(runs[0].split.group.values())),
+            # Runs of earlier versions do not say.
+            "known": runs[0].metrics["split"].get("groups", ""),
             "sizes": {
                 part: sorted({len(split.parts[part]) for split in of_digest.values()})
                 for part in ("train", "val", "test")

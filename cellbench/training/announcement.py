@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from cellbench.artifacts.conditions import few_groups
+from cellbench.data.module import CellDataModule
 from cellbench.training.run import Run
 from cellbench.utils.errors import counted
 
@@ -18,13 +19,15 @@ def announcement(run: Run, precision: str, loading: str) -> str:
     data, model, trainer = run.data, run.model, run.trainer
     n = {part: len(data.partition.indices(part)) for part in ("train", "val", "test")}
     total = sum(p.numel() for p in model.parameters())
-    fold = "" if data.split.folds is None else f", fold {data.split.fold or 0}"
+    fold = "" if data.partition.fold is None else f", fold {data.partition.fold}"
+    fold += f" ('{data.partition.fold_name}')" if data.partition.fold_name is not None else ""
     purged = int((data.partition.parts == "purged").sum())
     out = f", {counted(purged, 'image')} purged: groups shared with a scored part" if purged else ""
     lines = [
         f"data       {type(data).__name__}, {len(data.classes)} classes, view {data.view}: "
         f"{n['train']} train, {n['val']} val, {n['test']} test images",
         f"split      {data.split.protocol}{fold}, digest {data.partition.digest[:12]}{out}",
+        f"groups     {_describe_groups(data)}",
         f"images     {data.where}, {loading}",
         *([f"epoch      {data.shown}"] if run.trains and data.shown else []),
         f"model      {model.arguments['backbone']}, {total:,} parameters, "
@@ -37,6 +40,16 @@ def announcement(run: Run, precision: str, loading: str) -> str:
     lines += [f"NOTE       {note}" for note in (*_notes_on_data(run), *_notes_on_model(run))]
     lines += [f"UNRELIABLE {flag}" for flag in run.stamps]
     return "\n".join(lines)
+
+
+def _describe_groups(data: CellDataModule) -> str:
+    """Describe the groups that the split keeps in one part, if any are known."""
+    known = data.table.known_groups
+    if data.table.copies:
+        known += f"; {counted(len(data.table.copies), 'pair')} of near copies kept together"
+    if known == "none known" and data.split.protocol == "grouped":
+        known += ": each image counts as its own; patients or slides may be in several parts"
+    return known
 
 
 def _notes_on_data(run: Run) -> Iterator[str]:

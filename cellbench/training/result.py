@@ -35,17 +35,18 @@ def summarise(
         parameters: Number of the network's parameters.
     """
     prior = _training_shares(data)
-    split = data.split
+    split = data.partition
     result: dict[str, Any] = {
         "experiment": experiment,
         "stamps": list(stamps),
         "split": {
-            "digest": data.partition.digest,
+            "digest": split.digest,
             "masks": data.masks_digest,
-            "protocol": split.protocol,
+            "protocol": data.split.protocol,
+            "groups": data.table.known_groups,
             "folds": split.folds,
-            "fold": None if split.folds is None else split.fold or 0,
-            "n": {part: len(data.partition.indices(part)) for part in get_args(Part)},
+            "fold": split.fold,
+            "n": {part: len(split.indices(part)) for part in get_args(Part)},
         },
         "epoch": epoch,
         "view": data.view,

@@ -71,7 +71,9 @@ def test_random_filters_keep_their_scale_and_differ():
         if isinstance(m, torch.nn.Conv2d)
     )
     assert layer.weight.shape[1] == layer.in_channels == 12
-    assert float(layer.weight.detach().std() / rgb.weight.detach().std()) == pytest.approx(0.5, rel=0.1)
+    assert float(layer.weight.detach().std() / rgb.weight.detach().std()) == pytest.approx(
+        0.5, rel=0.1
+    )
     assert not torch.allclose(layer.weight[:, 0], layer.weight[:, 1])
 
 

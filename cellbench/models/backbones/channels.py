@@ -1,4 +1,4 @@
-"""First convolutions of a backbone, changed to take other than three channels."""
+"""First layers of a backbone, changed to take other than three channels."""
 
 import math
 
@@ -13,7 +13,9 @@ RGB = 3
 def set_channels(
     trunk: nn.Module, channels: int, image_size: tuple[int, int], *, keep_filters: bool
 ) -> int:
-    """Change the convolutions that see the image so that they take so many channels.
+    """Change the layers that see the image so that they take so many channels.
+
+    A batch norm of the image gets the mean of its three channels for each.
 
     Args:
         trunk: A network for RGB images; changed in place.
@@ -28,9 +30,14 @@ def set_channels(
     Raises:
         ValueError: No convolution sees the image, or one works on each channel for itself.
     """
-    first = _first_convolutions(trunk, image_size)
+    norms, first = _first_layers(trunk, image_size)
     if not first:
         raise ValueError("it has no convolution that sees the image")
+    for norm in norms:
+        norm.num_features = channels
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            if tensor is not None:
+                tensor.data = tensor.data.mean().repeat(channels)
     for layer in first:
         if layer.groups != 1:
             raise ValueError("its first convolution works on each channel for itself")
@@ -46,17 +53,23 @@ def set_channels(
     return len(first)
 
 
-def _first_convolutions(trunk: nn.Module, image_size: tuple[int, int]) -> list[nn.Conv2d]:
-    """Return the convolutions that are given all three channels of the image."""
-    found: list[nn.Conv2d] = []
+def _first_layers(
+    trunk: nn.Module, image_size: tuple[int, int]
+) -> tuple[list[nn.BatchNorm2d], list[nn.Conv2d]]:
+    """Return the batch norms and the convolutions that are given the image's three channels."""
+    norms: list[nn.BatchNorm2d] = []
+    convolutions: list[nn.Conv2d] = []
 
     def record(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         # Squeeze-and-excitation layers may have three channels too, but of a single pixel.
-        of_image = inputs[0].shape[-1] > 1 and inputs[0].shape[1] == RGB
-        if isinstance(layer, nn.Conv2d) and of_image and layer not in found:
-            found.append(layer)
+        if inputs[0].shape[-1] == 1 or inputs[0].shape[1] != RGB:
+            return
+        if isinstance(layer, nn.BatchNorm2d) and layer not in norms:
+            norms.append(layer)
+        if isinstance(layer, nn.Conv2d) and layer not in convolutions:
+            convolutions.append(layer)
 
-    layers = [layer for layer in trunk.modules() if isinstance(layer, nn.Conv2d)]
+    layers = [m for m in trunk.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
     handles = [layer.register_forward_pre_hook(record) for layer in layers]
     training = trunk.training
     trunk.eval()
@@ -66,4 +79,4 @@ def _first_convolutions(trunk: nn.Module, image_size: tuple[int, int]) -> list[n
         trunk.train(training)
         for handle in handles:
             handle.remove()
-    return found
+    return norms, convolutions

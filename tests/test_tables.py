@@ -159,6 +159,10 @@ NOT_TABLES = {
         "t.csv, line 2: the text is neither UTF-8 nor Windows-1252; " + SAVE,
     ),
     "half a character": (PLAIN.encode("utf-16")[:-1], "t.csv is damaged: not UTF-16; " + SAVE),
+    "a broken letter": (
+        PLAIN.encode("utf-8-sig") + b"x.png,h\xe4",
+        "t.csv is damaged: not UTF-8; " + SAVE,
+    ),
     "nothing": ("", "t.csv is empty; give a table with a header, such as path,label"),
     "blanks": ("\ufeff\n \n", "t.csv is empty; give a table with a header, such as path,label"),
     "a header": ("path,label\n", "t.csv has a header and no rows; give one row for each image"),
@@ -173,7 +177,7 @@ NOT_TABLES = {
     ),
     "too few cells": (
         PLAIN + "x.png\n",
-        "t.csv, line 26: 1 cells, but the header has 2; add the missing ones, empty if need be",
+        "t.csv, line 26: 1 cell, but the header has 2; add the missing ones, empty if need be",
     ),
     "two columns of one name": (
         as_csv(("path", "label", "Label "), [(*row, 1) for row in ROWS]),
@@ -212,6 +216,7 @@ def test_a_table_that_is_not_there_is_looked_for_in_the_present_folder(root, mon
     reading = read_label_table(root, here / "t.csv", FolderOptions())
     assert labels_of(reading) == dict(ROWS)
     assert reading.options == {"csv": f"{here}/t.csv"}
+    assert reading.left_out == {}
     with pytest.raises(UserError, match=r"data\.root: there is no folder .*nowhere"):
         read_label_table(root / "nowhere", Path("t.csv"), FolderOptions())
 
@@ -779,6 +784,9 @@ def test_a_run_uses_the_columns_that_are_given(tmp_path, fit, fails, capsys):
     output = tmp_path / "p.csv"
     images = tmp_path / "cells" / "mono"
     assert main(["predict", f"--run={run}", f"--images={images}", f"--output={output}"]) == 0
+    assert fails("fit", *data[:2], *TINY, "--data.columns={group: Patient}") == (
+        "data.columns: they are those of a table; give it as data.csv"
+    )
     assert fails("fit", *data, *TINY, "--data.columns={patient: Patient}") == (
         "data.columns: unknown role 'patient'; allowed: path, label, mask, group, split, fold, "
         "domain"

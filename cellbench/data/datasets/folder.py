@@ -43,6 +43,16 @@ class FolderDataModule(FileDataModule):
 
     how_to_get = "give a folder that holds one folder for each class, or a table as --data.csv"
 
+    def __post_init__(self) -> None:
+        """Check what can be checked without reading a file.
+
+        Raises:
+            UserError: Columns are given, and no table that has them.
+        """
+        super().__post_init__()
+        if self.columns and self.csv is None:
+            raise UserError("data.columns: they are those of a table; give it as data.csv")
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the folders, or labels of the CSV, sorted."""

@@ -66,7 +66,7 @@ def read_label_table(
         for name, label, mask, group, part, fold, domain in columns
     ]
     samples.sort(key=lambda sample: sample.id)
-    left = files.left({*ids, *(mask for mask in masks if mask), csv.as_posix()})
+    left = files.left({*ids, *(mask for mask in masks if mask)})
     roles: dict[str, str | None] = {role: rows.header(role) for role in rows.columns.by_synonym}
     roles |= options.columns
     return Reading(

@@ -93,13 +93,14 @@ class ListedFiles:
         return None
 
     def left(self, used: Iterable[str]) -> Counter[str]:
-        """Return the number of files that are not used, by suffix.
+        """Return the number of files that are not used, by suffix, without the table itself.
 
         Args:
             used: The paths below the root of those that are.
         """
         rest = set(self._paths())
         rest.difference_update(used)
+        rest.discard(self._below_root(os.path.abspath(self._table)) or "")
         names = (path.rpartition("/")[2] for path in rest)
         return Counter(os.path.splitext(name)[1].lower() or name for name in names)
 

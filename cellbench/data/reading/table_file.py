@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from cellbench.utils.errors import UserError
+from cellbench.utils.errors import UserError, counted
 from cellbench.utils.untrusted import read_bytes
 
 MAX_BYTES = 2**29
@@ -84,8 +84,7 @@ class Table:
     def format(self) -> str:
         """Encoding and separator, for the user."""
         assumed = " (assumed, as it is not UTF-8)" if self.encoding == "cp1252" else ""
-        encoding = {"cp1252": "Windows-1252", "utf-8-sig": "UTF-8"}.get(self.encoding)
-        return f"{encoding or self.encoding.upper()}{assumed}, {SEPARATORS[self.separator]}"
+        return f"{_shown(self.encoding)}{assumed}, {SEPARATORS[self.separator]}"
 
 
 def read_table_file(path: Path) -> Table:
@@ -151,12 +150,16 @@ def _decode(path: Path, content: bytes) -> tuple[str, str]:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         if encoding != "utf-8":
-            raise UserError(f"{path} is damaged: not {encoding.upper()}; {_REMEDY}") from error
+            raise UserError(f"{path} is damaged: not {_shown(encoding)}; {_REMEDY}") from error
         encoding = "cp1252"
         text = _decode_western(path, content)
     if "\0" in text:
         raise UserError(f"{path} is not a text file: it has NUL bytes; {_REMEDY}")
     return text, encoding
+
+
+def _shown(encoding: str) -> str:
+    return "Windows-1252" if encoding == "cp1252" else encoding.upper().removesuffix("-SIG")
 
 
 def _guess_encoding(content: bytes) -> str:
@@ -271,7 +274,7 @@ def _even_out(
         if len(row) != width:
             more = len(row) > width
             raise UserError(
-                f"{path}, line {line}: {len(row)} cells, but the header has {width}; "
+                f"{path}, line {line}: {counted(len(row), 'cell')}, but the header has {width}; "
                 + (
                     "put quotation marks around text that has a separator in it"
                     if more

@@ -742,7 +742,7 @@ def test_links_may_lead_anywhere_below_the_root(root, read, refused):
     outside.rename(root / "elsewhere")
 
 
-def test_100_000_rows_take_seconds(root, read):
+def test_20_000_rows_take_less_than_two_seconds(root, read):
     rows = []
     for folder in range(100):
         (root / f"s{folder}").mkdir()
@@ -752,7 +752,7 @@ def test_100_000_rows_take_seconds(root, read):
     started = time.process_time()
     reading = read(as_csv(("path", "label", "group", "fold"), rows, ";").encode("utf-16"))
     assert len(reading.samples) == 20_000
-    assert time.process_time() - started < 2  # a fifth of the rows; one call to the system a folder
+    assert time.process_time() - started < 2  # one call to the system a folder
 
 
 # The data module and the commands.

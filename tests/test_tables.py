@@ -10,8 +10,9 @@ import pytest
 from cellbench.__main__ import main
 from cellbench.data.datasets.folder import FolderDataModule
 from cellbench.data.reading.label_table import read_label_table
-from cellbench.data.reading.reading import FolderOptions
+from cellbench.data.reading.reading import FolderOptions, Reading
 from cellbench.data.reading.table_file import read_table_file
+from cellbench.data.table import Sample
 from cellbench.utils.errors import UserError, one_line
 from tests.conftest import TINY, draw_cell, write_image
 
@@ -425,6 +426,33 @@ def test_a_table_without_labels_takes_them_from_the_folders(root, read, refused)
         "{label: ...}, or {label: null} where the folders' names are the classes"
     )
     assert labels_of(read(unknown, label=None)) == dict(ROWS)
+
+
+def test_what_no_column_gives_is_that_of_the_folder(root, read):
+    samples = [
+        Sample(path, i // 12, root / path, root / f"masks/{path}", None, ("train", "test")[i % 2])
+        for i, path in enumerate(IMAGES[:20])
+    ]
+    folder = Reading(CLASSES, tuple(samples), {"parts": "folders", "masks": "masks/{path}.png"})
+    read(as_csv(("path", "label", "fold"), [(*row, i % 3) for i, row in enumerate(ROWS)]))
+
+    def with_folder(**columns):
+        options = FolderOptions(columns=columns)
+        return read_label_table(root, Path("t.csv"), options, folder)
+
+    reading = with_folder()
+    assert values_of(reading, "split") == ["train", "test"] * 10 + [None] * 4
+    assert values_of(reading, "fold") == [str(i % 3) for i in range(24)]
+    assert reading.samples[3].mask == root / "masks" / IMAGES[3]
+    (root / "masks" / "mono").mkdir(parents=True)
+    (root / "masks" / IMAGES[3]).touch()
+    (root / "masks" / "other.png").touch()
+    assert with_folder().left_out == {"not in the table": {".png": 1}}
+    assert reading.found["parts"] == "folders"
+    assert reading.found["folds"] == "column 'fold': 3 folds"
+    reading = with_folder(split=None, mask=None)
+    assert set(values_of(reading, "split")) == set(values_of(reading, "mask")) == {None}
+    assert {"parts", "masks"}.isdisjoint(reading.found)
 
 
 # Labels, groups, parts, folds.

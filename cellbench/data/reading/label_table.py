@@ -3,7 +3,8 @@
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -25,6 +26,16 @@ _FLOAT = re.compile(r"(-?\d+)[.,]0+")
 """A whole number as pandas writes it in a column that lacks a value: 1.0."""
 
 
+_OF_FOLDERS = {
+    "mask": "masks",
+    "group": "groups",
+    "split": "parts",
+    "fold": "folds",
+    "domain": "domains",
+}
+"""What the reading of a folder may tell of its images, with the names that it has there."""
+
+
 def read_label_table(
     root: Path, csv: Path, options: FolderOptions, folder: Reading | None = None
 ) -> Reading:
@@ -34,8 +45,8 @@ def read_label_table(
         root: The folder.
         csv: The table: its path below the folder, or an absolute one.
         options: The user's options.
-        folder: Reading of the folder itself, which gives labels to a table without any; None takes
-            the first folder of each path as the class.
+        folder: Reading of the folder itself, for what no column gives: labels, masks, parts and so
+            on. None takes the first folder of each path as the class of a table without labels.
 
     Raises:
         UserError: The table cannot be understood, or lists a file that does not exist.
@@ -52,7 +63,7 @@ def read_label_table(
     classes = tuple(sorted(set(labels)))
     numbers = {name: i for i, name in enumerate(classes)}
     columns = zip(ids, labels, masks, groups, parts, folds, domains, strict=True)
-    samples = [
+    by_table = [
         Sample(
             id=name,
             label=numbers[label],
@@ -65,14 +76,18 @@ def read_label_table(
         )
         for name, label, mask, group, part, fold, domain in columns
     ]
+    settled = options.columns.keys() | rows.columns.of_role.keys()
+    samples = _with_folder(by_table, folder, settled) if folder else by_table
     samples.sort(key=lambda sample: sample.id)
-    left = files.left({*ids, *(mask for mask in masks if mask)})
+    start = "" if root == Path() else f"{root.as_posix()}/"
+    taken = {s.mask.as_posix().removeprefix(start) for s in samples if s.mask is not None}
+    left = files.left({*ids, *taken})
     roles: dict[str, str | None] = {role: rows.header(role) for role in rows.columns.by_synonym}
     roles |= options.columns
     return Reading(
         classes=classes,
         samples=tuple(samples),
-        found=_found(rows, samples, files),
+        found={**_found_in_folder(folder, settled), **_found(rows, samples, files)},
         left_out={"not in the table": left} if left else {},
         doubts=(*_doubts_about_table(rows), *_doubts(samples, classes)),
         unused_columns=rows.columns.unused,
@@ -329,6 +344,32 @@ def _labels_of_folders(table: Table, ids: Sequence[str], folder: Reading | None)
             )
         labels.append(label)
     return labels
+
+
+def _with_folder(
+    samples: Sequence[Sample], folder: Reading, settled: Collection[str]
+) -> list[Sample]:
+    """Return the samples with what the folder tells of them.
+
+    Args:
+        samples: The samples of the table.
+        folder: The reading of the folder.
+        settled: Roles that have a column, or of which the user has said that none has them.
+    """
+    open_roles = [role for role in _OF_FOLDERS if role not in settled]
+    known = {sample.id: sample for sample in folder.samples}
+    return [
+        replace(sample, **{role: getattr(known[sample.id], role) for role in open_roles})
+        if sample.id in known
+        else sample
+        for sample in samples
+    ]
+
+
+def _found_in_folder(folder: Reading | None, settled: Collection[str]) -> dict[str, str]:
+    """Describe where the folder has what no column gives."""
+    kinds = [kind for role, kind in _OF_FOLDERS.items() if role not in settled]
+    return {kind: folder.found[kind] for kind in kinds if folder and kind in folder.found}
 
 
 def _found(rows: _Rows, samples: Sequence[Sample], files: ListedFiles) -> dict[str, str]:

@@ -2,14 +2,16 @@
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import get_args
 
 from cellbench.data import files
 from cellbench.data.file_module import FileDataModule
-from cellbench.data.table import Part, Sample, check_ids
+from cellbench.data.reading.label_table import read_label_table
+from cellbench.data.reading.reading import FolderOptions, Reading
+from cellbench.data.table import Sample
 from cellbench.utils.errors import UserError, counted
 
 _ENDINGS = 5
@@ -25,16 +27,31 @@ class FolderDataModule(FileDataModule):
     (`root/lymphocyte/a.jpg` has `root/masks/lymphocyte/a.png`).
 
     With `csv`, its rows are the samples. Columns: path (below root) and label; and where known
-    mask (below root), group (patient, slide) and split (train, val or test).
+    mask (below root), group (patient, slide), split (train, val or test), fold and domain
+    (laboratory, scanner). Without a label, the folders of the images are the classes.
 
     Masks have one channel and two values (background 0, cell), or 0, 128 and 255 (background,
     cytoplasm, nucleus). Images of equal content are kept in one part of the split.
     """
 
     csv: Path | None = None
-    """Table of the samples, below root; null for a folder for each class."""
+    """Table of the samples: its path below root, or an absolute one; null for a folder for each
+    class. Comma, semicolon or tab; UTF-8, UTF-16 or Windows-1252."""
+    columns: Mapping[str, str | None] = field(default_factory=dict)
+    """Column of the table for each role (path, label, mask, group, split, fold, domain) whose name
+    is another, as {group: patient_id}; null for a role that no column has."""
 
     how_to_get = "give a folder that holds one folder for each class, or a table as --data.csv"
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without reading a file.
+
+        Raises:
+            UserError: Columns are given, and no table that has them.
+        """
+        super().__post_init__()
+        if self.columns and self.csv is None:
+            raise UserError("data.columns: they are those of a table; give it as data.csv")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -46,7 +63,7 @@ class FolderDataModule(FileDataModule):
         if self.csv is None:
             names = [path.name for path in self._class_folders()]
         else:
-            names = sorted({row["label"] for row in self._rows()})
+            names = list(self._table_reading.classes)
         if len(names) < 2:
             found = f"found {', '.join(names) or 'none'} in {self.csv or self.root}"
             raise UserError(f"at least two classes are needed; {found}: {self.how_to_get}")
@@ -58,13 +75,13 @@ class FolderDataModule(FileDataModule):
         Raises:
             UserError: A listed file is missing, a class has no image, or a split is not known.
         """
-        return self._from_folders() if self.csv is None else self._from_table()
+        return self._from_folders() if self.csv is None else list(self._table_reading.samples)
 
     @property
     def note(self) -> str | None:
-        """Files that are not among the samples of the class folders, counted; None for none."""
+        """Files and columns that are not used, and what looks suspicious; None for nothing."""
         if self.csv is not None:
-            return None
+            return _note_on_table(self._table_reading)
         below = [
             name
             for folder in self._class_folders()
@@ -95,52 +112,20 @@ class FolderDataModule(FileDataModule):
                 )
         return samples
 
-    def _rows(self) -> list[dict[str, str]]:
+    @cached_property
+    def _table_reading(self) -> Reading:
         assert self.csv is not None
-        table = self.root / self.csv
-        if not table.is_file():
-            raise UserError(f"data.csv: there is no table {table}; its path is below data.root")
-        return files.read_table(table, {"path", "label"})
+        return read_label_table(self.root, Path(self.csv), FolderOptions(columns=self.columns))
 
-    def _from_table(self) -> list[Sample]:
-        samples = []
-        rows = self._rows()
-        ids = [Path(row["path"]).as_posix() for row in rows]
-        check_ids(ids)  # before the file system is asked for each
-        for column in ("group", "split"):
-            without = [row["path"] for row in rows if not row.get(column)]
-            if without and len(without) < len(rows):
-                raise UserError(
-                    f"{self.csv}: '{without[0]}' has no {column} and others have one; fill it in, "
-                    "with a name of its own where it is not known"
-                )
-        for name, row in zip(ids, rows, strict=True):
-            split = row.get("split") or None
-            if split is not None and split not in get_args(Part):
-                raise UserError(
-                    f"{self.csv}: '{row['path']}' has the split '{split}'; "
-                    f"allowed: {', '.join(get_args(Part))}"
-                )
-            image = self._listed(row["path"])
-            mask = row.get("mask") or None
-            samples.append(
-                Sample(
-                    id=name,
-                    label=self.classes.index(row["label"]),
-                    image=image,
-                    mask=self._listed(mask) if mask else None,
-                    group=row.get("group") or None,
-                    split=split,  # type: ignore[arg-type]  # checked above
-                )
-            )
-        return samples
 
-    def _listed(self, name: str) -> Path:
-        table = self.root / str(self.csv)
-        path = self._below(name, str(table))
-        if not os.path.isfile(path):  # Path.is_file raises if the name is too long
-            raise UserError(f"{table} lists '{name}', but there is no {path}")
-        return path
+def _note_on_table(reading: Reading) -> str | None:
+    notes = []
+    if reading.unused_columns:
+        notes.append(f"columns not used: {', '.join(reading.unused_columns)}")
+    for reason, counts in reading.left_out.items():
+        notes.append(f"{reason}: {_by_ending(list(counts.elements()))}")
+    notes += [f"{doubt.what} ({doubt.option})" for doubt in reading.doubts]
+    return "; ".join(notes) or None
 
 
 def _by_ending(names: list[str]) -> str:

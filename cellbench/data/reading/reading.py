@@ -8,6 +8,18 @@ from cellbench.data.table import Sample
 
 
 @dataclass(frozen=True)
+class FolderOptions:
+    """Options by which the user helps to understand a folder or a table."""
+
+    mask_pattern: str | None = None
+    """Path of an image's mask, with placeholders; None for the usual places."""
+    group_pattern: str | None = None
+    """Regular expression searched in a sample's id, with a group named `group`."""
+    columns: Mapping[str, str | None] = field(default_factory=dict)
+    """Header of the table's column for each role; None for a role that no column has."""
+
+
+@dataclass(frozen=True)
 class Doubt:
     """Something that looks suspicious, with the option that settles it."""
 

@@ -13,7 +13,7 @@ import pytest
 from cellbench.__main__ import main
 from cellbench.artifacts.folder import whole_file
 from cellbench.cli import COMMANDS
-from cellbench.cli.repeated import refuse_repeated
+from cellbench.cli.options.repeated import refuse_repeated
 from cellbench.utils.errors import UserError, short_path
 from tests.conftest import TINY
 

@@ -11,9 +11,9 @@ import yaml as pyyaml
 
 from cellbench.__main__ import main
 from cellbench.artifacts.folder import RunFolder
-from cellbench.cli.lightning_cli import CellbenchCLI
-from cellbench.cli.options import stored_types
-from cellbench.cli.stored import read_config
+from cellbench.cli.options.lightning_cli import CellbenchCLI
+from cellbench.cli.options.stored import read_config
+from cellbench.cli.options.types import stored_types
 from cellbench.config import strict_json, values, yaml
 from cellbench.sweeps.folder import merged
 from cellbench.utils.errors import MAX_MESSAGE, UserError, one_line
@@ -479,7 +479,7 @@ def test_a_message_is_one_short_line():
 
 
 def test_a_dataset_that_cannot_be_imported_stops_no_other(tmp_path, monkeypatch, fails, capsys):
-    from cellbench.cli import data_modules as names
+    from cellbench.cli.options import data_modules as names
     from cellbench.data import datasets
 
     source = "import no_such_package\n\nclass BrokenDataModule:\n    ...\n"

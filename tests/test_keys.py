@@ -5,7 +5,7 @@ from contextlib import nullcontext
 
 import pytest
 
-from cellbench.cli.options import stored_types
+from cellbench.cli.options.types import stored_types
 from cellbench.config import keys, values
 from cellbench.config.keys import Role
 from cellbench.data.file_module import FileDataModule

@@ -11,8 +11,8 @@ from rich.table import Table
 from cellbench.artifacts.attributions import TITLES, Share, read_attributions, summarise
 from cellbench.artifacts.conditions import Condition, conditions
 from cellbench.artifacts.finished import Finished, read_finished
-from cellbench.cli.parser import Parser
-from cellbench.cli.stored import read_data
+from cellbench.cli.options.parser import Parser
+from cellbench.cli.options.stored import read_data
 from cellbench.inference.explain import explain, is_done
 from cellbench.utils.errors import UserError, counted, printable
 from cellbench.utils.progress_bar import bar

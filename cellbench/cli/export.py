@@ -13,9 +13,9 @@ from torch import Tensor
 
 from cellbench.artifacts.checkpoint import read_checkpoint
 from cellbench.artifacts.folder import RunFolder, write_text
-from cellbench.cli.console import quieten_lightning
-from cellbench.cli.parser import Parser
-from cellbench.cli.stored import read_data
+from cellbench.cli.execution.console import quieten_lightning
+from cellbench.cli.options.parser import Parser
+from cellbench.cli.options.stored import read_data
 from cellbench.data.module import CellDataModule
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.splits import read_split

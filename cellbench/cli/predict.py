@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from cellbench.artifacts.folder import RunFolder
-from cellbench.cli.console import quieten_lightning
-from cellbench.cli.parser import Parser
+from cellbench.cli.execution.console import quieten_lightning
+from cellbench.cli.options.parser import Parser
 from cellbench.data.files import MAX_PIXELS
 from cellbench.inference.predict import predict
 

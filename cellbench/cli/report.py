@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from cellbench.artifacts.folder import write_text
-from cellbench.cli.parser import Parser
+from cellbench.cli.options.parser import Parser
 from cellbench.report.comparison import Metric
 from cellbench.report.page import render_page, save_figures
 from cellbench.report.report import Report, as_plain, build, rows, shown_p, shown_size

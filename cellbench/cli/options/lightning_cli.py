@@ -13,11 +13,11 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from cellbench.artifacts.checkpoint import CheckpointConfig
 from cellbench.cli import COMMANDS
-from cellbench.cli.checks import check_options
-from cellbench.cli.console import quieten_lightning
-from cellbench.cli.data_modules import DATA, data_modules
-from cellbench.cli.options import LIMIT, LINKED, OWN, experiment_types
-from cellbench.cli.parser import Parser, refuse_sweep_file, take_option
+from cellbench.cli.execution.console import quieten_lightning
+from cellbench.cli.options.checks import check_options
+from cellbench.cli.options.data_modules import DATA, data_modules
+from cellbench.cli.options.parser import Parser, refuse_sweep_file, take_option
+from cellbench.cli.options.types import LIMIT, LINKED, OWN, experiment_types
 from cellbench.config import keys, values
 from cellbench.data.module import CellDataModule
 from cellbench.models.classifier import FlatCellClassifier

@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 import yaml as pyyaml
 from jsonargparse import ArgumentParser, Namespace, set_loader, set_parsing_settings
 
-from cellbench.cli.data_modules import DATA
-from cellbench.cli.given import KnownOptions, check_given
+from cellbench.cli.options.data_modules import DATA
+from cellbench.cli.options.given import KnownOptions, check_given
 from cellbench.config import values, yaml
 from cellbench.utils.errors import UserError
 

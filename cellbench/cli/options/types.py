@@ -6,7 +6,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from cellbench.artifacts.checkpoint import CheckpointConfig
-from cellbench.cli.data_modules import DATA
+from cellbench.cli.options.data_modules import DATA
 from cellbench.config.values import Linked, parameters
 from cellbench.models.classifier import FlatCellClassifier
 from cellbench.models.config import ModelConfig

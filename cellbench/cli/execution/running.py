@@ -10,10 +10,10 @@ from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger
 
 from cellbench.artifacts.folder import RunFolder
-from cellbench.cli.checks import check_folder_name
-from cellbench.cli.console import show
-from cellbench.cli.launch import launch
-from cellbench.cli.lightning_cli import CellbenchCLI, Command
+from cellbench.cli.execution.console import show
+from cellbench.cli.execution.launch import launch
+from cellbench.cli.options.checks import check_folder_name
+from cellbench.cli.options.lightning_cli import CellbenchCLI, Command
 from cellbench.config import keys
 from cellbench.data.datasets.synthetic import SyntheticDataModule
 from cellbench.data.loading import LoadingPlan

@@ -19,7 +19,7 @@ from cellbench.metrics.tests import (
     resampled,
     unvaried,
 )
-from cellbench.report.values import MetricValues, groups_of
+from cellbench.report.metric_values import MetricValues, groups_of
 
 Metric = Literal["accuracy", "balanced_accuracy", "precision_macro", "f1_macro", "mcc", "kappa"]
 """Metrics by which conditions can be compared."""

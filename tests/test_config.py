@@ -14,7 +14,7 @@ from cellbench.artifacts.folder import RunFolder
 from cellbench.cli.options.lightning_cli import CellbenchCLI
 from cellbench.cli.options.stored import read_config
 from cellbench.cli.options.types import stored_types
-from cellbench.config import strict_json, values, yaml
+from cellbench.config import option_types, strict_json, yaml
 from cellbench.sweeps.folder import merged
 from cellbench.utils.errors import MAX_MESSAGE, UserError, one_line
 from tests.conftest import EXPERIMENT, TINY
@@ -457,8 +457,10 @@ def test_the_types_of_a_stored_configuration_are_those_of_the_command_line():
     of_command = {"resume", "folder", "ckpt_path", "weights_only"}
     assert own.keys() - stored_types().keys() == of_command
     for name, kind in stored_types().items():
-        if not isinstance(kind, values.OneOf):
-            expected = values.parameters(kind) if hasattr(kind, "__dataclass_fields__") else kind
+        if not isinstance(kind, option_types.OneOf):
+            expected = (
+                option_types.parameters(kind) if hasattr(kind, "__dataclass_fields__") else kind
+            )
             assert own[name] in (expected, kind), name
 
 

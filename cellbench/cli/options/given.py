@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from cellbench.config import keys, values, yaml
+from cellbench.config import keys, option_types, values, yaml
 from cellbench.utils.errors import UserError
 
 _WITHOUT_VALUE = {"-h", "--help", "--version", "--print_config"}
@@ -48,7 +48,7 @@ def check_given(args: Sequence[str], known: KnownOptions, check_file: CheckFile)
         kind = None
         if name and not is_file:
             _refuse_removed({name: None})
-            kind = values.find_type(types, name.removesuffix("+"))
+            kind = option_types.find_type(types, name.removesuffix("+"))
         if text is None:
             raise UserError(f"{option}: expected a value")
         if is_file:
@@ -142,12 +142,12 @@ def _check_option(option: str, text: str, kind: Any) -> Any:
     _refuse_removed({name: value})
     if kind is None or name.endswith("+"):  # an element of a list, or several
         return value
-    if isinstance(value, str) and values.has_options(kind) and os.path.isfile(value):
+    if isinstance(value, str) and option_types.has_options(kind) and os.path.isfile(value):
         value = yaml.read_mapping(Path(value), option)
     try:
         values.check(name, value, kind)
     except UserError as mistake:
-        if isinstance(value, str) or not values.takes_text(kind):
+        if isinstance(value, str) or not option_types.takes_text(kind):
             raise
         try:
             values.check(name, text, kind)
@@ -173,7 +173,7 @@ def _with_class(types: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[
     """
     changed = {}
     for key, kind in types.items():
-        if isinstance(kind, values.OneOf):
+        if isinstance(kind, option_types.OneOf):
             given = config.get(key, config.get(f"{key}.class_path"))
             name = given.get("class_path") if isinstance(given, Mapping) else given
             if isinstance(name, str):

@@ -18,7 +18,7 @@ from cellbench.cli.options.checks import check_options
 from cellbench.cli.options.data_modules import DATA, data_modules
 from cellbench.cli.options.parser import Parser, refuse_sweep_file, take_option
 from cellbench.cli.options.types import LIMIT, LINKED, OWN, experiment_types
-from cellbench.config import keys, values
+from cellbench.config import keys, option_types
 from cellbench.data.module import CellDataModule
 from cellbench.models.classifier import FlatCellClassifier
 from cellbench.training.loggers import WandbConfig
@@ -173,7 +173,7 @@ class CellbenchCLI(LightningCLI):
         data["class_path"] = data["class_path"].rpartition(".")[2]
         config["trainer"] = {
             name: trainer[name]
-            for name in values.parameters(Trainer)
+            for name in option_types.parameters(Trainer)
             if trainer.get(name) is not None
         }
         return config

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from cellbench.artifacts.checkpoint import read_checkpoint
 from cellbench.artifacts.folder import RunFolder, write_text
-from cellbench.cli.execution.console import quieten_lightning
 from cellbench.cli.options.parser import Parser
 from cellbench.cli.options.stored import read_data
 from cellbench.data.module import CellDataModule
@@ -27,6 +26,7 @@ from cellbench.inference.onnx_metadata import describe
 from cellbench.inference.predict import warn_of
 from cellbench.inference.rebuild import build_model
 from cellbench.inference.temperature import Temperature
+from cellbench.training.lightning_output import quieten_lightning
 from cellbench.utils.errors import UserError, counted
 from cellbench.utils.terminal import say
 from cellbench.utils.untrusted import check_replaceable, has_mark

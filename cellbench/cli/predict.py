@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 from cellbench.artifacts.folder import RunFolder
-from cellbench.cli.execution.console import quieten_lightning
 from cellbench.cli.options.parser import Parser
 from cellbench.data.files import MAX_PIXELS
 from cellbench.inference.predict import predict
+from cellbench.training.lightning_output import quieten_lightning
 
 
 def main(args: Sequence[str]) -> int:
@@ -20,7 +20,8 @@ def main(args: Sequence[str]) -> int:
         "OUTPUT.unreadable.csv. The confidence is the highest probability, after scaling by the "
         "temperature that fits the run's validation images. In both files a ' stands before names "
         "that begin with =, +, -, @, a tab or a line break: a spreadsheet would run them as "
-        "formulas.",
+        "formulas. The run's best.ckpt and predictions.csv are all that is read of it; config.yaml "
+        "is not.",
     )
     parser.add_argument("--run", type=Path, required=True, help="the run's folder")
     parser.add_argument(

@@ -21,6 +21,7 @@ from cellbench.inference.prediction_table import PredictionTable, open_table, wr
 from cellbench.inference.rebuild import build_model
 from cellbench.inference.temperature import Temperature
 from cellbench.models.classifier import CellClassifier
+from cellbench.training.lightning_output import progress_bar
 from cellbench.training.signals import EndAtSignal
 from cellbench.utils.errors import UserError, counted
 from cellbench.utils.terminal import say
@@ -158,7 +159,7 @@ def _trainer(
             logger=False,
             enable_checkpointing=False,
             default_root_dir=str(folder.path),
-            callbacks=callbacks,
+            callbacks=[*callbacks, progress_bar()],
             inference_mode=False,  # heat maps need gradients
         )
     except (MisconfigurationException, ValueError) as error:

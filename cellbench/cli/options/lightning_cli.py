@@ -13,7 +13,6 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from cellbench.artifacts.checkpoint import CheckpointConfig
 from cellbench.cli import COMMANDS
-from cellbench.cli.execution.console import quieten_lightning
 from cellbench.cli.options.checks import check_options
 from cellbench.cli.options.data_modules import DATA, data_modules
 from cellbench.cli.options.parser import Parser, refuse_sweep_file, take_option
@@ -21,6 +20,7 @@ from cellbench.cli.options.types import LIMIT, LINKED, OWN, experiment_types
 from cellbench.config import keys, option_types
 from cellbench.data.module import CellDataModule
 from cellbench.models.classifier import FlatCellClassifier
+from cellbench.training.lightning_output import quieten_lightning
 from cellbench.training.loggers import WandbConfig
 from cellbench.training.trainer import TRAINER_DEFAULTS
 from cellbench.utils.errors import UserError, find_user_error

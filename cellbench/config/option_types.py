@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
@@ -117,6 +117,15 @@ def takes_text(kind: Any) -> bool:
         or get_origin(kind) is Literal
         or (isinstance(kind, type) and issubclass(kind, os.PathLike | Enum))
     )
+
+
+def is_list(kind: Any) -> bool:
+    """Return True if a type's values may be lists, which can be appended to; tuples cannot."""
+    origin = get_origin(kind)
+    if origin in (Union, UnionType):
+        return any(map(is_list, get_args(kind)))
+    sequence = inspect.isclass(origin) and issubclass(origin, Iterable)
+    return sequence and not issubclass(origin, tuple | Mapping)
 
 
 def words(kind: Any) -> list[str]:

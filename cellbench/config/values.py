@@ -23,6 +23,7 @@ from cellbench.config.option_types import (
     OneOf,
     expected,
     find_type,
+    is_list,
     is_plain,
     options_like,
     parameters,
@@ -94,6 +95,25 @@ def check_group(key: str, value: Any, kinds: Mapping[str, Any], *, closed: bool 
     _check_options(key, value, kinds, closed)
 
 
+def check_append(option: str, kind: Any, *, in_class: bool) -> None:
+    """Check that values can be appended to an option, as `OPTION+` does.
+
+    Args:
+        option: The option, with its + at the end.
+        kind: Its type.
+        in_class: True for an option of a class that was chosen among several; jsonargparse cannot
+            append to these.
+
+    Raises:
+        UserError: It is not a list, or it is an option of such a class.
+    """
+    if in_class or not is_list(kind):
+        raise UserError(
+            f"{option}: nothing can be appended to this option; give all its values as "
+            f"{option.removesuffix('+')}"
+        )
+
+
 def shown(value: Any) -> str:
     """Format a value like short YAML."""
     if value is None or isinstance(value, bool):
@@ -136,6 +156,8 @@ def _check_options(
         else:  # jsonargparse takes names with dots in a file, and `name+` to append to a list
             kind = find_type(kinds, name.removesuffix("+"), key)
             found[name] = None if name.endswith("+") else kind
+            if name.endswith("+"):
+                check_append(f"{key}.{name}" if key else name, kind, in_class=bool(owner))
     # jsonargparse fills in null for what is missing.
     missing = [name for name in needed if value.get(name) is None]
     if missing:

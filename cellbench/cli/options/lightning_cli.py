@@ -38,6 +38,17 @@ class ExperimentParser(Parser, LightningArgumentParser):
         """Refuse a file that belongs to a sweep."""
         refuse_sweep_file(path, config)
 
+    def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
+        """Serialise options, those of the trainer in the order of Lightning's documentation."""
+        if "trainer" in namespace:
+            namespace = namespace.clone()
+            own = namespace["trainer"]
+            order = [name for name in option_types.parameters(Trainer) if name in own]
+            ordered: Any = {name: own[name] for name in order}
+            namespace["trainer"] = Namespace(**ordered)  # type: ignore[no-untyped-call]
+        text: str = super().dump(namespace, *args, **kwargs)
+        return text
+
 
 class CellbenchCLI(LightningCLI):
     """Options of one command, parsed and checked; `instantiate` makes what they name.
@@ -171,11 +182,7 @@ class CellbenchCLI(LightningCLI):
         config = keys.settings_of_run(json.loads(text))
         data, trainer = config["data"], config["trainer"]
         data["class_path"] = data["class_path"].rpartition(".")[2]
-        config["trainer"] = {
-            name: trainer[name]
-            for name in option_types.parameters(Trainer)
-            if trainer.get(name) is not None
-        }
+        config["trainer"] = {name: value for name, value in trainer.items() if value is not None}
         return config
 
 

@@ -35,13 +35,13 @@ def predict(fit, tmp_path):
     """Runs predict with a run of drawn cells; returns the rows and the run."""
     run = fit()
 
-    def of(*args):
+    def run_predict(*args):
         output = tmp_path / "out" / "p.csv"
         assert main(["predict", f"--run={run}", f"--output={output}", *args]) == 0
         return rows(output)
 
-    of.run, of.output = run, tmp_path / "out" / "p.csv"
-    return of
+    run_predict.run, run_predict.output = run, tmp_path / "out" / "p.csv"
+    return run_predict
 
 
 def validate_again(run, *, wrong):

@@ -79,12 +79,12 @@ class CellClassifier(CellNetwork):
         return extras
 
     @property
-    def freezes(self) -> bool:
+    def freezes_backbone(self) -> bool:
         """True if the whole backbone is frozen in at least one phase."""
         return self._freezing.backbone_ever_frozen
 
     @property
-    def sees_images(self) -> bool:
+    def needs_images(self) -> bool:
         """True if training needs the images, and not just the features of a frozen backbone."""
         changes_images = bool(self._mixing) or self.config.co_teaching is not None
         return changes_images or not self._freezing.backbone_always_frozen

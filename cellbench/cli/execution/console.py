@@ -21,8 +21,8 @@ def show(folder: RunFolder, result: Mapping[str, Any]) -> None:
         interval = f"{value['low']:.3f} to {value['high']:.3f}"
         table.add_row(name, f"{value['value']:.3f}", interval, f"{value['baseline']:.3f}")
     console.print(table)
-    for stamp in result["stamps"]:
-        console.print(f"UNRELIABLE: {stamp}", style="bold red")
+    for flag in result["stamps"]:
+        console.print(f"UNRELIABLE: {flag}", style="bold red")
     written = ["metrics.json", "predictions.csv"]
     if any(folder.below("figures").glob("*.png")):
         written.append("figures")

@@ -124,8 +124,8 @@ def _load(options: CellbenchCLI, made: Namespace, device: str, here: int, ranks:
     """
     data = made.data
     set_up_data(data, options.command, options.config.seed_everything, ranks)
-    kept = features.suffice(made.model, data)
-    epochs = 1 + (data.variants or 0) if kept else made.trainer.max_epochs
+    precomputed = features.can_replace_images(made.model, data)
+    epochs = 1 + (data.variants or 0) if precomputed else made.trainer.max_epochs
     data.plan = data.plan_loading(device, epochs, here)
     return str(data.plan)
 

@@ -13,6 +13,25 @@ from cellbench.training.lightning_output import quieten_lightning
 
 def main(args: Sequence[str]) -> int:
     """Run the command."""
+    quieten_lightning()
+    given = _parser().parse_args(list(args))
+    name = given.images[0].resolve().name if len(given.images) == 1 else "images"
+    folder = RunFolder.open(given.run)
+    predict(
+        folder,
+        given.images,
+        given.masks,
+        given.output or folder.below("predict", f"{name}.csv"),
+        given.contact_sheet,
+        given.explain,
+        given.batch_size,
+        given.accelerator,
+        given.max_pixels,
+    )
+    return 0
+
+
+def _parser() -> Parser:
     parser = Parser(
         prog="python -m cellbench predict",
         description="Writes a CSV with each image's file, predicted class, confidence and every "
@@ -57,19 +76,4 @@ def main(args: Sequence[str]) -> int:
         help="the largest image that is decoded, in pixels; larger ones count as unreadable",
     )
     parser.add_argument("--accelerator", type=Literal["auto", "cpu", "gpu"], default="auto")
-    quieten_lightning()
-    given = parser.parse_args(list(args))
-    name = given.images[0].resolve().name if len(given.images) == 1 else "images"
-    folder = RunFolder.open(given.run)
-    predict(
-        folder,
-        given.images,
-        given.masks,
-        given.output or folder.below("predict", f"{name}.csv"),
-        given.contact_sheet,
-        given.explain,
-        given.batch_size,
-        given.accelerator,
-        given.max_pixels,
-    )
-    return 0
+    return parser

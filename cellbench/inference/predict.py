@@ -72,10 +72,7 @@ def predict(
         if value < 1:
             raise UserError(f"--{name}: {value} is less than 1")
     unreadable = output.with_suffix(".unreadable.csv")
-    check_replaceable("--output", output, has_mark(b"file,predicted,confidence,"))
-    check_replaceable("--output", unreadable, has_mark(b"file,reason\n"))
-    if contact_sheet is not None:
-        check_replaceable("--contact_sheet", contact_sheet, has_mark(SHEET_MARK.encode()))
+    _check_outputs(output, unreadable, contact_sheet)
     described, state = read_checkpoint(folder.best)
     dataset = UnlabelledImages(images, masks, described.preprocessing, max_pixels)
     maps: list[Callback] = []
@@ -96,17 +93,30 @@ def predict(
             )
         write_unreadable(unreadable, dataset)
     say(f"{counted(table.written, 'image')}, view {described.preprocessing.view}: {output}")
-    if dataset.note:
-        say(f"NOTE {dataset.note}")
-    _note_possible_masks(dataset)
-    say(f"confidence at temperature {temperature.value:.3g}: {temperature.why}")
-    _note_unreadable(dataset, unreadable)
+    _show_notes(dataset, temperature, unreadable)
     if sheet is not None and contact_sheet is not None:
         figures.save(sheet.draw(), contact_sheet, SHEET_MARK)
         say(f"contact sheet: {contact_sheet}")
     if explain is not None:
         say(f"heat maps: {explain}")
     warn_of(folder, described)
+
+
+def _check_outputs(output: Path, unreadable: Path, contact_sheet: Path | None) -> None:
+    """Check that the files to write would replace nothing but earlier ones of their kind."""
+    check_replaceable("--output", output, has_mark(b"file,predicted,confidence,"))
+    check_replaceable("--output", unreadable, has_mark(b"file,reason\n"))
+    if contact_sheet is not None:
+        check_replaceable("--contact_sheet", contact_sheet, has_mark(SHEET_MARK.encode()))
+
+
+def _show_notes(dataset: UnlabelledImages, temperature: Temperature, unreadable: Path) -> None:
+    """Print notes on the images, and the temperature of the confidences."""
+    if dataset.note:
+        say(f"NOTE {dataset.note}")
+    _note_possible_masks(dataset)
+    say(f"confidence at temperature {temperature.value:.3g}: {temperature.why}")
+    _note_unreadable(dataset, unreadable)
 
 
 def warn_of(folder: RunFolder, described: Description) -> None:

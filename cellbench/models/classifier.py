@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from cellbench.data.dataset import Batch, FeatureBatch
@@ -207,21 +207,11 @@ class CellClassifier(CellNetwork):
             weights = balanced_weights(data.class_counts("train"))
             self._objective.class_weights = weights.to(self.device)
         if self.config.co_teaching is not None:
-            network = nn.ModuleDict(
-                {"backbone": self.backbone, "pool": self.pool, "head": self.head}
-            )
-            teacher = CoTeacher(
-                network, self._teacher_logits, self.config.co_teaching, len(data.table)
-            )
+            co_teaching, samples = self.config.co_teaching, len(data.table)
+            teacher = CoTeacher(self.parts, self.logits_by, co_teaching, samples)
             if self._teacher_state is not None:
                 teacher.restore(self._teacher_state)
             self._objective.teacher = teacher
-
-    def _teacher_logits(self, network: nn.ModuleDict, batch: Batch) -> Tensor:
-        """Return the logits of a batch, (B, classes), by a copy of this network."""
-        maps = network["backbone"](self.normalise(batch.images))
-        logits: Tensor = network["head"](network["pool"](maps))
-        return logits
 
     def training_step(self, batch: Batch | FeatureBatch) -> dict[str, Tensor]:
         """Return the loss with the penalties, and the logits, (B, classes)."""

@@ -7,7 +7,7 @@ from typing import Literal
 from cellbench.artifacts.folder import RunFolder
 from cellbench.cli.options.parser import Parser
 from cellbench.data.files import MAX_PIXELS
-from cellbench.inference.predict import predict
+from cellbench.inference.predict import PredictOptions, predict
 from cellbench.training.lightning_output import quieten_lightning
 
 
@@ -17,17 +17,17 @@ def main(args: Sequence[str]) -> int:
     given = _parser().parse_args(list(args))
     name = given.images[0].resolve().name if len(given.images) == 1 else "images"
     folder = RunFolder.open(given.run)
-    predict(
-        folder,
-        given.images,
-        given.masks,
-        given.output or folder.below("predict", f"{name}.csv"),
-        given.contact_sheet,
-        given.explain,
-        given.batch_size,
-        given.accelerator,
-        given.max_pixels,
+    options = PredictOptions(
+        images=given.images,
+        masks=given.masks,
+        output=given.output or folder.below("predict", f"{name}.csv"),
+        contact_sheet=given.contact_sheet,
+        explain=given.explain,
+        batch_size=given.batch_size,
+        accelerator=given.accelerator,
+        max_pixels=given.max_pixels,
     )
+    predict(folder, options)
     return 0
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -41,6 +42,9 @@ def test_the_file_alone_gives_what_predict_gives(fit, folder_root, tmp_path, cap
     assert (check["n"], check["same_class"]) == (20, 20)
     assert 0 <= check["largest_difference"] < 1e-5
     onnx.checker.check_model(str(file))
+    content = file.read_bytes()
+    for private in (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "File "):
+        assert private.encode() not in content  # the file is given to others
     predicted = tmp_path / "p.csv"
     assert main(["predict", f"--run={run}", f"--images={images}", f"--output={predicted}"]) == 0
     session, metadata = session_of(file)

@@ -15,7 +15,7 @@ from cellbench.artifacts.folder import write_text
 from cellbench.audit.audit import Audit, audit
 from cellbench.audit.page import render
 from cellbench.audit.plain import as_plain
-from cellbench.cli.parser import Parser, refuse_sweep_file, take_option
+from cellbench.cli.options.parser import Parser, refuse_sweep_file, take_option
 from cellbench.config import yaml
 from cellbench.data.module import CellDataModule
 from cellbench.utils.errors import Interrupted, UserError, printable

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from cellbench.artifacts.checkpoint import read_checkpoint
 from cellbench.artifacts.folder import RunFolder, write_text
-from cellbench.cli.console import quieten_lightning
-from cellbench.cli.parser import Parser
-from cellbench.cli.stored import read_data
+from cellbench.cli.options.parser import Parser
+from cellbench.cli.options.stored import read_data
 from cellbench.data.module import CellDataModule
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.splits import read_split
@@ -28,6 +27,7 @@ from cellbench.inference.predict import warn_of
 from cellbench.inference.rebuild import build_model
 from cellbench.inference.temperature import Temperature
 from cellbench.models.classifier import CellClassifier
+from cellbench.training.lightning_output import quieten_lightning
 from cellbench.utils.errors import UserError, counted
 from cellbench.utils.terminal import say
 from cellbench.utils.untrusted import check_replaceable, has_mark

@@ -121,7 +121,7 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
         return make_training_split(self.table, positions, self.targets, self, self.plan.seed)
 
     @property
-    def shown(self) -> str | None:
+    def epoch_summary(self) -> str | None:
         """Number of images of each class in an epoch; None if it is that of the training split."""
         if self.training.quotas is None and self.train_labels is None:
             return None
@@ -172,7 +172,7 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
         return digest_masks(self, self.listed, self.masks) if needs_mask(self.view) else ""
 
     @property
-    def where(self) -> str:
+    def cache_location(self) -> str:
         """Place where the decoded images are kept, for the user."""
         return self.images.pixels.where
 
@@ -187,13 +187,12 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
         """Return plain values that differ if the images of `every_image` do."""
         if variant is None:
             return self.images.identity
-        keys = [int(key) for key in self.table.keys]
         return [
             *self.images.identity,
             self._augmentation.identity,
             self.plan.seed,
             variant,
-            *keys,
+            *self.table.sample_seeds.tolist(),
         ]
 
     @cached_property

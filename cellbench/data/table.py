@@ -102,7 +102,7 @@ class SampleTable:
                 )
 
     @property
-    def keys(self) -> np.ndarray:
+    def sample_seeds(self) -> np.ndarray:
         """A 64-bit number for each sample that depends on its id alone (uint64)."""
         digests = (hashlib.blake2b(s.id.encode(), digest_size=8).digest() for s in self.samples)
         return np.array([int.from_bytes(d, "little") for d in digests], dtype=np.uint64)

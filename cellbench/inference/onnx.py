@@ -99,9 +99,24 @@ def export(model: CellClassifier, metadata: dict[str, Any], path: Path) -> None:
         ) from error
     assert program is not None
     proto = program.model_proto
+    _drop_origins(proto)
     onnx.helper.set_model_props(proto, {METADATA: json.dumps(metadata, ensure_ascii=False)})
     with whole_file(path) as beside:
         onnx.save(proto, beside, format="protobuf")
+
+
+def _drop_origins(message: Any) -> None:
+    """Remove the origins of a graph's parts: lines of source code, with their paths here.
+
+    Args:
+        message: The graph, or a part of it, as a protobuf message; changed in place.
+    """
+    for field, value in message.ListFields():
+        if field.name in ("metadata_props", "doc_string"):
+            message.ClearField(field.name)
+        elif field.message_type is not None and field.name != "initializer":
+            for part in value if isinstance(value, Iterable) else [value]:
+                _drop_origins(part)
 
 
 def is_export(path: Path) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from cellbench.data.dataset import Batch, FeatureBatch
@@ -82,12 +82,12 @@ class CellClassifier(CellNetwork):
         return extras
 
     @property
-    def freezes(self) -> bool:
+    def freezes_backbone(self) -> bool:
         """True if the whole backbone is frozen in at least one phase."""
         return self._freezing.backbone_ever_frozen
 
     @property
-    def sees_images(self) -> bool:
+    def needs_images(self) -> bool:
         """True if training needs the images, and not just the features of a frozen backbone."""
         changes_images = bool(self._mixing) or self.config.co_teaching is not None
         return changes_images or not self._freezing.backbone_always_frozen
@@ -210,21 +210,11 @@ class CellClassifier(CellNetwork):
             weights = balanced_weights(data.class_counts("train"))
             self._objective.class_weights = weights.to(self.device)
         if self.config.co_teaching is not None:
-            network = nn.ModuleDict(
-                {"backbone": self.backbone, "pool": self.pool, "head": self.head}
-            )
-            teacher = CoTeacher(
-                network, self._teacher_logits, self.config.co_teaching, len(data.table)
-            )
+            co_teaching, samples = self.config.co_teaching, len(data.table)
+            teacher = CoTeacher(self.parts, self.logits_by, co_teaching, samples)
             if self._teacher_state is not None:
                 teacher.restore(self._teacher_state)
             self._objective.teacher = teacher
-
-    def _teacher_logits(self, network: nn.ModuleDict, batch: Batch) -> Tensor:
-        """Return the logits of a batch, (B, classes), by a copy of this network."""
-        maps = network["backbone"](self.normalise(batch.images))
-        logits: Tensor = network["head"](network["pool"](maps))
-        return logits
 
     def training_step(self, batch: Batch | FeatureBatch) -> dict[str, Tensor]:
         """Return the loss with the penalties, and the logits, (B, classes)."""

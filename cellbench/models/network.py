@@ -123,6 +123,17 @@ class CellNetwork(LightningModule):
             logits = self(batch.images)
         return logits.float()
 
+    @property
+    def parts(self) -> nn.ModuleDict:
+        """The network's layers, of which a copy can be made for `logits_by`."""
+        return nn.ModuleDict({"backbone": self.backbone, "pool": self.pool, "head": self.head})
+
+    def logits_by(self, parts: nn.ModuleDict, batch: Batch) -> Tensor:
+        """Return the logits of a batch, (B, classes), by a copy of this network's `parts`."""
+        maps = parts["backbone"](self.normalise(batch.images))
+        logits: Tensor = parts["head"](parts["pool"](maps))
+        return logits
+
     def predict_step(self, batch: Batch) -> Tensor:
         """Return the probabilities of a batch, (B, classes), float32."""
         probabilities: Tensor = self(batch.images).float().softmax(dim=1)

@@ -28,8 +28,8 @@ def announcement(run: Run, precision: str, loading: str) -> str:
         f"{n['train']} train, {n['val']} val, {n['test']} test images",
         f"split      {data.split.protocol}{fold}, digest {data.partition.digest[:12]}{out}",
         f"groups     {_describe_groups(data)}",
-        f"images     {data.where}, {loading}",
-        *([f"epoch      {data.shown}"] if run.trains and data.shown else []),
+        f"images     {data.cache_location}, {loading}",
+        *([f"epoch      {data.epoch_summary}"] if run.trains and data.epoch_summary else []),
         f"model      {model.arguments['backbone']}, {total:,} parameters, "
         f"{model.trained:,} trained",
         *([f"weights    {model.loaded}"] if model.loaded else []),
@@ -38,7 +38,7 @@ def announcement(run: Run, precision: str, loading: str) -> str:
         f"run        {trainer.default_root_dir}",
     ]
     lines += [f"NOTE       {note}" for note in (*_notes_on_data(run), *_notes_on_model(run))]
-    lines += [f"UNRELIABLE {flag}" for flag in run.stamps]
+    lines += [f"UNRELIABLE {flag}" for flag in run.warning_flags]
     return "\n".join(lines)
 
 
@@ -84,5 +84,5 @@ def _notes_on_model(run: Run) -> Iterator[str]:
     swapped = model.arguments["norm"] == "group" and model.loaded is not None
     if swapped and model.trained < sum(p.numel() for p in model.parameters()):
         yield "what is frozen was trained with batch norm, and has group norm now"
-    if model.freezes and run.config["model"]["weights"] == "none":
+    if model.freezes_backbone and run.config["model"]["weights"] == "none":
         yield "the frozen backbone has random weights; give model.weights"

@@ -17,7 +17,7 @@ def summarise(
     rows: Sequence[Mapping[str, str]],
     *,
     experiment: str,
-    stamps: Sequence[str],
+    warning_flags: Sequence[str],
     epoch: int | None,
     parameters: int,
 ) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def summarise(
         data: The data module, set up.
         rows: Rows of the run's split.csv.
         experiment: The experiment's name.
-        stamps: The run's warning flags.
+        warning_flags: The run's warning flags.
         epoch: The epoch whose weights were scored; None if it is not known.
         parameters: Number of the network's parameters.
     """
@@ -38,7 +38,7 @@ def summarise(
     split = data.partition
     result: dict[str, Any] = {
         "experiment": experiment,
-        "stamps": list(stamps),
+        "stamps": list(warning_flags),
         "split": {
             "digest": split.digest,
             "masks": data.masks_digest,

@@ -6,8 +6,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from cellbench.artifacts.checkpoint import CheckpointConfig
-from cellbench.cli.data_modules import DATA
-from cellbench.config.values import Linked, parameters
+from cellbench.cli.options.data_modules import DATA
+from cellbench.config.option_types import Linked, parameters
 from cellbench.models.classifier import FlatCellClassifier
 from cellbench.models.config import ModelConfig
 from cellbench.training.loggers import WandbConfig

@@ -10,10 +10,10 @@ from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger
 
 from cellbench.artifacts.folder import RunFolder
-from cellbench.cli.checks import check_folder_name
-from cellbench.cli.console import show
-from cellbench.cli.launch import launch
-from cellbench.cli.lightning_cli import CellbenchCLI, Command
+from cellbench.cli.execution.console import show
+from cellbench.cli.execution.launch import launch
+from cellbench.cli.options.checks import check_folder_name
+from cellbench.cli.options.lightning_cli import CellbenchCLI, Command
 from cellbench.config import keys
 from cellbench.data.datasets.synthetic import SyntheticDataModule
 from cellbench.data.loading import LoadingPlan
@@ -124,8 +124,8 @@ def _load(options: CellbenchCLI, made: Namespace, device: str, here: int, ranks:
     """
     data = made.data
     set_up_data(data, options.command, options.config.seed_everything, ranks)
-    kept = features.suffice(made.model, data)
-    epochs = 1 + (data.variants or 0) if kept else made.trainer.max_epochs
+    precomputed = features.can_replace_images(made.model, data)
+    epochs = 1 + (data.variants or 0) if precomputed else made.trainer.max_epochs
     data.plan = data.plan_loading(device, epochs, here)
     return str(data.plan)
 

@@ -102,12 +102,12 @@ def test_files_that_are_no_images_are_counted_by_reason_and_suffix(tmp_path):
     assert reading.left_out == {
         "hidden, or left by a system or a program": {".db": 1, ".DS_Store": 1},
         "images outside the class folders": {".jpg": 1},
-        "in a format that is not read as an image": {".txt": 2, "README": 1},
+        "in a format that is not read as an image": {".txt": 2, "": 1},
     }
     assert "1 .jpg file left out: they lie in no class folder" in doubts(reading)
     lines = FolderDataModule(root=tmp_path).note.splitlines()
     assert len(lines) == len((before or "").splitlines()) + 2
-    assert "2 .txt files, 1 README file: in a format" in lines[0]
+    assert "2 .txt files, 1 file without suffix: in a format" in lines[0]
 
 
 def test_pictures_that_are_not_read_are_told_loudly(tmp_path):
@@ -314,7 +314,7 @@ def test_an_empty_class_is_refused_and_a_folder_of_notes_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "other", ["Mono", "mono ", "m ono", unicodedata.normalize("NFKC", "ｍono").upper()]
+    "other", ["Mono", "mono ", "m ono", unicodedata.normalize("NFKC", "\uff4dono").upper()]
 )
 def test_classes_that_differ_in_nothing_that_counts_are_refused(tmp_path, other):
     classes(tmp_path, ("mono", "neutro", other))
@@ -375,6 +375,37 @@ def test_patients_in_folders_below_the_classes_are_suggested_as_groups(tmp_path)
     grouped = read(tmp_path, **reading.suggested)
     assert {sample.group for sample in grouped.samples} == {f"p{i}" for i in range(1, 7)}
     assert not grouped.suggested
+
+
+def test_levels_that_repeat_below_a_single_folder_are_refused(tmp_path):
+    for lab in ("a", "b"):
+        classes(tmp_path / "labs" / lab / f"slides of {lab}")
+    assert "both hold a folder 'mono'" in refused(tmp_path / "labs")
+    assert numbers(read(tmp_path / "labs", group_pattern=LABS.strip("'"))) == {
+        "mono": 12,
+        "neutro": 12,
+    }
+    for part in ("train", "test"):
+        classes(tmp_path / "seg" / f"seg_{part}" / f"seg_{part}")
+        for lab in ("a", "b"):
+            classes(tmp_path / "above" / lab / part, n=1)
+            classes(tmp_path / "below" / part / lab, n=1)
+    assert "'seg_test' and 'seg_train' both hold a folder 'mono'" in refused(tmp_path / "seg")
+    assert f"give {tmp_path / 'above' / 'a'} as data.root" in refused(tmp_path / "above")
+    line = refused(tmp_path / "below")
+    assert "'test/a' and 'test/b' both hold a folder 'mono'" in line
+    assert "list the images in a table" in line
+    pattern = "^[^/]+/[^/]+/(?P<group>[^/]+)/"
+    assert read(tmp_path / "below", group_pattern=pattern).classes == ("a", "b")
+
+
+def test_images_without_a_known_suffix_are_no_empty_class(tmp_path):
+    classes(tmp_path)
+    draw(tmp_path / "baso" / "IMG_1", format="PNG")
+    assert "the folder 'baso' has 1 picture in formats that are not read" in refused(tmp_path)
+    (tmp_path / "baso" / "IMG_1").unlink()
+    np.save(tmp_path / "baso" / "a.npy", np.zeros(3))
+    assert "such as 'a.npy'" in refused(tmp_path)
 
 
 # Groups in names.

@@ -132,7 +132,7 @@ def _show(found: Audit, plain: dict[str, Any]) -> None:
             console.print(f"NOTE expected {check.expected}; found {check.found}")
     if not found.checks and found.data.note:  # else the checks have said it
         for line in found.data.note.splitlines():
-            console.print(f"NOTE {line}")
+            console.print(f"NOTE {line}", soft_wrap=True)
     console.print(found.verdict, style="bold" if found.holds else "bold red")
 
 

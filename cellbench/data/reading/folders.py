@@ -5,7 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cellbench.data.reading.crops import Crops, leave_fields_out
-from cellbench.data.reading.groups import apply_pattern, level_claims, suggest_pattern
+from cellbench.data.reading.groups import (
+    apply_pattern,
+    compile_pattern,
+    level_claims,
+    suggest_pattern,
+)
 from cellbench.data.reading.layout import OUTSIDE, Layout, is_picture, understand
 from cellbench.data.reading.listing import (
     LINKS,
@@ -67,7 +72,7 @@ def read_folder(root: Path, options: FolderOptions) -> Reading:
         )
     if options.group_pattern is not None:
         samples = apply_pattern(samples, options.group_pattern)
-        found |= describe_roles(samples)
+        found |= describe_roles(samples, options.group_pattern)
     suggested = {} if any(s.group for s in samples) else _suggest(by_folder)
     found |= {"masks": _describe_masks(samples, masks)} if masks.of else {}
     _count_others(listing)
@@ -152,14 +157,13 @@ def _samples(
     return sorted(samples, key=lambda sample: sample.id)
 
 
-def describe_roles(samples: Sequence[Sample]) -> dict[str, str]:
+def describe_roles(samples: Sequence[Sample], pattern: str) -> dict[str, str]:
     """Describe the groups, folds and domains that `data.group_pattern` has found."""
     found = {}
-    for name, role in (("groups", "group"), ("folds", "fold"), ("domains", "domain")):
-        values = {value for sample in samples if (value := getattr(sample, role)) is not None}
-        if values:
-            examples = ", ".join(sorted(values)[:3]) + (", ..." if len(values) > 3 else "")
-            found[name] = f"{len(values)} by data.group_pattern: {examples}"
+    for role in compile_pattern(pattern).groupindex:
+        values = {getattr(sample, role) for sample in samples}
+        examples = ", ".join(sorted(values)[:3]) + (", ..." if len(values) > 3 else "")
+        found[f"{role}s"] = f"{len(values)} by data.group_pattern: {examples}"
     return found
 
 
@@ -283,6 +287,9 @@ def _count_others(listing: Listing) -> None:
 def by_suffix(counts: Mapping[str, int], most: int = 5) -> str:
     """Return numbers of files by suffix, the most frequent first."""
     ranked = Counter(counts).most_common()
-    shown = [counted(n, f"{suffix} file") for suffix, n in ranked[:most]]
+    shown = [
+        counted(n, f"{suffix} file") if suffix else f"{counted(n, 'file')} without suffix"
+        for suffix, n in ranked[:most]
+    ]
     rest = sum(n for _, n in ranked[most:])
     return ", ".join(shown) + (f" and {rest} others" if rest else "")

@@ -122,8 +122,9 @@ def suggest_pattern(
     for pattern in (*_by_folder(by_class, depth), *_by_name(stems)):
         compiled = re.compile(pattern)
         matches = [compiled.search(path) for path in ids]
-        if all(matches):
-            return pattern, len({match["group"] for match in matches if match})
+        groups = {match["group"] for match in matches if match}
+        if all(matches) and len(groups) < len(ids):
+            return pattern, len(groups)
     return None
 
 
@@ -135,7 +136,8 @@ def _by_folder(by_class: Mapping[str, Sequence[str]], depth: int) -> list[str]:
     }
     if max(map(len, below.values()), default=0) < 2:
         return []
-    return [f"^(?:[^/]+/){{{depth}}}(?P<group>[^/]+)/"]
+    above = "[^/]+/" if depth == 1 else f"(?:[^/]+/){{{depth}}}"
+    return [f"^{above}(?P<group>[^/]+)/"]
 
 
 def _by_name(paths: Mapping[str, Sequence[str]]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import get_args
 
 from cellbench.data.reading.listing import Listing, join, same_name, split_id
 from cellbench.data.reading.masks import named_as_masks
+from cellbench.data.reading.peek import area
 from cellbench.data.reading.reading import Doubt
 from cellbench.data.table import Part
 from cellbench.utils.errors import UserError, counted
@@ -85,17 +86,20 @@ def understand(listing: Listing, claimed: Callable[[int], bool]) -> Layout:
     level = base.count("/") + 1 if base else 0
     if len(folds) == len(tops) > 1:
         layout = _with_folds(listing, inner, folds)
+        _check_inside(listing, inner, claimed)
     elif len(parts) == len(tops) and any(inner.values()):
         layout = _with_parts(listing, inner, parts)
+        _check_inside(listing, inner, claimed)
     elif all(map(_all_parts, subs.values())):
         layout = _parts_below(listing, inner)
     elif any(inner[top] and not listing.images.get(top) for top in set(parts) | set(folds)):
         _refuse_mixed_parts(names, set(parts) | set(folds), tops)
     elif all(inner.values()) and claimed(level):
-        layout = Layout({path: split_id(path)[1] for paths in inner.values() for path in paths})
+        below = [listing.holders(_only_branch(listing, top)) or inner[top] for top in tops]
+        layout = Layout({path: split_id(path)[1] for paths in below for path in paths})
         layout.found["classes"] = "folders in those that data.group_pattern names"
     else:
-        _check_depth(listing, base, inner, subs, claimed(level + 1))
+        _check_depth(listing, base, tops, claimed(level + 1))
         layout = Layout(names)
         layout.found["classes"] = f"folders in {base or 'data.root'}"
         layout.doubts += _doubt_names(names)
@@ -222,6 +226,11 @@ def _parts_below(listing: Listing, inner: Mapping[str, Sequence[str]]) -> Layout
         parts = parts_of({path: split_id(path)[1] for path in paths})
         _refuse_double(parts)
         for path in paths:
+            if len(listing.holders(_descend(listing, path))) > 1:
+                raise UserError(
+                    f"data.root: '{path}' looks like a part and has folders in it: if those are "
+                    f"the classes, give {listing.root / top} as data.root"
+                )
             layout.label[path] = split_id(top)[1]
             layout.part[path] = parts[path]
         if "train" not in parts.values():
@@ -331,13 +340,16 @@ def _refuse_mixed_parts(names: Mapping[str, str], known: set[str], tops: Sequenc
 
 
 def _check_depth(
-    listing: Listing,
-    base: str,
-    inner: Mapping[str, Sequence[str]],
-    subs: Mapping[str, Sequence[str]],
-    claimed: bool,
+    listing: Listing, base: str, tops: Sequence[str], claimed: bool, *, in_part: bool = False
 ) -> None:
     """Refuse folders of which it cannot be told whether they are the classes.
+
+    Args:
+        listing: The images.
+        base: The folder that holds them.
+        tops: The folders.
+        claimed: True if data.group_pattern names the folders in them.
+        in_part: True if they are in a part or a fold.
 
     Raises:
         UserError: Some hold images and others hold folders, or several hold folders of the same
@@ -345,8 +357,9 @@ def _check_depth(
     """
     if claimed:
         return
-    pure = [top for top in inner if len(inner[top]) > 1 and top not in listing.images]
-    flat = [top for top in inner if top in listing.images]
+    inner = {top: listing.holders(_only_branch(listing, top)) for top in tops}
+    pure = [top for top in tops if len(inner[top]) > 1 and top not in listing.images]
+    flat = [top for top in tops if top in listing.images]
     if pure and flat:
         raise UserError(
             f"data.root: '{flat[0]}' holds images and '{pure[0]}' holds folders of images: which "
@@ -354,18 +367,43 @@ def _check_depth(
             "the images in a table (data.csv)"
         )
     owners: dict[str, list[str]] = defaultdict(list)
-    for top, names in subs.items():
-        for name in names:
-            owners[same_name(name)].append(top)
-    shared = [name for name, tops in owners.items() if len(tops) > 1]
-    if shared and any(len(names) > 1 for names in subs.values()):
-        first, second = owners[shared[0]][:2]
-        above = "" if not base else f"(?:[^/]+/){{{base.count('/') + 1}}}"
-        raise UserError(
-            f"data.root: '{first}' and '{second}' both hold a folder '{shared[0]}': which level is "
-            f"the class? Name the other with data.group_pattern, '^{above}(?P<domain>[^/]+)/' or "
-            f"'^{above}[^/]+/(?P<group>[^/]+)/', or give one folder as data.root"
-        )
+    for top, paths in inner.items():
+        for path in paths:
+            owners[same_name(split_id(path)[1])].append(top)
+    shared = [name for name, held in owners.items() if len(held) > 1]
+    if not shared or all(len(paths) < 2 for paths in inner.values()):
+        return
+    first, second = owners[shared[0]][:2]
+    depth = base.count("/") + 1 if base else 0
+    above = f"(?:[^/]+/){{{depth}}}" if depth else ""
+    patterns = [] if in_part else [f"'^{above}(?P<domain>[^/]+)/'"]
+    patterns.append(f"'^{above}[^/]+/(?P<group>[^/]+)/'")
+    instead = "list the images in a table (data.csv)" if in_part else "give one folder as data.root"
+    raise UserError(
+        f"data.root: '{first}' and '{second}' both hold a folder '{shared[0]}': which level is "
+        f"the class? Name the other with data.group_pattern, {' or '.join(patterns)}, or {instead}"
+    )
+
+
+def _check_inside(
+    listing: Listing, inner: Mapping[str, Sequence[str]], claimed: Callable[[int], bool]
+) -> None:
+    """Refuse parts or folds of which it cannot be told which folders in them are the classes.
+
+    Raises:
+        UserError: As `_check_depth`.
+    """
+    for paths in inner.values():
+        base = split_id(paths[0])[0]
+        below = claimed(base.count("/") + 2)
+        _check_depth(listing, base, paths, below, in_part=True)
+
+
+def _only_branch(listing: Listing, folder: str) -> str:
+    """Return the first folder below, or the folder itself, that holds images or several folders."""
+    while folder not in listing.images and len(inside := listing.holders(folder)) == 1:
+        (folder,) = inside
+    return folder
 
 
 def _doubt_names(names: Mapping[str, str]) -> list[Doubt]:
@@ -402,13 +440,14 @@ def _check_without_images(listing: Listing, layout: Layout) -> None:
             path = join(parent, name)
             if listing.has_images(path):
                 continue
-            files = [n for each in listing.below(path) for n in listing.others.get(each, ())]
-            pictures = [n for n in files if is_picture(n)]
-            if pictures:
+            files = [
+                join(each, n) for each in listing.below(path) for n in listing.others.get(each, ())
+            ]
+            if pictures := _unread_pictures(listing, path, files):
                 raise UserError(
                     f"the folder '{path}' has {counted(len(pictures), 'picture')} in formats that "
-                    f"are not read, such as '{pictures[0]}'; convert them to PNG or TIFF, or move "
-                    "the folder out"
+                    f"are not read, such as '{split_id(pictures[0])[1]}'; convert them to PNG or "
+                    "TIFF, or move the folder out"
                 )
             if name in layout.classes:  # that a part lacks the class is noted elsewhere
                 continue
@@ -422,6 +461,17 @@ def _check_without_images(listing: Listing, layout: Layout) -> None:
                 )
 
 
+def _unread_pictures(listing: Listing, folder: str, files: Sequence[str]) -> Sequence[str]:
+    """Return the files of a folder without images that are pictures nonetheless."""
+    if named_as_masks(split_id(folder)[1]):
+        return []
+    found = [path for path in files if is_picture(path) or path.lower().endswith(_ARRAYS)]
+    if found:
+        return found
+    bare = [path for path in files if "." not in split_id(path)[1]]
+    return bare if bare and area(listing.root / bare[0]) else []
+
+
 def is_picture(name: str) -> bool:
     """Return True for a picture in a format that is not read."""
     return name.lower().endswith(_PICTURES)
@@ -433,6 +483,9 @@ _PICTURES = (
     *(".cr2", ".nef", ".arw", ".dng", ".raw", ".psd", ".exr", ".hdr", ".ppm", ".pgm", ".pbm"),
     *(".pnm", ".tga", ".dib", ".zarr", ".bif", ".ims", ".stk"),
 )
+
+
+_ARRAYS = (".npy", ".npz", ".mat", ".h5", ".hdf5")
 
 
 def _check_classes(listing: Listing, layout: Layout) -> None:

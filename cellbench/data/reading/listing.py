@@ -116,7 +116,7 @@ def list_folder(root: Path) -> Listing:
                 continue
             if _is_folder(entry):
                 if linked:
-                    found.leave_out(LINKS, "link")
+                    found.leave_out(LINKS, name)
                 else:
                     inside.append(name)
             elif is_image(name):
@@ -162,8 +162,8 @@ def stem_of(name: str) -> str:
 
 
 def suffix_of(name: str) -> str:
-    """Return the lower-case suffix of a file's name, or the name if it has none."""
-    return os.path.splitext(name)[1].lower() or name
+    """Return the lower-case suffix of a file's name; of a name such as .DS_Store the whole."""
+    return os.path.splitext(name)[1].lower() or (name if name.startswith(".") else "")
 
 
 def is_image(name: str) -> bool:

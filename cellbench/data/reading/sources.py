@@ -44,7 +44,7 @@ def _with_patterns(reading: Reading, root: Path, options: FolderOptions) -> Read
     samples, found = list(reading.samples), dict(reading.found)
     if options.group_pattern is not None:
         samples = apply_pattern(samples, options.group_pattern)
-        found |= describe_roles(samples)
+        found |= describe_roles(samples, options.group_pattern)
     if options.mask_pattern is not None:
         check_pattern(options.mask_pattern)
         paths = [root / os.path.normpath(expand(options.mask_pattern, s.id)) for s in samples]

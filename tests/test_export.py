@@ -83,9 +83,9 @@ def test_a_file_that_says_another_class_ends_with_1(fit, folder_root, capsys, mo
     model = build_model(*read_checkpoint(best))
     with torch.no_grad():
         model.head[-1].bias += torch.tensor([99.0, -99.0])
-        other = compare(model, file, random_images(Preprocessing((32, 32), "raw", 0)))
+        other = compare(model, file, random_images(model))
         model.head[-1].bias *= -1
-        again = compare(model, file, random_images(Preprocessing((32, 32), "raw", 0)))
+        again = compare(model, file, random_images(model))
     assert other.same_class + again.same_class == 64
     assert max(other.largest_difference, again.largest_difference) > 0.4
     written = exporter.export

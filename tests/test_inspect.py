@@ -153,6 +153,20 @@ def test_a_table_is_shown(tmp_path, inspect):
     assert "                 6  m" in shown
 
 
+def test_patients_in_the_names_of_a_table_are_suggested(tmp_path, inspect):
+    rows = []
+    for i in range(48):
+        draw(tmp_path / f"UID_{i // 4}_{i}.png")
+        rows.append(f"UID_{i // 4}_{i}.png,{'ab'[i // 24]}")
+    (tmp_path / "t.csv").write_text("\n".join(["path,label", *rows]))
+    shown, experiment = inspect(tmp_path, "--csv=t.csv")
+    pattern = experiment["data"]["init_args"]["group_pattern"]
+    assert f"12 groups of 48 images (data.group_pattern: '{pattern}')" in shown
+    assert (
+        "groups     12 by data" in inspect(tmp_path, "--csv=t.csv", "--group_pattern", pattern)[0]
+    )
+
+
 def test_medmnist_is_shown(tmp_path, inspect):
     images = np.zeros((40, 28, 28, 3), np.uint8)
     labels = np.arange(40)[:, None] % 2
@@ -182,7 +196,7 @@ def test_an_output_replaces_only_one_of_its_own(tmp_path, inspect, fails):
         (["{root}/none"], "data.root: there is no folder {root}/none; give a folder that holds"),
         (["{root}/a.txt"], "data.root: {root}/a.txt is a file and no folder; give a folder"),
         (["{root}", "--csv=no.csv"], "data.csv: there is no table {root}/no.csv"),
-        (["{root}", "--columns={{label: x}}"], "data.columns: they are of a table"),
+        (["{root}", "--columns={{label: x}}"], "data.columns: they are those of a table"),
         (["{root}", "--mask_pattern=m.png"], "data.mask_pattern: 'm.png' is one path for all"),
         (["{root}", "--group_pattern=("], "data.group_pattern: '(' is no regular expression"),
         (["{root}", "--pattern=("], "unknown option"),

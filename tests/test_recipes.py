@@ -507,7 +507,8 @@ def test_patience_waits_for_the_last_phase(fit):
     ("text", "message"),
     [
         (None, "data.train_labels: cannot read"),
-        ("id,kind\na,b\n", "has no rows with the columns id and label"),
+        ("id,kind\na,b\n", "labels.csv: no column 'label'; it has 'id', 'kind'"),
+        ("id;label\na;b\na;c\n", "labels.csv has 'a' more than once; remove one"),
         ("id,label\nnobody,neutrophil\n", "is of another training split"),
     ],
 )

@@ -10,7 +10,13 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from cellbench.artifacts.folder import whole_file
-from cellbench.data.preprocessing import LARGEST_SIDE, SMALLEST_SIDE, Masks, Preprocessing
+from cellbench.data.preprocessing import (
+    LARGEST_SIDE,
+    MAX_CHANNELS,
+    SMALLEST_SIDE,
+    Masks,
+    Preprocessing,
+)
 from cellbench.data.stain import Normalisation
 from cellbench.data.views import View
 from cellbench.models.classifier import CellClassifier
@@ -126,8 +132,11 @@ class Description:
             ValueError: `as_plain` never gives such a value.
         """
         model, given = plain["model"], plain["preprocessing"]
-        if model.keys() != {"classes", "image_size", "backbone", "norm", "head"}:
+        known = {"classes", "image_size", "channels", "backbone", "norm", "head"}
+        if model.keys() | {"channels"} != known:  # earlier versions had RGB alone
             raise ValueError("not what CellClassifier.arguments gives")
+        if not 1 <= model.get("channels", 3) <= MAX_CHANNELS:
+            raise ValueError("an impossible number of channels")
         classes = model["classes"]
         if not all(isinstance(name, str) for name in [*classes, model["backbone"], model["norm"]]):
             raise ValueError("a name is not a text")
@@ -234,7 +243,7 @@ def check_pooling(described: Description, model: CellClassifier) -> None:
     """
     if described.pooling >= POOLING or not isinstance(model.pool, OwnPooling):
         return
-    shape = (2, 3, *described.preprocessing.image_size)
+    shape = (2, model.channels, *described.preprocessing.image_size)
     noise = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
     training = model.training
     model.eval()

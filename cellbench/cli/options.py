@@ -36,7 +36,11 @@ MODEL = {
 LIMIT = int | None
 """Type of trainer.limit_train_batches, without Lightning's shares of the batches."""
 
-LINKED = {"classes": "data.classes", "image_size": "data.input_size"}
+LINKED = {
+    "classes": "data.classes",
+    "image_size": "data.input_size",
+    "channels": "data.n_channels",
+}
 """Options of the model that always take their values from the data."""
 
 

@@ -1,6 +1,5 @@
-"""Reading image and label files, with one clear line where one cannot be read."""
+"""Reading of image files, with one clear line where one cannot be read."""
 
-import csv
 import errno
 import hashlib
 import io
@@ -8,7 +7,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,6 @@ import PIL.Image
 
 from cellbench.data.views import BACKGROUND, CYTOPLASM, NUCLEUS, Image, Mask
 from cellbench.utils.errors import UserError
-from cellbench.utils.untrusted import open_text
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -236,37 +234,3 @@ def fingerprint(path: Path, max_pixels: int = MAX_PIXELS) -> str:
     """
     with _open(path, max_pixels) as file:
         return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
-
-
-def read_table(
-    path: Path, columns: set[str], empty: Set[str] = frozenset()
-) -> list[dict[str, str]]:
-    """Read a CSV file with a header as one dictionary per row.
-
-    Args:
-        path: The file, UTF-8, with or without a byte-order mark.
-        columns: The columns that it must have, with a value in every row.
-        empty: Further columns that it must have, where a value may be missing.
-
-    Raises:
-        UserError: It is missing, not such a file, or lacks a column or a value.
-    """
-    try:
-        with open_text(path, "utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            header = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read the table {path}: {reason}") from error
-    missing = sorted((columns | empty) - set(header))
-    if missing:
-        raise UserError(
-            f"{path}: no column '{missing[0]}'; it has {', '.join(header) or 'none'} "
-            "(columns are separated by commas)"
-        )
-    for number, row in enumerate(rows, start=2):
-        lacking = sorted(name for name in columns if not row[name])
-        if lacking:
-            raise UserError(f"{path}, line {number}: no value for '{lacking[0]}'")
-    return rows

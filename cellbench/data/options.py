@@ -105,6 +105,11 @@ class DataOptions:
         return (size, size) if isinstance(size, int) else (size[0], size[1])
 
     @property
+    def n_channels(self) -> int:
+        """Number of the images' channels, as the network sees them."""
+        return 3
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """Steps from a decoded image to the network's input size."""
         return Preprocessing(self.input_size, self.view, self.fill, self.masks, self.stain)

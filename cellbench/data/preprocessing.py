@@ -25,6 +25,9 @@ Masks = Literal["expert", "auto"]
 SMALLEST_SIDE, LARGEST_SIDE = 8, 4096
 """Pixels of a side of the network's input: larger ones fit no machine's memory."""
 
+MAX_CHANNELS = 64
+"""Largest number of channels of the network's input."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:

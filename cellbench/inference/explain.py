@@ -39,7 +39,7 @@ class _Prepared(NamedTuple):
     label: str
     """True class."""
     image: Image
-    """The image as the network sees it, (H, W, 3)."""
+    """The image as the network sees it, (H, W, channels)."""
     mask: Mask | None
     """Its mask, (H, W), whether the view shows it or not; None if there is none."""
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from cellbench.data.dataset import Batch, FeatureBatch
+from cellbench.models.backbones.channels import RGB
 from cellbench.models.co_teaching import CoTeacher
 from cellbench.models.config import ModelConfig
 from cellbench.models.epoch_metrics import WeightedMean, classification_metrics
@@ -29,12 +30,13 @@ from cellbench.utils.terminal import say
 
 
 class CellClassifier(CellNetwork):
-    """Network that classifies uint8 RGB images, and its training.
+    """Network that classifies uint8 images, and its training.
 
     Args:
         classes: Names of the classes.
         image_size: Height and width of the images in pixels.
         config: The options.
+        channels: Number of the images' channels; 3 for RGB.
 
     Raises:
         UserError: The network cannot be made, or has no stage of the name that is to be frozen.
@@ -45,8 +47,9 @@ class CellClassifier(CellNetwork):
         classes: tuple[str, ...],
         image_size: tuple[int, int],
         config: ModelConfig = ModelConfig(),  # noqa: B008  # frozen
+        channels: int = RGB,
     ) -> None:
-        super().__init__(classes, image_size, config)
+        super().__init__(classes, image_size, config, channels)
         self.description: dict[str, Any] = {}
         """Description of the run, in plain values, for checkpoints."""
         plan = make_plan(config, epochs=1, stages=len(self.stages))
@@ -282,17 +285,22 @@ class CellClassifier(CellNetwork):
 
 
 class FlatCellClassifier(CellClassifier):
-    """Network that classifies uint8 RGB images, and its training.
+    """Network that classifies uint8 images, and its training.
 
     Its options are those of `ModelConfig`, one by one: the keys of `model:` in a configuration.
 
     Args:
         classes: Names of the classes; taken from the data.
         image_size: Height and width of the images in pixels; taken from the data.
+        channels: Number of the images' channels; taken from the data.
         **options: Fields of `ModelConfig`.
     """
 
     def __init__(
-        self, classes: tuple[str, ...], image_size: tuple[int, int], **options: Any
+        self,
+        classes: tuple[str, ...],
+        image_size: tuple[int, int],
+        channels: int = RGB,
+        **options: Any,
     ) -> None:
-        super().__init__(classes, image_size, ModelConfig(**options))
+        super().__init__(classes, image_size, ModelConfig(**options), channels)

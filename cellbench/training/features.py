@@ -54,7 +54,7 @@ def keep(model: CellClassifier, data: CellDataModule, trainer: Trainer) -> str |
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             return model.features(images)
 
-    probe = compute(torch.zeros(1, 3, *data.input_size).byte().to(model.device))
+    probe = compute(torch.zeros(1, model.channels, *data.input_size).byte().to(model.device))
     width, dtype = probe.shape[1] * probe.element_size(), probe.dtype
     network = _identify(model, trainer)
 

@@ -1,7 +1,8 @@
 """Anybody's images: a folder for each class, a table, or an archive of MedMNIST."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -26,7 +27,8 @@ class FolderDataModule(FileDataModule):
     (`root/masks/lymphocyte/a.png`). `root` may also be an `.npz` of MedMNIST.
 
     With `csv`, its rows are the samples. Columns: path (below root) and label; and where known
-    mask (below root), group (patient, slide) and split (train, val or test).
+    mask (below root), group (patient, slide), split (train, val or test), fold and domain
+    (laboratory, scanner). What no column gives is taken from the folder, if it has it.
 
     Masks have one channel and two values (background 0, cell), or 0, 128 and 255 (background,
     cytoplasm, nucleus). Images of equal content are kept in one part of the split.
@@ -34,7 +36,11 @@ class FolderDataModule(FileDataModule):
     """
 
     csv: Path | None = None
-    """Table of the samples, below root; null for a folder for each class."""
+    """Table of the samples: its path below root, or an absolute one; null for a folder for each
+    class. Comma, semicolon or tab; UTF-8, UTF-16 or Windows-1252."""
+    columns: Mapping[str, str | None] = field(default_factory=dict)
+    """Column of the table for each role (path, label, mask, group, split, fold, domain) whose name
+    is another, as {group: patient_id}; null for a role that no column has."""
     mask_pattern: str | None = None
     """Path of each image's mask from root, such as `masks/{path}.png`: {path} is the image's path
     without suffix, {parent} its folder, {name} its name and {stem} its name without suffix. Null
@@ -49,8 +55,8 @@ class FolderDataModule(FileDataModule):
     @cached_property
     def reading(self) -> Reading:
         """The understanding of the folder or table."""
-        options = FolderOptions(self.mask_pattern, self.group_pattern)
-        return read_images(self.root, self.csv, options)
+        options = FolderOptions(self.mask_pattern, self.group_pattern, self.columns)
+        return read_images(self.root, None if self.csv is None else Path(self.csv), options)
 
     @property
     def classes(self) -> tuple[str, ...]:

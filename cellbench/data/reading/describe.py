@@ -33,6 +33,9 @@ def describe(reading: Reading, headers: Headers) -> Iterator[str]:
     """
     counts = Counter(sample.label for sample in reading.samples)
     yield _line("images", f"{len(reading.samples):,} of {len(reading.classes)} classes")
+    for kind in ("table", "paths"):
+        if kind in reading.found:
+            yield _line(kind, reading.found[kind])
     yield _line("classes", reading.found.get("classes", ""))
     for label, name in enumerate(reading.classes[:_MANY]):
         yield f"{'':11}{counts[label]:7,}  {name}"

@@ -73,7 +73,11 @@ def read_folder(root: Path, options: FolderOptions) -> Reading:
     if options.group_pattern is not None:
         samples = apply_pattern(samples, options.group_pattern)
         found |= describe_roles(samples, options.group_pattern)
-    suggested = {} if any(s.group for s in samples) else _suggest(by_folder)
+    suggested: dict[str, object] = {}
+    guesses: list[Doubt] = []
+    if not any(sample.group for sample in samples):
+        depths = {folder.count("/") + 1 for folder in by_folder}
+        suggested, guesses = suggest_groups(by_folder, depths.pop() if len(depths) == 1 else None)
     found |= {"masks": _describe_masks(samples, masks)} if masks.of else {}
     _count_others(listing)
     doubts = [
@@ -84,7 +88,7 @@ def read_folder(root: Path, options: FolderOptions) -> Reading:
         *_doubt_masks(samples),
         *_doubt_unreadable(listing),
         *_doubt_mask_classes(listing, by_folder),
-        *([] if not suggested else [_doubt_groups(suggested, len(samples))]),
+        *guesses,
         *doubt_numbers(layout.classes, samples),
     ]
     return Reading(
@@ -94,7 +98,7 @@ def read_folder(root: Path, options: FolderOptions) -> Reading:
         listing.left_out,
         tuple(doubts),
         options=patterns_given(options),
-        suggested={name: pattern for name, (pattern, _) in suggested.items()},
+        suggested=suggested,
         mask_places=describe_places(samples[0].id),
     )
 
@@ -173,30 +177,36 @@ def _describe_masks(samples: Sequence[Sample], masks: Masks) -> str:
     return f"{n} of {counted(len(samples), 'image')}: {ways}"
 
 
-def _suggest(by_folder: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, int]]:
-    """Suggest a `data.group_pattern`; empty if nothing hints at groups."""
+def suggest_groups(
+    by_class: Mapping[str, Sequence[str]], depth: int | None
+) -> tuple[dict[str, object], list[Doubt]]:
+    """Suggest a `data.group_pattern`, if names or folders hint at groups.
+
+    Args:
+        by_class: The ids of the images of each class, or of each class folder.
+        depth: Number of folders above an image that lies directly in a class folder; None if the
+            folders have no such meaning.
+
+    Returns:
+        The option that is suggested, and the doubt that names it.
+    """
     stems = {
-        folder: sorted({join(split_id(path)[0], stem_of(split_id(path)[1])) for path in ids})
-        for folder, ids in by_folder.items()
+        key: sorted({join(split_id(path)[0], stem_of(split_id(path)[1])) for path in ids})
+        for key, ids in by_class.items()
     }
-    depths = {folder.count("/") + 1 for folder in by_folder}
-    if len(depths) == 1:
-        (depth,) = depths
-        if suggestion := suggest_pattern(by_folder, stems, depth):
-            return {"group_pattern": suggestion}
-    n = sum(map(len, stems.values()))
-    if n < sum(map(len, by_folder.values())):  # one image in two formats
-        return {"group_pattern": (r"^(?P<group>.+?)(?:\.ome)?\.[^.]+$", n)}
-    return {}
-
-
-def _doubt_groups(suggested: Mapping[str, tuple[str, int]], n: int) -> Doubt:
-    pattern, groups = suggested["group_pattern"]
-    return Doubt(
-        f"names or folders look as if several images were of one patient, slide or field: "
-        f"{counted(groups, 'group')} of {n} images",
+    total, n = sum(map(len, by_class.values())), sum(map(len, stems.values()))
+    suggestion = suggest_pattern(by_class, stems, depth)
+    if suggestion is None and n < total:  # one image in two formats
+        suggestion = (r"^(?P<group>.+?)(?:\.ome)?\.[^.]+$", n)
+    if suggestion is None:
+        return {}, []
+    pattern, groups = suggestion
+    doubt = Doubt(
+        "names or folders look as if several images were of one patient, slide or field: "
+        f"{counted(groups, 'group')} of {total} images",
         f"data.group_pattern: '{pattern}'",
     )
+    return {"group_pattern": pattern}, [doubt]
 
 
 def _doubt_masks(samples: Sequence[Sample]) -> list[Doubt]:

@@ -105,21 +105,23 @@ def _names_level(compiled: re.Pattern[str], ids: Iterable[str], level: int) -> b
 
 
 def suggest_pattern(
-    by_class: Mapping[str, Sequence[str]], stems: Mapping[str, Sequence[str]], depth: int
+    by_class: Mapping[str, Sequence[str]], stems: Mapping[str, Sequence[str]], depth: int | None
 ) -> tuple[str, int] | None:
     """Suggest a `data.group_pattern`, from folders below the classes or from the files' names.
 
     Args:
         by_class: The ids of each class folder's images.
         stems: The same without suffix, each once.
-        depth: Number of folders above an image that lies directly in a class folder.
+        depth: Number of folders above an image that lies directly in a class folder; None if the
+            folders below the classes mean nothing.
 
     Returns:
         The pattern, which fits all ids, and the number of groups that it makes; None if nothing
         hints at groups.
     """
     ids = [path for paths in by_class.values() for path in paths]
-    for pattern in (*_by_folder(by_class, depth), *_by_name(stems)):
+    by_folder = [] if depth is None else _by_folder(by_class, depth)
+    for pattern in (*by_folder, *_by_name(stems)):
         compiled = re.compile(pattern)
         matches = [compiled.search(path) for path in ids]
         groups = {match["group"] for match in matches if match}

@@ -4,9 +4,16 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from cellbench.data.reading.folders import describe_roles, patterns_given, read_folder
+from cellbench.data.reading.folders import (
+    describe_roles,
+    doubt_numbers,
+    patterns_given,
+    read_folder,
+    suggest_groups,
+)
 from cellbench.data.reading.groups import apply_pattern
 from cellbench.data.reading.label_table import read_label_table
+from cellbench.data.reading.layout import refuse_one_class
 from cellbench.data.reading.masks import check_pattern, expand
 from cellbench.data.reading.reading import FolderOptions, Reading
 from cellbench.utils.errors import UserError
@@ -25,10 +32,11 @@ def read_images(root: Path, csv: Path | None, options: FolderOptions) -> Reading
     """
     if csv is None:
         if options.columns:
-            raise UserError("data.columns: they are of a table, and there is none; give data.csv")
+            raise UserError("data.columns: they are those of a table; give it as data.csv")
         return read_folder(root, options)
     reading = read_label_table(root, csv, options, _read_or_none(root))
-    return _with_patterns(reading, root, options)
+    refuse_one_class(reading.classes, str(csv))
+    return _complete(reading, root, options)
 
 
 def _read_or_none(root: Path) -> Reading | None:
@@ -39,8 +47,8 @@ def _read_or_none(root: Path) -> Reading | None:
         return None
 
 
-def _with_patterns(reading: Reading, root: Path, options: FolderOptions) -> Reading:
-    """Return the reading of a table with the groups and masks that the patterns add."""
+def _complete(reading: Reading, root: Path, options: FolderOptions) -> Reading:
+    """Return the reading of a table with what the patterns add, and with doubts as of a folder."""
     samples, found = list(reading.samples), dict(reading.found)
     if options.group_pattern is not None:
         samples = apply_pattern(samples, options.group_pattern)
@@ -58,8 +66,19 @@ def _with_patterns(reading: Reading, root: Path, options: FolderOptions) -> Read
                 f"data.mask_pattern: '{options.mask_pattern}' fits no file (no {paths[0]})"
             )
         found["masks"] = f"{n} of {len(samples)} images: {options.mask_pattern}"
+    doubts = [*reading.doubts, *doubt_numbers(reading.classes, samples)]
+    suggested: dict[str, object] = {}
+    if not any(sample.group for sample in samples):
+        by_class = {
+            name: [sample.id for sample in samples if sample.label == label]
+            for label, name in enumerate(reading.classes)
+        }
+        suggested, more = suggest_groups(by_class, None)
+        doubts += more
     return replace(
         reading,
+        doubts=tuple(doubts),
+        suggested=suggested,
         samples=tuple(samples),
         found=found,
         options={**reading.options, **patterns_given(options)},

@@ -828,7 +828,7 @@ def test_the_module_lists_what_the_table_says(root):
     data = FolderDataModule(root=root, csv=Path("t.csv"), columns={"group": "patient"})
     assert data.classes == CLASSES
     assert [sample.group for sample in data.listed] == [by_four(i) for i in range(24)]
-    assert data.note == "not in the table: 1 .png file"
+    assert data.note == "no samples: 1 .png file: not in the table"
     (root / "t.csv").write_text(PLAIN.replace(",neutro", ",mono"))
     with pytest.raises(UserError, match=r"at least two classes are needed; found mono in t\.csv"):
         _ = FolderDataModule(root=root, csv=Path("t.csv")).classes

@@ -130,6 +130,9 @@ def _show(found: Audit, plain: dict[str, Any]) -> None:
     for check in found.checks:
         if not check.holds:
             console.print(f"NOTE expected {check.expected}; found {check.found}")
+    if not found.checks and found.data.note:  # else the checks have said it
+        for line in found.data.note.splitlines():
+            console.print(f"NOTE {line}", soft_wrap=True)
     console.print(found.verdict, style="bold" if found.holds else "bold red")
 
 

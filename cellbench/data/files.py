@@ -20,7 +20,9 @@ import PIL.Image
 from cellbench.data.views import BACKGROUND, CYTOPLASM, NUCLEUS, Image, Mask
 from cellbench.utils.errors import UserError
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+)
 
 # The last bytes of a complete file. OpenCV silently fills the missing part of a JPEG or PNG with
 # grey.

@@ -28,6 +28,11 @@ class DatasetHooks(ABC):
         """Class names in the order of their labels, known before any image is read."""
 
     @property
+    def mask_places(self) -> str:
+        """Places where masks were looked for, for a message; empty if they are given otherwise."""
+        return ""
+
+    @property
     def published(self) -> tuple[int, ...] | None:
         """Published number of images of each class; None if it is unknown."""
         return None

@@ -112,9 +112,11 @@ class ImageStore:
         lacking = [sample.id for sample in samples if not self._source.has_mask(sample)]
         if lacking:
             instead = "data.masks: auto" if self._source.shows_cells else "view raw"
+            places = self._source.mask_places
+            where = f"; {places}; data.mask_pattern names another place" if places else "; add them"
             raise UserError(
                 f"data.view: {view} needs a mask, and '{lacking[0]}' has none "
-                f"({len(lacking)} of {len(samples)} images have none); add them, or use {instead}"
+                f"({len(lacking)} of {len(samples)} images have none){where}, or use {instead}"
             )
 
     def _prepare(self, position: int) -> tuple[Image, Mask | None]:

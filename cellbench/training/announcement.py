@@ -56,7 +56,7 @@ def _notes_on_data(run: Run) -> Iterator[str]:
     """Yield warnings about valid but unusual settings of the data and the training."""
     data = run.data
     if data.note:
-        yield data.note
+        yield from data.note.splitlines()
     batches = run.config["trainer"].get("limit_train_batches")
     if run.trains and batches is not None:
         limit = counted(batches, "batch", "batches")

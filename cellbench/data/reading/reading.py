@@ -9,12 +9,12 @@ from cellbench.data.table import Sample
 
 @dataclass(frozen=True)
 class FolderOptions:
-    """Options by which the user helps to understand a folder or a table."""
+    """Options that decide how a folder or a table is read."""
 
     mask_pattern: str | None = None
-    """Path of an image's mask, with placeholders; None for the usual places."""
+    """Path of each image's mask, such as `masks/{path}.png`; None to look in the usual places."""
     group_pattern: str | None = None
-    """Regular expression searched in a sample's id, with a group named `group`."""
+    """Regular expression, searched in each id, whose named groups give group, domain and fold."""
     columns: Mapping[str, str | None] = field(default_factory=dict)
     """Header of the table's column for each role; None for a role that no column has."""
 
@@ -25,20 +25,24 @@ class Doubt:
 
     what: str
     """The observation, with its numbers and the first example."""
-    option: str
-    """The option of the command line that settles it, such as `data.mask_pattern`."""
+    option: str = ""
+    """The option of the command line that settles it, such as `data.mask_pattern`; empty if it is
+    the files that must change, which `what` then says."""
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.option})" if self.option else self.what
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Understanding of a folder or a table of images. No pixel has been decoded."""
+    """Understanding of a folder or a table of images."""
 
     classes: tuple[str, ...]
     """Class names, sorted; a label is an index into them."""
     samples: tuple[Sample, ...]
     """The samples, sorted by id."""
     found: Mapping[str, str] = field(default_factory=dict)
-    """Where each kind of information was found: groups, parts, folds, masks, domains."""
+    """Where each kind of information was found: classes, parts, folds, groups, domains, masks."""
     left_out: Mapping[str, Counter[str]] = field(default_factory=dict)
     """Files that are not samples: for each reason, their numbers by suffix."""
     doubts: tuple[Doubt, ...] = ()
@@ -47,3 +51,7 @@ class Reading:
     """Columns of the table that are not used."""
     options: Mapping[str, object] = field(default_factory=dict)
     """Options of FolderDataModule with which `fit` reads the same, beside `root`."""
+    suggested: Mapping[str, object] = field(default_factory=dict)
+    """Further options that the doubts suggest, by the names that FolderDataModule has for them."""
+    mask_places: str = ""
+    """Places where masks were looked for."""

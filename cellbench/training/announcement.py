@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 
 from cellbench.artifacts.conditions import few_groups
+from cellbench.data.module import CellDataModule
+from cellbench.data.views import needs_mask
 from cellbench.training.run import Run
 from cellbench.utils.errors import counted
 
@@ -26,6 +28,7 @@ def announcement(run: Run, precision: str, loading: str) -> str:
         f"{n['train']} train, {n['val']} val, {n['test']} test images",
         f"split      {data.split.protocol}{fold}, digest {data.partition.digest[:12]}{out}",
         f"images     {data.where}, {loading}",
+        *([f"masks      {data.mask_survey.text}"] if _shows_experts_masks(data) else []),
         *([f"epoch      {data.shown}"] if run.trains and data.shown else []),
         f"model      {model.arguments['backbone']}, {total:,} parameters, "
         f"{model.trained:,} trained",
@@ -37,6 +40,11 @@ def announcement(run: Run, precision: str, loading: str) -> str:
     lines += [f"NOTE       {note}" for note in (*_notes_on_data(run), *_notes_on_model(run))]
     lines += [f"UNRELIABLE {flag}" for flag in run.stamps]
     return "\n".join(lines)
+
+
+def _shows_experts_masks(data: CellDataModule) -> bool:
+    """Return True if the view uses mask files."""
+    return needs_mask(data.view) and data.masks == "expert" and data.mask_format.kind != "unknown"
 
 
 def _notes_on_data(run: Run) -> Iterator[str]:

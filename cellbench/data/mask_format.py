@@ -120,7 +120,7 @@ class MaskFormat:
     def describe(self) -> str:
         """Describe the format in words."""
         if self.kind == "unknown":
-            words = "0 background and one other value cell, or 0, 128 cytoplasm and 255 nucleus"
+            words = "0 background, 128 cytoplasm, 255 nucleus, or 0 and one other value cell"
         elif self.kind == "ids":
             words = "0 background, every other value a cell"
         else:
@@ -339,39 +339,36 @@ def check_mask_values(option: Mapping[Region, Value]) -> None:
             "data.mask_values: name the background and at least one of cell, cytoplasm and "
             f"nucleus, as {as_option([('background', 0), ('cell', 1)], False)}"
         )
-    forms = [form for value in option.values() if (form := _form(value)) is not None]
-    if len(set(forms)) > 1:
+    if len({form for value in option.values() if (form := _form(value)) is not None}) > 1:
         raise UserError(
             "data.mask_values: numbers beside colours; give all values in one way, colours as "
             "'#rrggbb' or [r, g, b]"
         )
-    for coloured in forms[:1] or [False, True]:
-        seen: dict[int, str] = {}
-        for value, region in table_of(option, coloured=coloured):
-            if seen.setdefault(value, region) != region:
-                raise UserError(
-                    f"data.mask_values: {_name(value, coloured)} is both {seen[value]} and "
-                    f"{region}; give each value one region"
-                )
+    coloured, seen = are_colours(option), dict[int, str]()
+    for value, region in table_of(option):
+        if seen.setdefault(value, region) != region:
+            raise UserError(
+                f"data.mask_values: {_name(value, coloured)} is both {seen[value]} and {region}; "
+                "give each value one region"
+            )
 
 
-def are_colours(option: Mapping[Region, Value], *, coloured: bool) -> bool:
+def are_colours(option: Mapping[Region, Value]) -> bool:
     """Return True if the values of data.mask_values are colours.
 
-    Args:
-        option: The option.
-        coloured: True if the masks have colours: three numbers are then a colour, else values.
+    Three numbers are a colour unless there are single numbers beside them.
     """
     forms = [form for value in option.values() if (form := _form(value)) is not None]
-    return forms[0] if forms else coloured
+    return forms[0] if forms else True
 
 
-def table_of(option: Mapping[Region, Value], *, coloured: bool) -> tuple[tuple[int, Region], ...]:
+def table_of(option: Mapping[Region, Value]) -> tuple[tuple[int, Region], ...]:
     """Return the values of data.mask_values with their regions.
 
     Raises:
         UserError: A region has no value, or a colour is not one.
     """
+    coloured = are_colours(option)
     table = tuple(
         (key, region)
         for region in get_args(Region)
@@ -423,16 +420,12 @@ def _keys(value: Value, region: str, coloured: bool) -> Iterator[int]:
             yield from _keys(each, region, coloured)
 
 
-def from_option(
-    option: Mapping[Region, Value], *, coloured: bool, instance: Instance
-) -> MaskFormat:
+def from_option(option: Mapping[Region, Value], instance: Instance) -> MaskFormat:
     """Return the format that data.mask_values describes.
 
     Args:
         option: The option.
-        coloured: True if the masks have colours.
         instance: Cells that count.
     """
-    colours = are_colours(option, coloured=coloured)
-    table = table_of(option, coloured=colours)
-    return replace(MaskFormat.of(*table, coloured=colours), given=True, instance=instance)
+    table, coloured = table_of(option), are_colours(option)
+    return replace(MaskFormat.of(*table, coloured=coloured), given=True, instance=instance)

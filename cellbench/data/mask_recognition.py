@@ -284,9 +284,13 @@ def _refuse_inverted(masks: MaskSet) -> None:
         return
     first = masks.tallies[inverted[0]]
     outside = int(first.values[first.edges.argmax()])
-    others = first.values[np.abs(first.values - outside) > _noise(first)]
-    if first.coloured or len(others) > 2:
-        others = others[[first.counts[np.isin(first.values, others)].argmax()]]
+    values, counts = first.values, first.counts
+    if _noise(first):
+        values = _THREE.known[_THREE.find_nearest(values)[0]]
+        outside = int(values[first.edges.argmax()])
+    others = np.unique(values[values != outside])
+    if first.coloured or _noise(first) or len(others) > 2:
+        others = values[[np.where(values == outside, 0, counts).argmax()]]
     order = others[np.argsort(np.abs(others - outside), kind="stable")].tolist()
     names: tuple[Region, ...] = ("cell",) if len(order) == 1 else ("cytoplasm", "nucleus")
     option = as_option([("background", outside), *zip(names, order, strict=True)], first.coloured)
@@ -405,7 +409,7 @@ def _recognise_regions(masks: MaskSet, instance: Instance | None) -> MaskFormat:
         return MaskFormat("ids")
     raise UserError(
         f"the values of the masks may mean several things: {masks.shares()} ({masks.names[0]}); "
-        "name them in data.mask_values, as {background: 0, cytoplasm: 1, nucleus: 2}, or give "
+        "name them, as data.mask_values: {background: 0, cytoplasm: 1, nucleus: 2}, or give "
         "data.mask_instance: all if each is a cell of its own"
     )
 

@@ -89,7 +89,7 @@ def survey_masks(
     if not read:
         return MaskSurvey()
     tallies = [_tally(found[k]) for k in read]
-    names = [str(paths[k]) for k in read]
+    names = [f"{paths[k].parent.name}/{paths[k].name}" for k in read]
 
     def examine(chosen: Sequence[int], known: MaskFormat | None) -> list[Regions]:
         """Examine masks, or take the results from an earlier run."""
@@ -106,13 +106,12 @@ def survey_masks(
     if values is None:
         mask_format = recognise(masks, instance)
     else:
-        coloured = any(tally.coloured for tally in tallies)
-        if coloured and not are_colours(values, coloured=True):
+        if any(tally.coloured for tally in tallies) and not are_colours(values):
             raise UserError(
                 f"data.mask_values has numbers, but the masks have colours: {masks.shares()} "
                 f"({names[0]}); name those, as '#rrggbb'"
             )
-        mask_format = from_option(values, coloured=coloured, instance=instance or "all")
+        mask_format = from_option(values, instance or "all")
     return MaskSurvey(mask_format, tuple(_note(masks, mask_format)))
 
 

@@ -262,7 +262,7 @@ def test_a_wrong_mask_is_named(folder_root):
         data.setup("fit")
     write_image(mask, np.full((48, 48), 77, np.uint8))
     with pytest.raises(
-        UserError, match=r"3 \(0\)\.png has the values 77; expected 0 and one other"
+        UserError, match=r"3 \(0\)\.png: 100\.0% of its pixels are none of 0, 128, 2"
     ):
         data.setup("fit")
     mask.unlink()

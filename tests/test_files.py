@@ -16,7 +16,7 @@ import torch
 
 from cellbench.__main__ import main
 from cellbench.artifacts import figures
-from cellbench.data import files
+from cellbench.data import files, mask_files
 from cellbench.data.datasets.hpv_slides import SLIDES, HPVSlidesDataModule
 from cellbench.inference.contact_sheet import ContactSheet
 from cellbench.metrics.classification import evaluate
@@ -46,11 +46,13 @@ def no_decoder(monkeypatch):
 def test_a_bomb_is_refused_by_its_header(tmp_path, read):
     path = tmp_path / "bomb.png"
     png_header(path, 32_000)
-    image = [np.zeros((9, 9, 3), np.uint8)] if read == "read_mask" else []
+    module, image = files, []
+    if read == "read_mask":
+        module, image = mask_files, [np.zeros((9, 9, 3), np.uint8)]
     with pytest.raises(
         UserError, match=r"bomb\.png: it has 32,000 x 32,000 pixels, more than max_pixels = 100,0"
     ):
-        getattr(files, read)(path, *image)
+        getattr(module, read)(path, *image)
 
 
 def test_the_limit_is_configurable(folder_root, fails, tmp_path, fit):

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from cellbench.data.files import read_image, read_mask
+from cellbench.data.files import read_image
+from cellbench.data.mask_files import read_mask
 from cellbench.data.segmentation import segment
 from cellbench.data.views import BACKGROUND, CYTOPLASM, NUCLEUS
 from cellbench.utils.errors import UserError

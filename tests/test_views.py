@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cellbench.data.augment import POLICIES, Augmentation
-from cellbench.data.files import read_image, read_mask
+from cellbench.data.files import read_image
+from cellbench.data.mask_files import read_mask
 from cellbench.data.preprocessing import Preprocessing, resize, resize_mask
 from cellbench.data.views import BACKGROUND, CYTOPLASM, NUCLEUS, apply_view, crop_box
 from cellbench.utils.errors import UserError

@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from cellbench.artifacts.folder import whole_file
+from cellbench.data.cellpose import CellposeConfig
+from cellbench.data.mask_format import MaskFormat
 from cellbench.data.preprocessing import (
     LARGEST_SIDE,
     MAX_CHANNELS,
@@ -163,7 +165,12 @@ class Description:
             raise ValueError("a description is not a text")
         if not isinstance(plain.get("pooling", 1), int):
             raise ValueError("a version is not a number")
-        prepared = Preprocessing(**(given | {"image_size": (height, width)}))
+        changed = {
+            "image_size": (height, width),
+            "mask_format": MaskFormat.from_plain(given.get("mask_format", asdict(MaskFormat()))),
+            "cellpose": CellposeConfig.from_plain(given.get("cellpose", {})),
+        }
+        prepared = Preprocessing(**(given | changed))
         return cls(**(plain | {"preprocessing": prepared}))
 
 

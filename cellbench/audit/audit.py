@@ -67,8 +67,10 @@ def audit(data: CellDataModule, runs: Sequence[Condition]) -> Audit:
         runs: Cross-validations, each with one seed, whose predictions are compared with the labels.
 
     Raises:
-        UserError: The dataset is missing, or results cannot be cached.
+        UserError: The dataset is missing, the meaning of its masks is uncertain, or results cannot
+            be cached.
     """
+    _ = data.mask_survey  # before all that takes long
     images, unreadable = measure_images(data)
     data = data.without(unreadable)
     leaks = find_leaks(data)

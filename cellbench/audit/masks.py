@@ -66,7 +66,8 @@ def compare_masks(data: CellDataModule, groups: np.ndarray) -> Overlap | None:
         return {"overlap": np.array([_overlap(ours, expert)]), "error": np.array([""])}
 
     identities = [
-        f"{FORMAT} {segmentation.FORMAT} {content} {data.mask_fingerprint(sample)}"
+        f"{FORMAT} {segmentation.FORMAT} {content} {data.mask_fingerprint(sample)} "
+        f"{data.mask_format}"
         for sample, content in ((samples[i], data.table.fingerprints[i]) for i in masked)
     ]
     results = result_cache.for_each("comparing masks", identities, lambda: measure, data.cache)

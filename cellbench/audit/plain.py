@@ -50,7 +50,9 @@ def as_plain(audit: Audit) -> dict[str, Any]:
         "conflicts": [[ids[a], ids[b]] for a, b in leaks.conflicts],
         "splits": [asdict(crossing) for crossing in leaks.crossings],
         "shortcuts": [asdict(shortcut) | {"tells": shortcut.tells} for shortcut in audit.shortcuts],
-        "masks": None if audit.overlap is None else _plain_overlap(audit.overlap, ids),
+        "masks": None
+        if audit.overlap is None
+        else {"format": data.mask_survey.text, **_plain_overlap(audit.overlap, ids)},
         "doubtful": [_plain_doubtful(each, table) for each in audit.doubtful],
     }
 

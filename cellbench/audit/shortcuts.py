@@ -125,7 +125,7 @@ def _view_features(data: CellDataModule, view: View, chosen: np.ndarray) -> tupl
 
     identities = [
         f"{FORMAT} {segmentation.FORMAT} {preprocessing} {data.table.fingerprints[i]} "
-        f"{data.mask_fingerprint(sample) if by_expert else ''}"
+        f"{f'{data.mask_fingerprint(sample)} {data.mask_format}' if by_expert else ''}"
         for i, sample in zip(chosen, samples, strict=True)
     ]
     results = result_cache.for_each(

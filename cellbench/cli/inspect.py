@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cellbench.artifacts.folder import write_text
-from cellbench.cli.parser import Parser
+from cellbench.cli.options.parser import Parser
 from cellbench.data.reading.describe import describe, median
 from cellbench.data.reading.experiment import MARK, as_text, plan_experiment
 from cellbench.data.reading.npz import Archive, find_archive

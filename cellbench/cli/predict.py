@@ -50,7 +50,7 @@ def _parser() -> Parser:
         "--masks",
         type=Path | None,
         help="folder of the masks: of FOLDER/a/b.jpg it is MASKS/a/b.png, of a single file b.jpg "
-        "MASKS/b.png; needed by every view but raw",
+        "MASKS/b.png, or with another suffix; needed by every view but raw, read as in training",
     )
     parser.add_argument(
         "--output",

@@ -72,6 +72,8 @@ KEYS = (
     Key("data.split.seed", Role.REPETITION),
     Key("data.cache", Role.ENVIRONMENT),
     Key("data.cache.folder", Role.ENVIRONMENT, written_to=True),
+    Key("data.cellpose"),
+    Key("data.cellpose.model", is_path=True, words=("cpsam", "cpsam_v2", "cpdino", "cpdino-vitb")),
     Key("data.num_workers", Role.ENVIRONMENT),
     Key("data.max_pixels", Role.ENVIRONMENT),
     Key(

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import PIL.Image
 
-from cellbench.data.views import BACKGROUND, CYTOPLASM, NUCLEUS, Image, Mask
+from cellbench.data.views import Image
 from cellbench.utils.errors import UserError
 
 IMAGE_SUFFIXES = frozenset(
@@ -66,83 +66,67 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image:
     Raises:
         UserError: The file is missing, not a regular file, damaged, too large, or not an image.
     """
-    pixels = _decode(path, cv2.IMREAD_COLOR, max_pixels)
-    image: Image = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
-    return image
-
-
-def read_mask(path: Path, image: Image, max_pixels: int = MAX_PIXELS) -> Mask:
-    """Read a mask file: one channel, either two values, or 0, 128 and 255.
-
-    Two values mean background (0) and cell; three mean background, cytoplasm and nucleus.
-
-    Args:
-        path: The mask file.
-        image: The image it belongs to; the sizes must agree.
-        max_pixels: The largest number of pixels; checked in the header, before decoding.
-
-    Returns:
-        BACKGROUND, CYTOPLASM and NUCLEUS, uint8, (H, W).
-
-    Raises:
-        UserError: The file is missing or not a mask, has another size, or shows no cell.
-    """
-    pixels = _decode(path, cv2.IMREAD_GRAYSCALE, max_pixels)
-    if pixels.shape != image.shape[:2]:
-        mask_size, image_size = pixels.shape[::-1], image.shape[1::-1]
-        raise UserError(
-            f"mask {path} is {mask_size[0]}x{mask_size[1]} but its image is "
-            f"{image_size[0]}x{image_size[1]}; the two must match"
-        )
-    values = np.unique(pixels)
-    mask = np.full(pixels.shape, BACKGROUND, np.uint8)
-    if len(values) == 2 and values[0] == 0 and values[1] != 128:
-        mask[pixels > 0] = CYTOPLASM
-    elif np.isin(values, (0, 128, 255)).all() and len(values) > 1:
-        mask[pixels == 128] = CYTOPLASM
-        mask[pixels == 255] = NUCLEUS
-    else:
-        shown = ", ".join(map(str, values[:6])) + (", ..." if len(values) > 6 else "")
-        raise UserError(
-            f"mask {path} has the values {shown}; expected 0 and one other (cell), or 0, 128 "
-            "(cytoplasm) and 255 (nucleus)"
-        )
-    return mask
-
-
-def _decode(path: Path, flags: int, max_pixels: int) -> np.ndarray:
-    with _open(path, max_pixels) as file:
-        data = file.read()
-    end = _ENDS.get(data[:2])
-    if not data:
-        raise _unreadable(path, "the file is empty; restore or remove it")
-    if end is not None and end not in data[-4096:]:
-        raise _unreadable(path, "the file is cut short; restore or remove it")
-    _check_size(path, data, max_pixels)
-    try:
-        pixels, complaint = _imdecode(data, flags | cv2.IMREAD_ANYDEPTH)
-    except OSError as error:  # no file or descriptor is left
-        raise _unreadable(path, error.strerror or str(error)) from error
-    if pixels is None:
-        raise _unreadable(path, "the file is not an image OpenCV reads; restore or remove it")
-    if complaint:
-        raise _unreadable(path, f"the file is damaged ({complaint}); restore or remove it")
+    pixels = decode(path, read_bytes(path, max_pixels), cv2.IMREAD_COLOR)
     if pixels.dtype != np.uint8:  # else 12 bits stored in 16 would silently turn black
         raise UserError(
             f"{path} has {8 * pixels.itemsize} bits per channel; convert the images to 8 bits, all "
             "with one scale"
         )
+    image: Image = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+    return image
+
+
+def read_bytes(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
+    """Read a complete image file whose header claims no more than `max_pixels` pixels.
+
+    Raises:
+        UserError: The file is missing, not a regular file, cut short, too large, or not an image.
+    """
+    with open_file(path, max_pixels) as file:
+        data = file.read()
+    end = _ENDS.get(data[:2])
+    if not data:
+        raise unreadable(path, "the file is empty; restore or remove it")
+    if end is not None and end not in data[-4096:]:
+        raise unreadable(path, "the file is cut short; restore or remove it")
+    _check_size(path, data, max_pixels)
+    return data
+
+
+def decode(path: Path, data: bytes, flags: int) -> np.ndarray:
+    """Decode an image at any depth, and refuse damaged files and files of several pages.
+
+    Args:
+        path: The file, for messages and the number of its pages.
+        data: The file's content.
+        flags: OpenCV's flags; the depth is always the file's own.
+
+    Returns:
+        The pixels, (H, W) or (H, W, channels), colours in OpenCV's order.
+
+    Raises:
+        UserError: The file is damaged, not an image that OpenCV reads, or has several pages.
+    """
+    try:
+        pixels, complaint = _imdecode(data, flags | cv2.IMREAD_ANYDEPTH)
+    except OSError as error:  # no file or descriptor is left
+        raise unreadable(path, error.strerror or str(error)) from error
+    if pixels is None:
+        raise unreadable(path, "the file is not an image OpenCV reads; restore or remove it")
+    if complaint:
+        raise unreadable(path, f"the file is damaged ({complaint}); restore or remove it")
     if path.suffix.lower() in (".tif", ".tiff") and cv2.imcount(str(path)) > 1:
         raise UserError(f"{path} has {cv2.imcount(str(path))} pages; give one image per file")
     return pixels
 
 
-def _unreadable(path: Path, reason: str) -> UserError:
+def unreadable(path: Path, reason: str) -> UserError:
+    """Return the error for a file that cannot be read."""
     return UserError(f"cannot read {path}: {reason}")
 
 
 @contextmanager
-def _open(path: Path, max_pixels: int) -> Iterator[io.BufferedReader]:
+def open_file(path: Path, max_pixels: int) -> Iterator[io.BufferedReader]:
     """Open a regular file that is no larger than an image of so many pixels can be.
 
     Raises:
@@ -151,9 +135,9 @@ def _open(path: Path, max_pixels: int) -> Iterator[io.BufferedReader]:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a FIFO may block the reader, and a device has no end
-            raise _unreadable(path, "it is not a regular file; remove it")
+            raise unreadable(path, "it is not a regular file; remove it")
         if status.st_size > _MAX_BYTES_PER_PIXEL * max_pixels + 2**20:
-            raise _unreadable(
+            raise unreadable(
                 path,
                 f"its {status.st_size / 2**20:,.0f} MiB are more than an image of max_pixels = "
                 f"{max_pixels:,} pixels can have; remove it, or raise max_pixels",
@@ -161,7 +145,7 @@ def _open(path: Path, max_pixels: int) -> Iterator[io.BufferedReader]:
         with path.open("rb") as file:
             yield file
     except OSError as error:
-        raise _unreadable(path, error.strerror or str(error)) from error
+        raise unreadable(path, error.strerror or str(error)) from error
 
 
 def _check_size(path: Path, data: bytes, max_pixels: int) -> None:
@@ -174,11 +158,11 @@ def _check_size(path: Path, data: bytes, max_pixels: int) -> None:
         with PIL.Image.open(io.BytesIO(data)) as header:
             width, height = header.size
     except Exception as error:  # Pillow raises many kinds on a damaged header
-        raise _unreadable(
+        raise unreadable(
             path, "the file is not an image that Pillow knows; restore or remove it"
         ) from error
     if width * height > max_pixels:
-        raise _unreadable(
+        raise unreadable(
             path,
             f"it has {width:,} x {height:,} pixels, more than max_pixels = {max_pixels:,}; remove "
             "it, or raise max_pixels",
@@ -232,5 +216,5 @@ def fingerprint(path: Path, max_pixels: int = MAX_PIXELS) -> str:
     Raises:
         UserError: The file cannot be read, is not a regular file, or is too large for an image.
     """
-    with _open(path, max_pixels) as file:
+    with open_file(path, max_pixels) as file:
         return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()

@@ -6,6 +6,8 @@ from typing import ClassVar
 import numpy as np
 
 from cellbench.data import files
+from cellbench.data.mask_files import read_mask
+from cellbench.data.mask_format import UNKNOWN, MaskFormat
 from cellbench.data.table import Sample
 from cellbench.data.views import Image, Mask
 
@@ -31,6 +33,11 @@ class DatasetHooks(ABC):
     def mask_places(self) -> str:
         """Places where masks were looked for, for a message; empty if they are given otherwise."""
         return ""
+
+    @property
+    def mask_format(self) -> MaskFormat:
+        """Meaning of the values in mask files; by default each file is recognised by itself."""
+        return UNKNOWN
 
     @property
     def published(self) -> tuple[int, ...] | None:
@@ -62,7 +69,7 @@ class DatasetHooks(ABC):
     def read_mask(self, sample: Sample, image: Image) -> Mask:
         """Return the mask of a sample that has one, at the native size of its image."""
         assert sample.mask is not None
-        return files.read_mask(sample.mask, image, self.max_pixels)
+        return read_mask(sample.mask, image, self.mask_format, self.max_pixels)
 
     def has_mask(self, sample: Sample) -> bool:
         """Return True if the sample has a mask."""

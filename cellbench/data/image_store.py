@@ -10,10 +10,9 @@ from typing import Any
 
 import cv2
 
-from cellbench.data import segmentation
 from cellbench.data.cache import FORMAT, CacheConfig, Pixels, decode
 from cellbench.data.hooks import DatasetHooks
-from cellbench.data.preprocessing import Masks, Preprocessing
+from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.stain import FORMAT as STAIN_FORMAT
 from cellbench.data.table import Sample, SampleTable
 from cellbench.data.views import Image, Mask, needs_mask
@@ -26,10 +25,8 @@ def content_digests(source: DatasetHooks, samples: Sequence[Sample]) -> list[str
         return list(pool.map(source.fingerprint, samples))
 
 
-def mask_digests(source: DatasetHooks, samples: Sequence[Sample], masks: Masks) -> list[str]:
-    """Return a text for each sample that is equal only for equal masks; empty without a mask."""
-    if masks == "auto":
-        return [f"auto {segmentation.FORMAT}"] * len(samples)
+def mask_file_digests(source: DatasetHooks, samples: Sequence[Sample]) -> list[str]:
+    """Return a digest of each sample's mask file; empty without a mask."""
 
     def digest(sample: Sample) -> str:
         return source.mask_fingerprint(sample) if source.has_mask(sample) else ""
@@ -38,9 +35,20 @@ def mask_digests(source: DatasetHooks, samples: Sequence[Sample], masks: Masks) 
         return list(pool.map(digest, samples))
 
 
-def digest_masks(source: DatasetHooks, samples: Sequence[Sample], masks: Masks) -> str:
-    """Return one digest of the masks of all samples."""
-    digests = mask_digests(source, samples, masks)
+def mask_digests(
+    source: DatasetHooks, samples: Sequence[Sample], preprocessing: Preprocessing
+) -> list[str]:
+    """Return a text for each sample that is equal only for equal masks; empty without a mask."""
+    if preprocessing.masks != "expert":
+        return [preprocessing.segments] * len(samples)
+    return mask_file_digests(source, samples)
+
+
+def digest_masks(
+    source: DatasetHooks, samples: Sequence[Sample], preprocessing: Preprocessing
+) -> str:
+    """Return one digest of the masks of all samples: of their files, or of the segmentation."""
+    digests = mask_digests(source, samples, preprocessing)
     named = [(sample.id, mask) for sample, mask in zip(samples, digests, strict=True)]
     return hashlib.blake2b(json.dumps(named).encode(), digest_size=16).hexdigest()
 
@@ -101,9 +109,11 @@ class ImageStore:
             contents = [f"{prefix} {content}" for content in contents]
         if not self._with_masks:
             return contents
-        masks = mask_digests(self._source, self._table.samples, self._preprocessing.masks)
+        masks = mask_digests(self._source, self._table.samples, self._preprocessing)
         # These views change how the image is read; the others hide pixels after the cache.
-        kind = view if view in ("crop", "nucleus") else "whole"
+        kind: str = view if view in ("crop", "nucleus") else "whole"
+        if self._by_expert:
+            kind = f"{kind} {self._preprocessing.mask_format}"
         return [f"{kind} {a} {b}" for a, b in zip(contents, masks, strict=True)]
 
     def _check_masks(self) -> None:

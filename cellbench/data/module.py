@@ -13,9 +13,17 @@ from cellbench.data.augment import Augmentation
 from cellbench.data.dataset import Batch, Rendering
 from cellbench.data.duplicates.copies import Copy, find_copies
 from cellbench.data.hooks import DatasetHooks
-from cellbench.data.image_store import ImageStore, content_digests, digest_masks
+from cellbench.data.image_store import (
+    ImageStore,
+    content_digests,
+    digest_masks,
+    mask_file_digests,
+)
 from cellbench.data.loading import Loaders, LoadingPlan, check_devices, plan_workers
+from cellbench.data.mask_format import MaskFormat
+from cellbench.data.mask_survey import MaskSurvey, survey_masks
 from cellbench.data.options import DataOptions
+from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.sampling import take_in_turn
 from cellbench.data.smote import Smote
 from cellbench.data.splits import Split, draw
@@ -57,10 +65,10 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
         """
         LightningDataModule.__init__(self)  # super() would be the options' own constructor
         super().__post_init__()
-        if self.masks == "auto" and not self.shows_cells:
+        if self.masks != "expert" and not self.shows_cells:
             raise UserError(
-                f"data.masks: auto, but {type(self).__name__} shows tissue, in which no single "
-                "cell can be cut out; use expert masks, or view raw"
+                f"data.masks: {self.masks}, but {type(self).__name__} shows tissue, in which no "
+                "single cell can be cut out; use expert masks, or view raw"
             )
         self._augmentation = Augmentation(self.augment, self.input_size)
 
@@ -166,10 +174,48 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
         """Images and masks at the network's input size."""
         return ImageStore(self, self.table, self.preprocessing, self.cache)
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Steps from a decoded image to the network's input size."""
+        prepared = super().preprocessing
+        if self.masks != "expert" or not needs_mask(self.view):
+            return prepared
+        return replace(prepared, mask_format=self.mask_format)
+
+    @property
+    def mask_format(self) -> MaskFormat:
+        """Meaning of the values in the mask files.
+
+        Raises:
+            UserError: It is not certain.
+        """
+        return self.mask_survey.format
+
+    @cached_property
+    def mask_survey(self) -> MaskSurvey:
+        """Survey of all mask files; each is read once for it, and not again in later runs.
+
+        Raises:
+            UserError: The meaning of their values is not certain.
+        """
+        if type(self).read_mask is not DatasetHooks.read_mask:
+            return MaskSurvey()  # the dataset has its own files or none
+        masked = [sample for sample in self.listed if self.has_mask(sample)]
+        return survey_masks(
+            [sample.mask for sample in masked if sample.mask is not None],
+            mask_file_digests(self, masked),
+            self.mask_values,
+            self.mask_instance,
+            self.cache,
+            self.max_pixels,
+        )
+
     @cached_property
     def masks_digest(self) -> str:
         """Digest of the masks that the view uses; empty if it uses none."""
-        return digest_masks(self, self.listed, self.masks) if needs_mask(self.view) else ""
+        return (
+            digest_masks(self, self.listed, super().preprocessing) if needs_mask(self.view) else ""
+        )
 
     @property
     def cache_location(self) -> str:

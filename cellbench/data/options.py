@@ -1,6 +1,6 @@
 """Options that every data module has."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -8,6 +8,8 @@ from cellbench.config.bounds import bounds, check_bounds
 from cellbench.data import files
 from cellbench.data.augment import Transforms
 from cellbench.data.cache import CacheConfig
+from cellbench.data.cellpose import CellposeConfig
+from cellbench.data.mask_format import Instance, MaskFormat, Region, Value, check_mask_values
 from cellbench.data.preprocessing import LARGEST_SIDE, SMALLEST_SIDE, Masks, Preprocessing
 from cellbench.data.sampling import Balance
 from cellbench.data.smote import SmoteConfig
@@ -28,8 +30,21 @@ class DataOptions:
     """Value, 0 to 255, of the pixels that the view hides."""
 
     masks: Masks = "expert"
-    """Source of the outlines by which a view cuts cells out: the dataset's expert, or cellbench's
-    own segmentation (segmentation.py)."""
+    """Source of the outlines by which a view cuts cells out: the dataset's expert, cellbench's own
+    segmentation (segmentation.py), or a model of Cellpose (cellpose.py)."""
+
+    mask_values: dict[Region, Value] | None = None
+    """Values of the experts' masks for background and cell, or background, cytoplasm and nucleus:
+    numbers, or colours as '#rrggbb' or [r, g, b]; a list for several of one region. null recognises
+    them from all masks together."""
+
+    mask_instance: Instance | None = None
+    """Cells that count where a mask shows several: all, or only the one at the centre, or up to a
+    tenth of the shorter side from it. null takes all of an expert's mask, and the one at the centre
+    of Cellpose's."""
+
+    cellpose: CellposeConfig = field(default_factory=CellposeConfig)
+    """Model of Cellpose, for masks: cellpose."""
 
     stain: Normalisation = "none"
     """Stain of the slides, to normalise the images to one reference (Macenko et al., ISBI 2009), in
@@ -93,6 +108,13 @@ class DataOptions:
             UserError: A value is out of its bounds, or two options contradict each other.
         """
         check_bounds(self, "data")
+        if self.mask_values is not None:
+            check_mask_values(self.mask_values)
+        if self.masks == "cellpose" and self.view == "nucleus":
+            raise UserError(
+                "data.view: nucleus, but Cellpose outlines whole cells; use data.masks: auto, or "
+                "expert"
+            )
         if self.smote is not None and self.balance != "none":
             raise UserError(f"data.smote: beside data.balance {self.balance}; choose one of them")
         if self.smote is not None and self.view == "silhouette":
@@ -112,4 +134,11 @@ class DataOptions:
     @property
     def preprocessing(self) -> Preprocessing:
         """Steps from a decoded image to the network's input size."""
-        return Preprocessing(self.input_size, self.view, self.fill, self.masks, self.stain)
+        prepared = Preprocessing(self.input_size, self.view, self.fill, self.masks, self.stain)
+        if self.masks != "cellpose":
+            return prepared
+        return replace(
+            prepared,
+            mask_format=MaskFormat("ids", instance=self.mask_instance or "centre"),
+            cellpose=self.cellpose.anywhere,
+        )

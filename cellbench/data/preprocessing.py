@@ -6,7 +6,9 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from cellbench.data.segmentation import segment
+from cellbench.data import cellpose, segmentation
+from cellbench.data.cellpose import DEFAULT, CellposeConfig
+from cellbench.data.mask_format import UNKNOWN, MaskFormat
 from cellbench.data.stain import Normalisation, normalise
 from cellbench.data.views import (
     BACKGROUND,
@@ -20,7 +22,7 @@ from cellbench.data.views import (
 )
 from cellbench.utils.errors import UserError
 
-Masks = Literal["expert", "auto"]
+Masks = Literal["expert", "auto", "cellpose"]
 
 SMALLEST_SIDE, LARGEST_SIDE = 8, 4096
 """Pixels of a side of the network's input: larger ones fit no machine's memory."""
@@ -40,16 +42,42 @@ class Preprocessing:
     fill: int
     """Value of hidden pixels."""
     masks: Masks = "expert"
-    """Source of the outlines: an expert, or `segment`."""
+    """Source of the outlines: an expert, `segmentation.segment`, or `cellpose.segment`."""
     stain: Normalisation = "none"
     """Stain to normalise by, or none."""
+    mask_format: MaskFormat = UNKNOWN
+    """Meaning of the values in expert masks; of Cellpose's, the cells that count."""
+    cellpose: CellposeConfig = DEFAULT
+    """Model of Cellpose."""
+
+    @property
+    def segments(self) -> str:
+        """Name and version of the segmentation that makes the masks; empty if an expert did."""
+        if self.masks == "expert":
+            return ""
+        if self.masks == "auto":
+            return f"auto {segmentation.FORMAT}"
+        return f"{cellpose.identify(self.cellpose)} {self.mask_format.instance}"
+
+    def segment(self, image: Image, name: str) -> Mask:
+        """Make the mask of an image; only where `masks` is no expert.
+
+        Raises:
+            UserError: No cell is found, or Cellpose cannot be used.
+        """
+        try:
+            if self.masks == "auto":
+                return segmentation.segment(image)
+            return cellpose.segment(image, self.cellpose, self.mask_format)
+        except UserError as error:
+            raise UserError(f"'{name}': {error}") from error
 
     def prepare(self, image: Image, mask: Mask | None, name: str) -> tuple[Image, Mask | None]:
         """Normalise stains, crop and resize; `apply_view` does the rest after augmentation.
 
         Args:
             image: RGB, uint8, at its native size.
-            mask: Its mask at the same size, or None; automatic masks are made here.
+            mask: Its mask at the same size, or None; other masks than an expert's are made here.
             name: The image's name, for errors.
 
         Returns:
@@ -61,17 +89,14 @@ class Preprocessing:
         """
         if not needs_mask(self.view):
             return resize(normalise(image, self.stain), self.image_size), None
-        if self.masks == "auto":
-            try:
-                mask = segment(image)
-            except UserError as error:
-                raise UserError(f"'{name}': {error}") from error
+        if self.masks != "expert":
+            mask = self.segment(image, name)
         if mask is None:
             raise UserError(f"data.view: {self.view} needs a mask, and '{name}' has none")
         if self.view == "nucleus" and not (mask == NUCLEUS).any():
             raise UserError(
-                f"data.view: nucleus, but the mask of '{name}' marks none (0, 128 and 255 are "
-                "background, cytoplasm and nucleus)"
+                f"data.view: nucleus, but the mask of '{name}' marks none (values: "
+                f"{self.mask_format.describe()})"
             )
         image = normalise(image, self.stain)
         if self.view == "crop":

@@ -1,7 +1,7 @@
 """Unlabelled images, read and prepared batch by batch, however many there are."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from cellbench.data import files
 from cellbench.data.dataset import Batch
+from cellbench.data.mask_files import MASK_SUFFIXES, read_mask
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.views import Image, apply_view, needs_mask
 from cellbench.utils.errors import UserError, counted
@@ -29,6 +30,7 @@ class UnlabelledImages(Dataset[Batch]):
             that are masks of others; a single file is taken whatever its name.
         masks: Folder of the masks, which may be that of the images; None without masks. The mask
             of `FOLDER/a/b.jpg` is `masks/a/b.png`, that of a single `any/b.jpg` is `masks/b.png`.
+            Other suffixes of `MASK_SUFFIXES` are taken too, unless the file is among the images.
         preprocessing: The preprocessing of the training.
         max_pixels: Largest image or mask that is decoded, in pixels.
 
@@ -50,7 +52,7 @@ class UnlabelledImages(Dataset[Batch]):
         if masks is not None and not masks.is_dir():
             raise UserError(f"--masks: there is no folder {masks}")
         below = _image_files(images)
-        mask_of = {} if masks is None else {p: _mask_path(b, masks) for p, b in below.items()}
+        mask_of = {} if masks is None else _find_masks(below, masks)
         are_masks = {mask for path, mask in mask_of.items() if mask != path}
         self._paths = [path for path in below if path not in are_masks]
         if not self._paths:
@@ -73,7 +75,8 @@ class UnlabelledImages(Dataset[Batch]):
             self._masks = [mask_of[path] for path in self._paths]
             _check_masks(self._paths, self._masks, preprocessing.view)
         elif masks is not None and len(self._paths) == len(below):
-            own = "" if preprocessing.view == "raw" else " but cellbench's own segmentation"
+            made = {"auto": " but cellbench's own segmentation", "cellpose": " but Cellpose's"}
+            own = "" if preprocessing.view == "raw" else made[preprocessing.masks]
             raise UserError(
                 f"--masks: the model was trained on view {preprocessing.view}, which uses no masks"
                 f"{own}; leave --masks out"
@@ -101,7 +104,9 @@ class UnlabelledImages(Dataset[Batch]):
         prepared, path = self._preprocessing, Path(self._paths[position])
         image, mask = files.read_image(path, self._max_pixels), None
         if self._masks is not None:
-            mask = files.read_mask(Path(self._masks[position]), image, self._max_pixels)
+            mask = read_mask(
+                Path(self._masks[position]), image, prepared.mask_format, self._max_pixels
+            )
         image, mask = prepared.prepare(image, mask, str(path))
         return apply_view(image, mask, prepared.view, prepared.fill)
 
@@ -149,8 +154,44 @@ def _refuse(error: OSError) -> None:
     raise UserError(f"--images: cannot list {error.filename}: {error.strerror}") from error
 
 
-def _mask_path(image: str, masks: Path) -> str:
-    return os.path.join(masks, f"{os.path.splitext(image)[0]}.png")
+def _find_masks(below: Mapping[str, str], masks: Path) -> dict[str, str]:
+    """Return the path of each image's mask; of a missing one, the path with the suffix .png.
+
+    Args:
+        below: For each image, its path below the folder that was given.
+        masks: Folder of the masks.
+
+    Raises:
+        UserError: Several files could be the mask of an image.
+    """
+    listed: dict[str, dict[str, list[str]]] = {}
+    found = {}
+    for image, name in below.items():
+        folder, stem = os.path.split(os.path.join(masks, os.path.splitext(name)[0]))
+        if folder not in listed:
+            listed[folder] = _by_stem(folder)
+        own = [
+            path
+            for path in listed[folder].get(stem, [])
+            if path.lower().endswith(".png") or os.path.normpath(path) not in below
+        ]
+        if len(own) > 1:
+            raise UserError(
+                f"--masks: {own[0]} and {os.path.basename(own[1])} could both be the mask of "
+                f"{image}; keep one of them"
+            )
+        found[image] = own[0] if own else os.path.join(folder, f"{stem}.png")
+    return found
+
+
+def _by_stem(folder: str) -> dict[str, list[str]]:
+    """Return the paths of the files in a folder that could be masks, by their names' stems."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in MASK_SUFFIXES:
+            found.setdefault(stem, []).append(os.path.join(folder, name))
+    return found
 
 
 def _check_masks(paths: Sequence[str], masks: Sequence[str], view: str) -> None:

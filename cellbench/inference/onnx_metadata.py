@@ -77,9 +77,14 @@ def _mask_steps(prepared: Preprocessing) -> list[str]:
             "find the cell's mask in that image: cellbench.data.segmentation.segment, which is "
             "part of cellbench alone (0 background, 1 cytoplasm, 2 nucleus)"
         ]
+    if prepared.masks == "cellpose":
+        return [
+            f"find the cells in that image with Cellpose, model {prepared.cellpose.model}, as "
+            "cellbench.data.cellpose.segment does (0 background, 1 cell)"
+        ]
     return [
-        "read its expert mask: 0 background, 128 cytoplasm, 255 nucleus, or 0 and another "
-        "value for the cell; of the image's size"
+        f"read its expert mask, of the image's size: {prepared.mask_format.describe()}; of other "
+        "values the nearest counts"
     ]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from cellbench.artifacts.conditions import few_groups
 from cellbench.data.module import CellDataModule
+from cellbench.data.views import needs_mask
 from cellbench.training.run import Run
 from cellbench.utils.errors import counted
 
@@ -29,6 +30,7 @@ def announcement(run: Run, precision: str, loading: str) -> str:
         f"split      {data.split.protocol}{fold}, digest {data.partition.digest[:12]}{out}",
         f"groups     {_describe_groups(data)}",
         f"images     {data.cache_location}, {loading}",
+        *([f"masks      {data.mask_survey.text}"] if _shows_experts_masks(data) else []),
         *([f"epoch      {data.epoch_summary}"] if run.trains and data.epoch_summary else []),
         f"model      {model.arguments['backbone']}, {total:,} parameters, "
         f"{model.trained:,} trained",
@@ -50,6 +52,11 @@ def _describe_groups(data: CellDataModule) -> str:
     if known == "none known" and data.split.protocol == "grouped":
         known += ": each image counts as its own; patients or slides may be in several parts"
     return known
+
+
+def _shows_experts_masks(data: CellDataModule) -> bool:
+    """Return True if the view uses mask files."""
+    return needs_mask(data.view) and data.masks == "expert" and data.mask_format.kind != "unknown"
 
 
 def _notes_on_data(run: Run) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Checks of a checkpoint against the model and the data at hand."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from cellbench.artifacts.checkpoint import Description, check_pooling, read_checkpoint
@@ -51,13 +51,16 @@ def check_unchanged(trained: Description, current: Description) -> None:
     Raises:
         UserError: The split, the labels, the masks or the preprocessing have changed.
     """
-    for what, changed, ours, theirs in (
+    ours, theirs = current.preprocessing, trained.preprocessing
+    if theirs.mask_format.kind == "unknown":  # the run is of an earlier version
+        ours = replace(ours, mask_format=theirs.mask_format)
+    for what, changed, now, then in (
         ("split", "images or labels", current.split, trained.split),
         ("table of training labels", "labels", current.labels, trained.labels),
         ("set of masks", "masks", current.masks, trained.masks),
-        ("preprocessing", "settings", current.preprocessing, trained.preprocessing),
+        ("preprocessing", "settings", ours, theirs),
     ):
-        if ours != theirs:
+        if now != then:
             raise UserError(
                 f"--resume: the {what} is not the one that the run began with: {changed} have "
                 "changed since; put them back, or begin afresh"
@@ -90,9 +93,12 @@ def changed_preprocessing(trained: Description, current: Description) -> list[st
         trained: The checkpoint's description.
         current: The description of the data that it is to be scored on.
     """
-    theirs = asdict(trained.preprocessing)
+    ours, theirs = asdict(current.preprocessing), asdict(trained.preprocessing)
+    # Other files may have other values for the same regions; those read them right.
+    for each in (ours, theirs):
+        each["mask_instance"] = each.pop("mask_format")["instance"]
     return [
         f"{name} is {value} here, and was {theirs[name]} in training"
-        for name, value in asdict(current.preprocessing).items()
+        for name, value in ours.items()
         if value != theirs[name]
     ]

@@ -10,7 +10,14 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from cellbench.artifacts.folder import whole_file
-from cellbench.data.preprocessing import LARGEST_SIDE, SMALLEST_SIDE, Masks, Preprocessing
+from cellbench.data.image_format import read_stored
+from cellbench.data.preprocessing import (
+    LARGEST_SIDE,
+    SMALLEST_SIDE,
+    Fit,
+    Masks,
+    Preprocessing,
+)
 from cellbench.data.stain import Normalisation
 from cellbench.data.views import View
 from cellbench.models.classifier import CellClassifier
@@ -154,7 +161,11 @@ class Description:
             raise ValueError("a description is not a text")
         if not isinstance(plain.get("pooling", 1), int):
             raise ValueError("a version is not a number")
-        prepared = Preprocessing(**(given | {"image_size": (height, width)}))
+        if given.get("fit", "stretch") not in get_args(Fit):
+            raise ValueError("unknown fit")
+        image_format = read_stored(given.get("image_format", {}), given["fill"])
+        exact = {"image_size": (height, width), "image_format": image_format}
+        prepared = Preprocessing(**(given | exact))
         return cls(**(plain | {"preprocessing": prepared}))
 
 

@@ -69,6 +69,7 @@ def audit(data: CellDataModule, runs: Sequence[Condition]) -> Audit:
     Raises:
         UserError: The dataset is missing, or results cannot be cached.
     """
+    data = data.scaled_by_image  # the split, which other limits need, may not be to be believed
     images, unreadable = measure_images(data)
     data = data.without(unreadable)
     leaks = find_leaks(data)

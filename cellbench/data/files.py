@@ -10,14 +10,19 @@ import stat
 import tempfile
 from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 
+from cellbench.data import tiff
+from cellbench.data.image_format import RGB, ImageFormat, Planes
 from cellbench.data.views import BACKGROUND, CYTOPLASM, NUCLEUS, Image, Mask
 from cellbench.utils.errors import UserError
 from cellbench.utils.untrusted import open_text
@@ -32,6 +37,8 @@ MAX_PIXELS = 100_000_000
 """Default of the largest image that is decoded: 300 MB as RGB."""
 
 _MAX_BYTES_PER_PIXEL = 8  # uncompressed: four channels of 16 bits
+
+_ORIENTATION = 274  # the tag of EXIF
 
 PIL.Image.MAX_IMAGE_PIXELS = None  # max_pixels is the limit, and may be above Pillow's
 
@@ -56,19 +63,67 @@ def images_below(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image:
-    """Read any image file as RGB, uint8, (H, W, 3), turned as its EXIF data say.
+def read_image(
+    path: Path, max_pixels: int = MAX_PIXELS, image_format: ImageFormat | None = None
+) -> Image:
+    """Read any image file as an image of 8 bits, turned as its EXIF data say.
 
     Args:
         path: The image file.
         max_pixels: The largest number of pixels; checked in the header, before decoding.
+        image_format: Choice and scaling of the channels; None for 8 bits, grey or RGB.
+
+    Returns:
+        The image, uint8, (H, W, channels): RGB unless other channels are chosen.
 
     Raises:
-        UserError: The file is missing, not a regular file, damaged, too large, or not an image.
+        UserError: The file is missing, not a regular file, damaged, too large, or not an image, or
+            `image_format` does not suit it.
     """
-    pixels = _decode(path, cv2.IMREAD_COLOR, max_pixels)
-    image: Image = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
-    return image
+    image_format = image_format or ImageFormat()
+    return image_format.to_image(read_planes(path, max_pixels, image_format))
+
+
+def read_planes(path: Path, max_pixels: int, image_format: ImageFormat) -> Planes:
+    """Read the channels of an image file as it stores them.
+
+    Pictures are decoded by OpenCV. Other TIFF files are read by tifffile, and transparent pictures
+    by Pillow, as OpenCV would drop channels, pages and opacity.
+
+    Raises:
+        UserError: As for `read_image`.
+    """
+    data = _read(path, max_pixels * max(1, image_format.n_channels // 4))
+    alpha = None
+    if tiff.is_tiff(data):
+        kind = tiff.picture_kind(path, data, max_pixels, image_format.channels)
+        if kind is None:
+            return tiff.read_planes(path, data, max_pixels, image_format.channels)
+        grey = kind == "grey"
+    else:
+        header = _read_header(path, io.BytesIO(data), max_pixels)
+        grey = header.grey
+        if header.transparent:
+            pixels, alpha = _decode_transparent(path, data)
+    if alpha is None:
+        pixels = cv2.cvtColor(_decode_bytes(path, data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    if grey:
+        return Planes(path, pixels[..., :1], ("0",), alpha)
+    return Planes(path, pixels, RGB, alpha)
+
+
+def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Return the height and width of an image, as it is shown; only its header is decoded.
+
+    Raises:
+        UserError: The file is missing, damaged, too large, or not an image.
+    """
+    with _open(path, max_pixels) as file:
+        is_tiff = tiff.is_tiff(file.read(4))
+        file.seek(0)
+        if is_tiff:
+            return tiff.read_size(path, file, max_pixels)
+        return _read_header(path, file, max_pixels).size
 
 
 def read_mask(path: Path, image: Image, max_pixels: int = MAX_PIXELS) -> Mask:
@@ -111,6 +166,19 @@ def read_mask(path: Path, image: Image, max_pixels: int = MAX_PIXELS) -> Mask:
 
 
 def _decode(path: Path, flags: int, max_pixels: int) -> np.ndarray:
+    """Decode a mask: one page of 8 bits."""
+    data = _read(path, max_pixels)
+    _read_header(path, io.BytesIO(data), max_pixels)
+    pixels = _decode_bytes(path, data, flags)
+    if pixels.dtype != np.uint8:
+        raise UserError(f"{path} has {8 * pixels.itemsize} bits per channel; convert it to 8 bits")
+    if path.suffix.lower() in (".tif", ".tiff") and cv2.imcount(str(path)) > 1:
+        raise UserError(f"{path} has {cv2.imcount(str(path))} pages; give one image per file")
+    return pixels
+
+
+def _read(path: Path, max_pixels: int) -> bytes:
+    """Return the bytes of a file, if it is complete as far as its ends show."""
     with _open(path, max_pixels) as file:
         data = file.read()
     end = _ENDS.get(data[:2])
@@ -118,7 +186,11 @@ def _decode(path: Path, flags: int, max_pixels: int) -> np.ndarray:
         raise _unreadable(path, "the file is empty; restore or remove it")
     if end is not None and end not in data[-4096:]:
         raise _unreadable(path, "the file is cut short; restore or remove it")
-    _check_size(path, data, max_pixels)
+    return data
+
+
+def _decode_bytes(path: Path, data: bytes, flags: int) -> np.ndarray:
+    """Decode a picture of any depth."""
     try:
         pixels, complaint = _imdecode(data, flags | cv2.IMREAD_ANYDEPTH)
     except OSError as error:  # no file or descriptor is left
@@ -127,14 +199,27 @@ def _decode(path: Path, flags: int, max_pixels: int) -> np.ndarray:
         raise _unreadable(path, "the file is not an image OpenCV reads; restore or remove it")
     if complaint:
         raise _unreadable(path, f"the file is damaged ({complaint}); restore or remove it")
-    if pixels.dtype != np.uint8:  # else 12 bits stored in 16 would silently turn black
-        raise UserError(
-            f"{path} has {8 * pixels.itemsize} bits per channel; convert the images to 8 bits, all "
-            "with one scale"
-        )
-    if path.suffix.lower() in (".tif", ".tiff") and cv2.imcount(str(path)) > 1:
-        raise UserError(f"{path} has {cv2.imcount(str(path))} pages; give one image per file")
     return pixels
+
+
+def _decode_transparent(path: Path, data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Decode a picture with opacity: its RGB, and its opacity from 0 to 1.
+
+    Raises:
+        UserError: It is damaged, or has 16 bits.
+    """
+    if data[:4] == b"\x89PNG" and data[24] > 8:  # Pillow drops the lower 8 bits
+        raise UserError(
+            f"{path} has 16 bits per channel and transparency; save it without an alpha channel"
+        )
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as file:
+            pixels = np.asarray(PIL.ImageOps.exif_transpose(file).convert("RGBA"))
+    except Exception as error:  # Pillow raises many kinds on damaged files
+        raise _unreadable(
+            path, f"the file is damaged ({error!s:.80}); restore or remove it"
+        ) from error
+    return pixels[..., :3], pixels[..., 3].astype(np.float32) / np.float32(255)
 
 
 def _unreadable(path: Path, reason: str) -> UserError:
@@ -164,15 +249,31 @@ def _open(path: Path, max_pixels: int) -> Iterator[io.BufferedReader]:
         raise _unreadable(path, error.strerror or str(error)) from error
 
 
-def _check_size(path: Path, data: bytes, max_pixels: int) -> None:
-    """Read an image's size from its header alone, and refuse too large a one.
+@dataclass(frozen=True)
+class _Header:
+    """Facts in the header of an image file."""
+
+    size: tuple[int, int]
+    """Height and width in pixels, as the image is shown."""
+    grey: bool
+    """True if the image has no colour."""
+    transparent: bool
+    """True if some of its pixels may be transparent."""
+
+
+def _read_header(path: Path, file: BinaryIO, max_pixels: int) -> _Header:
+    """Read an image's header alone, and refuse too large an image.
 
     Raises:
-        UserError: It is too large, or the header is not valid.
+        UserError: It is too large, has several frames, or the header is not valid.
     """
     try:
-        with PIL.Image.open(io.BytesIO(data)) as header:
+        with PIL.Image.open(file) as header:
             width, height = header.size
+            mode, transparent = header.mode, "transparency" in header.info
+            # The further pictures of an MPO, which cameras write, are previews of the first.
+            frames = 1 if header.format in ("MPO", "TIFF") else getattr(header, "n_frames", 1)
+            turned = header.format != "TIFF" and header.getexif().get(_ORIENTATION, 1) >= 5
     except Exception as error:  # Pillow raises many kinds on a damaged header
         raise _unreadable(
             path, "the file is not an image that Pillow knows; restore or remove it"
@@ -183,6 +284,13 @@ def _check_size(path: Path, data: bytes, max_pixels: int) -> None:
             f"it has {width:,} x {height:,} pixels, more than max_pixels = {max_pixels:,}; remove "
             "it, or raise max_pixels",
         )
+    if frames > 1:
+        raise UserError(f"{path} is an animation of {frames} pictures; give one image per file")
+    return _Header(
+        (width, height) if turned else (height, width),
+        grey=mode in ("1", "L", "LA", "I", "F") or mode.startswith("I;16"),
+        transparent=transparent or mode.upper() in ("LA", "PA", "RGBA"),
+    )
 
 
 def _imdecode(data: bytes, flags: int) -> tuple[np.ndarray | None, str]:

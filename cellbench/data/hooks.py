@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from cellbench.data import files
+from cellbench.data.image_format import ImageFormat
 from cellbench.data.table import Sample
 from cellbench.data.views import Image, Mask
 
@@ -21,6 +22,11 @@ class DatasetHooks(ABC):
 
     shows_cells: ClassVar[bool] = True
     """True if an image shows single cells that can be cut out, False for tissue."""
+
+    @property
+    def image_format(self) -> ImageFormat:
+        """Choice and scaling of the channels."""
+        return ImageFormat()
 
     @property
     @abstractmethod
@@ -50,9 +56,12 @@ class DatasetHooks(ABC):
         return samples
 
     def read_image(self, sample: Sample) -> Image:
-        """Return the sample's image: RGB, uint8, (H, W, 3), at its native size."""
+        """Return the sample's image, uint8, (H, W, channels), at its native size.
+
+        A dataset that overrides it returns RGB, and takes neither data.channels nor data.intensity.
+        """
         assert sample.image is not None
-        return files.read_image(sample.image, self.max_pixels)
+        return files.read_image(sample.image, self.max_pixels, self.image_format)
 
     def read_mask(self, sample: Sample, image: Image) -> Mask:
         """Return the mask of a sample that has one, at the native size of its image."""

@@ -36,7 +36,7 @@ _ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}
 MAX_PIXELS = 100_000_000
 """Default of the largest image that is decoded: 300 MB as RGB."""
 
-_MAX_BYTES_PER_PIXEL = 8  # uncompressed: four channels of 16 bits
+_MAX_BYTES_PER_CHANNEL = 2  # uncompressed, of a pixel
 
 _ORIENTATION = 274  # the tag of EXIF
 
@@ -93,7 +93,7 @@ def read_planes(path: Path, max_pixels: int, image_format: ImageFormat) -> Plane
     Raises:
         UserError: As for `read_image`.
     """
-    data = _read(path, max_pixels * max(1, image_format.n_channels // 4))
+    data = _read(path, max_pixels, image_format.n_channels)
     alpha = None
     if tiff.is_tiff(data):
         kind = tiff.picture_kind(path, data, max_pixels, image_format.channels)
@@ -177,9 +177,9 @@ def _decode(path: Path, flags: int, max_pixels: int) -> np.ndarray:
     return pixels
 
 
-def _read(path: Path, max_pixels: int) -> bytes:
+def _read(path: Path, max_pixels: int, n_channels: int = 4) -> bytes:
     """Return the bytes of a file, if it is complete as far as its ends show."""
-    with _open(path, max_pixels) as file:
+    with _open(path, max_pixels, n_channels) as file:
         data = file.read()
     end = _ENDS.get(data[:2])
     if not data:
@@ -227,8 +227,13 @@ def _unreadable(path: Path, reason: str) -> UserError:
 
 
 @contextmanager
-def _open(path: Path, max_pixels: int) -> Iterator[io.BufferedReader]:
+def _open(path: Path, max_pixels: int, n_channels: int = 4) -> Iterator[io.BufferedReader]:
     """Open a regular file that is no larger than an image of so many pixels can be.
+
+    Args:
+        path: The file.
+        max_pixels: The largest number of pixels.
+        n_channels: Number of channels that are wanted of it; four are allowed in any case.
 
     Raises:
         UserError: It is not such a file, or cannot be read.
@@ -237,7 +242,8 @@ def _open(path: Path, max_pixels: int) -> Iterator[io.BufferedReader]:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a FIFO may block the reader, and a device has no end
             raise _unreadable(path, "it is not a regular file; remove it")
-        if status.st_size > _MAX_BYTES_PER_PIXEL * max_pixels + 2**20:
+        largest = _MAX_BYTES_PER_CHANNEL * max(4, n_channels) * max_pixels + 2**20
+        if status.st_size > largest:
             raise _unreadable(
                 path,
                 f"its {status.st_size / 2**20:,.0f} MiB are more than an image of max_pixels = "
@@ -268,12 +274,10 @@ def _read_header(path: Path, file: BinaryIO, max_pixels: int) -> _Header:
         UserError: It is too large, has several frames, or the header is not valid.
     """
     try:
-        with PIL.Image.open(file) as header:
-            width, height = header.size
-            mode, transparent = header.mode, "transparency" in header.info
-            # The further pictures of an MPO, which cameras write, are previews of the first.
-            frames = 1 if header.format in ("MPO", "TIFF") else getattr(header, "n_frames", 1)
-            turned = header.format != "TIFF" and header.getexif().get(_ORIENTATION, 1) >= 5
+        header = PIL.Image.open(file)
+        width, height = header.size
+        # The further pictures of an MPO, which cameras write, are previews of the first.
+        several = header.format not in ("MPO", "TIFF") and getattr(header, "is_animated", False)
     except Exception as error:  # Pillow raises many kinds on a damaged header
         raise _unreadable(
             path, "the file is not an image that Pillow knows; restore or remove it"
@@ -284,12 +288,16 @@ def _read_header(path: Path, file: BinaryIO, max_pixels: int) -> _Header:
             f"it has {width:,} x {height:,} pixels, more than max_pixels = {max_pixels:,}; remove "
             "it, or raise max_pixels",
         )
-    if frames > 1:
-        raise UserError(f"{path} is an animation of {frames} pictures; give one image per file")
+    if several:
+        raise UserError(f"{path} is an animation; give one image per file")
+    mode, exif = header.mode, PIL.Image.Exif()
+    with suppress(Exception):  # a damaged one is ignored, as OpenCV does
+        exif.load(header.info.get("exif") or b"")
+    turned = exif.get(_ORIENTATION, 1) in (5, 6, 7, 8)
     return _Header(
         (width, height) if turned else (height, width),
         grey=mode in ("1", "L", "LA", "I", "F") or mode.startswith("I;16"),
-        transparent=transparent or mode.upper() in ("LA", "PA", "RGBA"),
+        transparent="transparency" in header.info or mode.upper() in ("LA", "PA", "RGBA"),
     )
 
 

@@ -158,6 +158,8 @@ def _opened(path: Path, file: BinaryIO, max_pixels: int) -> Iterator["TiffFile"]
             width, height = page.imagewidth, page.imagelength
             if not (width and height):
                 raise ValueError("it has no pixels")
+            if page.is_tiled:  # a tile is decoded in whole, however small the image in it
+                width, height = max(width, page.tilewidth), max(height, page.tilelength)
             if width * height > max_pixels:
                 raise UserError(
                     f"cannot read {path}: it has {width:,} x {height:,} pixels, more than "
@@ -190,15 +192,11 @@ def _check_values(
     channels: tuple[str | int, ...] | None,
 ) -> None:
     """Refuse a file that would unpack to more values than max_pixels allows."""
-    allowed = max_pixels * max(4, len(channels or ()))
-    area = page.imagewidth * page.imagelength
-    if page.is_tiled:  # a tile is decoded in whole, however small the image in it
-        tile = page.tilewidth * page.tilelength
-        area = max(area, tile)
-    if area * planes > allowed:
+    values = page.imagewidth * page.imagelength * planes
+    if values > max_pixels * max(4, len(channels or ())):
         raise UserError(
-            f"cannot read {path}: its {planes:,} channels unpack to {area * planes:,} values, more "
-            f"than max_pixels = {max_pixels:,} allows; remove it, or raise max_pixels"
+            f"cannot read {path}: its {planes:,} channels unpack to {values:,} values, more than "
+            f"max_pixels = {max_pixels:,} allows; remove it, or raise max_pixels"
         )
 
 

@@ -384,8 +384,10 @@ def test_values_that_are_not_finite_are_counted(tmp_path, value):
     stored = GREY / np.float32(255)
     stored[3, 4:6] = value
     tiff(stored)(tmp_path / "a.tif")
-    with pytest.raises(UserError, match=r"a\.tif has 2 pixels that are no finite number"):
-        files.read_image(tmp_path / "a.tif", image_format=PERCENTILES)
+    measured = replace(PERCENTILES, limits=((0, 1),) * 3)
+    for image_format in (PERCENTILES, measured, ImageFormat(intensity=Intensity(0, 1))):
+        with pytest.raises(UserError, match=r"a\.tif has 2 pixels that are no finite number"):
+            files.read_image(tmp_path / "a.tif", image_format=image_format)
 
 
 def test_a_blank_channel_is_black_and_equal_limits_are_a_step(tmp_path):

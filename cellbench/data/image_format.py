@@ -26,6 +26,10 @@ _PERCENTILE = re.compile(r"percentile (\d+(?:\.\d+)?)")
 _LISTED = 12  # names of channels in a message
 
 
+class NeedsOption(UserError):
+    """An image that needs an option of the data, as most of its dataset will."""
+
+
 @dataclass(frozen=True, eq=False)
 class Planes:
     """Channels of an image file, with the values that it stores."""
@@ -60,7 +64,8 @@ class Intensity:
     """Value that becomes 255, as higher ones do: a number, or a percentile."""
     per: Literal["image", "dataset"] = "image"
     """Values that a percentile is taken of: those of each image alone, or those of all training
-    images together."""
+    images together. Those differ between folds, each of which then decodes the images for
+    itself."""
 
     def __post_init__(self) -> None:
         """Raise UserError if an end is neither a number nor a percentile, or they are swapped."""
@@ -153,13 +158,16 @@ class ImageFormat:
         """Return the values of the chosen channels, (H, W, n_channels), as they are in the file.
 
         Raises:
-            UserError: There is no such channel, or the channels have to be chosen first.
+            UserError: There is no such channel, the channels have to be chosen first, or the image
+                is fully transparent.
         """
+        if planes.alpha is not None and not planes.alpha.any():
+            raise UserError(f"{planes.path} is fully transparent; save it without an alpha channel")
         n = len(planes.names)
         if self.channels is not None:
             return planes.values[..., [_find(channel, planes) for channel in self.channels]]
         if n not in (1, 3):
-            raise UserError(
+            raise NeedsOption(
                 f"{planes.path} has {n} channels ({planes.listing}); choose among them by name or "
                 "number with data.channels"
             )
@@ -172,8 +180,6 @@ class ImageFormat:
             UserError: A channel is missing, the values need data.intensity or are not finite, or
                 the image is fully transparent.
         """
-        if planes.alpha is not None and not planes.alpha.any():
-            raise UserError(f"{planes.path} is fully transparent; save it without an alpha channel")
         image = self._to_bytes(self.choose(planes), planes)
         if planes.alpha is None:
             return image
@@ -184,15 +190,13 @@ class ImageFormat:
         """Scale values to 8 bits."""
         if self.intensity is None:
             if values.dtype != np.uint8:  # else 12 bits stored in 16 would silently turn black
-                raise UserError(
+                raise NeedsOption(
                     f"{planes.path} has {_describe(values.dtype)}; say how they become 8 bits with "
                     "data.intensity, such as {low: percentile 1, high: percentile 99}"
                 )
             return values
-        if self.limits is None:
-            limits = self.intensity.limits(visible(values, planes))
-        else:
-            limits = np.array(self.limits).T
+        seen = visible(values, planes)
+        limits = self.intensity.limits(seen) if self.limits is None else np.array(self.limits).T
         return scale(values, limits)
 
 
@@ -204,7 +208,7 @@ def visible(values: np.ndarray, planes: Planes) -> np.ndarray:
         planes: The channels of the file.
 
     Raises:
-        UserError: There is no such pixel, or a value is not a finite number.
+        UserError: A value is not a finite number.
     """
     if values.dtype.kind not in "uif":
         raise UserError(f"{planes.path} has {values.dtype} values; only real numbers can be shown")
@@ -297,14 +301,14 @@ def _find(channel: str | int, planes: Planes) -> int:
     if isinstance(channel, int):
         if channel < len(planes.names):
             return channel
-        raise UserError(
+        raise NeedsOption(
             f"data.channels: {planes.path} has no channel {channel}; it has {planes.listing}"
         )
     times = Counter(planes.names)[channel]
     if times == 1:
         return planes.names.index(channel)
     why = f"has no channel '{channel}'" if not times else f"has {times} channels '{channel}'"
-    raise UserError(f"data.channels: {planes.path} {why}; it has {planes.listing}")
+    raise NeedsOption(f"data.channels: {planes.path} {why}; it has {planes.listing}")
 
 
 def _describe(kind: np.dtype[Any]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from cellbench.data import files, result_cache, segmentation
 from cellbench.data.cache import FORMAT, CacheConfig, Pixels, decode
 from cellbench.data.hooks import DatasetHooks
-from cellbench.data.image_format import ImageFormat, visible
+from cellbench.data.image_format import ImageFormat, NeedsOption, visible
 from cellbench.data.preprocessing import Masks, Preprocessing
 from cellbench.data.stain import FORMAT as STAIN_FORMAT
 from cellbench.data.table import Sample, SampleTable
@@ -101,6 +101,8 @@ def measure_limits(
 
 def with_remedy(error: UserError, sample: Sample) -> UserError:
     """Return the error of a sample that cannot be read, with the way to leave it out."""
+    if isinstance(error, NeedsOption):
+        return error
     return UserError(
         f"{error}; to leave it out: --data.exclude \"['{sample.id}']\"; audit lists "
         "all that cannot be read"

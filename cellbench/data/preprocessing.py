@@ -100,9 +100,10 @@ class Preprocessing:
         if not (small == NUCLEUS if self.view == "nucleus" else small > BACKGROUND).any():
             region = "nucleus" if self.view == "nucleus" else "cell"
             height, width = self.image_size
+            remedy = ", or data.fit: pad" if self.fit == "crop" else ""
             raise UserError(
                 f"data.view: {self.view}, but at {height}x{width} pixels nothing is left of the "
-                f"{region} in '{name}'; use a larger data.image_size"
+                f"{region} in '{name}'; use a larger data.image_size{remedy}"
             )
         return resize(image, self.image_size), small
 

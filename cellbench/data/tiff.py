@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from cellbench.data.image_format import RGB, Planes
+from cellbench.data.image_format import RGB, NeedsOption, Planes
 from cellbench.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def read_planes(
         if n_pages > 1 and (samples > 1 or (channels is None and not known)):
             choice = "" if samples > 1 else ", or take pages as channels with data.channels"
             what = f" of {samples} channels" if samples > 1 else ""
-            raise UserError(f"{path} has {n_pages} pages{what}; give one image per file{choice}")
+            raise NeedsOption(f"{path} has {n_pages} pages{what}; give one image per file{choice}")
         _check_values(path, page, n_pages * samples, max_pixels, channels)
         _check_storage(series[0], len(data))
         values = series[0].asarray(maxworkers=1)

@@ -11,11 +11,13 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from cellbench.artifacts.folder import whole_file
 from cellbench.data.cellpose import CellposeConfig
+from cellbench.data.image_format import read_stored
 from cellbench.data.mask_format import MaskFormat
 from cellbench.data.preprocessing import (
     LARGEST_SIDE,
     MAX_CHANNELS,
     SMALLEST_SIDE,
+    Fit,
     Masks,
     Preprocessing,
 )
@@ -165,8 +167,11 @@ class Description:
             raise ValueError("a description is not a text")
         if not isinstance(plain.get("pooling", 1), int):
             raise ValueError("a version is not a number")
+        if given.get("fit", "stretch") not in get_args(Fit):
+            raise ValueError("unknown fit")
         changed = {
             "image_size": (height, width),
+            "image_format": read_stored(given.get("image_format", {}), given["fill"]),
             "mask_format": MaskFormat.from_plain(given.get("mask_format", asdict(MaskFormat()))),
             "cellpose": CellposeConfig.from_plain(given.get("cellpose", {})),
         }

@@ -151,6 +151,7 @@ def _from_run(folder: RunFolder, model: CellClassifier, prepared: Preprocessing)
     """Return some of the run's validation images, evenly spread; noise if they are missing."""
     try:
         data = read_data(folder)
+        data.trained_format = prepared.image_format
         of_id = {sample.id: sample for sample in data.listed}
         ids = [row["id"] for row in read_split(folder.split) if row["split"] == "val"]
         chosen = [of_id[name] for name in ids[:: -(-len(ids) // MAX_IMAGES)]]

@@ -19,7 +19,7 @@ class Batch(NamedTuple):
     """Images with their labels: a data module yields it and a model takes it."""
 
     images: Tensor
-    """RGB, uint8, (B, 3, H, W), in channels_last memory format; not normalised."""
+    """uint8, (B, channels, H, W), in channels_last memory format; not normalised."""
     labels: Tensor
     """Class indices, int64, (B,); -1 for an unknown class."""
     positions: Tensor

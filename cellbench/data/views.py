@@ -27,7 +27,7 @@ BACKGROUND_MARGIN = 0.06
 CROP_MARGIN = 0.06
 
 Image = NDArray[np.uint8]
-"""An RGB image, (H, W, 3)."""
+"""An image, (H, W, channels): RGB unless `data.channels` chooses other channels."""
 Mask = NDArray[np.uint8]
 """A mask of BACKGROUND, CYTOPLASM and NUCLEUS, (H, W)."""
 
@@ -61,7 +61,7 @@ def apply_view(image: Image, mask: Mask | None, view: View, fill: int) -> Image:
     """Hide the pixels that the view hides; the last step before the network.
 
     Args:
-        image: RGB, uint8, (H, W, 3), after every transform. Not changed.
+        image: uint8, (H, W, channels), after every transform. Not changed.
         mask: The mask after the same geometric transforms, (H, W); None for the raw view.
         view: What to show. `crop` has been done before the resize and changes nothing here.
         fill: The value, 0 to 255, of all that is hidden.

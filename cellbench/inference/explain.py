@@ -117,6 +117,7 @@ def _read_images(
     Raises:
         UserError: An image is missing or has changed since the training.
     """
+    data.trained_format = preprocessing.image_format
     samples = {sample.id: sample for sample in data.listed}
     content = {row["id"]: row["content"] for row in read_split(run.folder.split)}
     images = []

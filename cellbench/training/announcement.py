@@ -64,6 +64,8 @@ def _notes_on_data(run: Run) -> Iterator[str]:
     data = run.data
     if data.note:
         yield from data.note.splitlines()
+    if data.stretching:
+        yield data.stretching
     batches = run.config["trainer"].get("limit_train_batches")
     if run.trains and batches is not None:
         limit = counted(batches, "batch", "batches")

@@ -9,6 +9,7 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger
 
+from cellbench.artifacts.checkpoint import read_checkpoint
 from cellbench.artifacts.folder import RunFolder
 from cellbench.cli.execution.console import show
 from cellbench.cli.execution.launch import launch
@@ -123,6 +124,9 @@ def _load(options: CellbenchCLI, made: Namespace, device: str, here: int, ranks:
         A description of the loading, with the reason.
     """
     data = made.data
+    if options.command != "fit" and data.asked_format.lacks_limits:
+        trained, _ = read_checkpoint(Path(options.config.ckpt_path))
+        data.trained_format = trained.preprocessing.image_format
     set_up_data(data, options.command, options.config.seed_everything, ranks)
     precomputed = features.can_replace_images(made.model, data)
     epochs = 1 + (data.variants or 0) if precomputed else made.trainer.max_epochs

@@ -14,6 +14,7 @@ from cellbench.data.reading.reading import FolderOptions, Reading
 from cellbench.data.reading.sources import read_images
 from cellbench.data.table import Sample
 from cellbench.data.views import Image
+from cellbench.utils.errors import UserError
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -48,7 +49,8 @@ class FolderDataModule(FileDataModule):
     group_pattern: str | None = None
     """Regular expression that is searched in each image's path below root; what its named group
     `(?P<group>...)` matches is the image's group (patient, slide). Further groups may be named
-    `fold` and `domain` (laboratory, scanner)."""
+    `fold` and `domain` (laboratory, scanner). none says that each image is a patient or slide of
+    its own, whatever the names look like."""
 
     how_to_get = HOW_TO
 
@@ -70,6 +72,26 @@ class FolderDataModule(FileDataModule):
             UserError: It cannot be told what the samples are, or a listed file is missing.
         """
         return list(self.reading.samples)
+
+    def group_samples(self, samples: list[Sample]) -> list[Sample]:
+        """Return the samples as they are, if a grouped split may take them.
+
+        Raises:
+            UserError: No group is known, and names or folders look as if there were some.
+        """
+        pattern = self.reading.suggested.get("group_pattern")
+        if self.split.protocol == "grouped" and pattern and self.group_pattern is None:
+            raise UserError(
+                "data.group_pattern: names or folders look as if several images were of one "
+                f'patient, slide or field; give "{pattern}" if it fits, another pattern, or none '
+                "if each image is one (cellbench inspect shows more)"
+            )
+        return samples
+
+    @property
+    def makes_own_images(self) -> bool:
+        """True for an archive."""
+        return find_archive(self.root) is not None
 
     @property
     def note(self) -> str | None:

@@ -61,7 +61,7 @@ def read_folder(root: Path, options: FolderOptions) -> Reading:
     else:
         masks = take_by_pattern(listing, options.mask_pattern)
     ambiguous = masks.settle()
-    layout = understand(listing, level_claims(options.group_pattern, list(listing.ids())))
+    layout = understand(listing, level_claims(options.pattern, list(listing.ids())))
     crops = leave_fields_out(listing, layout)
     by_folder = {path: list(listing.ids(path)) for path in layout.label}
     samples = _samples(root, by_folder, layout, masks, crops)
@@ -70,12 +70,12 @@ def read_folder(root: Path, options: FolderOptions) -> Reading:
         found["groups"] = (
             f"fields of the crops: {counted(len(set(crops.field_of.values())), 'group')}"
         )
-    if options.group_pattern is not None:
-        samples = apply_pattern(samples, options.group_pattern)
-        found |= describe_roles(samples, options.group_pattern)
+    if options.pattern is not None:
+        samples = apply_pattern(samples, options.pattern)
+        found |= describe_roles(samples, options.pattern)
     suggested: dict[str, object] = {}
     guesses: list[Doubt] = []
-    if not any(sample.group for sample in samples):
+    if options.group_pattern is None and not any(sample.group for sample in samples):
         depths = {folder.count("/") + 1 for folder in by_folder}
         suggested, guesses = suggest_groups(by_folder, depths.pop() if len(depths) == 1 else None)
     found |= {"masks": _describe_masks(samples, masks)} if masks.of else {}

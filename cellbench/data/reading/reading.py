@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from cellbench.data.table import Sample
 
+NO_GROUPS = "none"
+"""Value of `data.group_pattern` for images of which each is a patient, slide or field."""
+
 
 @dataclass(frozen=True)
 class FolderOptions:
@@ -14,9 +17,15 @@ class FolderOptions:
     mask_pattern: str | None = None
     """Path of each image's mask, such as `masks/{path}.png`; None to look in the usual places."""
     group_pattern: str | None = None
-    """Regular expression, searched in each id, whose named groups give group, domain and fold."""
+    """Regular expression, searched in each id, whose named groups give group, domain and fold;
+    `NO_GROUPS` if names and folders tell no groups, and None to look for hints of some."""
     columns: Mapping[str, str | None] = field(default_factory=dict)
     """Header of the table's column for each role; None for a role that no column has."""
+
+    @property
+    def pattern(self) -> str | None:
+        """The regular expression of `group_pattern`; None if it is none."""
+        return None if self.group_pattern == NO_GROUPS else self.group_pattern
 
 
 @dataclass(frozen=True)

@@ -50,9 +50,9 @@ def _read_or_none(root: Path) -> Reading | None:
 def _complete(reading: Reading, root: Path, options: FolderOptions) -> Reading:
     """Return the reading of a table with what the patterns add, and with doubts as of a folder."""
     samples, found = list(reading.samples), dict(reading.found)
-    if options.group_pattern is not None:
-        samples = apply_pattern(samples, options.group_pattern)
-        found |= describe_roles(samples, options.group_pattern)
+    if options.pattern is not None:
+        samples = apply_pattern(samples, options.pattern)
+        found |= describe_roles(samples, options.pattern)
     if options.mask_pattern is not None:
         check_pattern(options.mask_pattern)
         paths = [root / os.path.normpath(expand(options.mask_pattern, s.id)) for s in samples]
@@ -68,7 +68,7 @@ def _complete(reading: Reading, root: Path, options: FolderOptions) -> Reading:
         found["masks"] = f"{n} of {len(samples)} images: {options.mask_pattern}"
     doubts = [*reading.doubts, *doubt_numbers(reading.classes, samples)]
     suggested: dict[str, object] = {}
-    if not any(sample.group for sample in samples):
+    if options.group_pattern is None and not any(sample.group for sample in samples):
         by_class = {
             name: [sample.id for sample in samples if sample.label == label]
             for label, name in enumerate(reading.classes)

@@ -11,11 +11,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from cellbench.artifacts.folder import whole_file
 from cellbench.data.cellpose import CellposeConfig
-from cellbench.data.image_format import read_stored
+from cellbench.data.image_format import MAX_CHANNELS, read_stored
 from cellbench.data.mask_format import MaskFormat
 from cellbench.data.preprocessing import (
     LARGEST_SIDE,
-    MAX_CHANNELS,
     SMALLEST_SIDE,
     Fit,
     Masks,

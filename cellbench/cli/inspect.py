@@ -8,7 +8,7 @@ from cellbench.cli.options.parser import Parser
 from cellbench.data.reading.describe import describe, median
 from cellbench.data.reading.experiment import MARK, as_text, plan_experiment
 from cellbench.data.reading.npz import Archive, find_archive
-from cellbench.data.reading.peek import Headers, read_headers
+from cellbench.data.reading.peek import Headers, pixel_options, read_headers
 from cellbench.data.reading.reading import Doubt, FolderOptions, Reading
 from cellbench.data.reading.sources import read_images
 from cellbench.utils.errors import UserError, one_line
@@ -28,7 +28,8 @@ def main(args: Sequence[str]) -> int:
     if headers.sizes:
         widths, heights = zip(*headers.sizes, strict=True)
         size = (median(widths), median(heights))
-    experiment, doubts = plan_experiment(reading, given.folder, size)
+    pixels = pixel_options(first) if (first := reading.samples[0].image) else {}
+    experiment, doubts = plan_experiment(reading, given.folder, size, pixels)
     for line in describe(reading, headers):
         say(line)
     for doubt in (*reading.doubts, *doubts, *_doubt_headers(headers)):

@@ -6,7 +6,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else albumentations as
 
 import cv2
 
-# `files` needs the errors to recognise damaged TIFFs; it reports unreadable files itself.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+# `files` reports unreadable files itself.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 # Loader processes and decoding threads already use the cores; OpenCV's own threads fight them.
 cv2.setNumThreads(0)

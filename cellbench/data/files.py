@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ IMAGE_SUFFIXES = frozenset(
 # grey.
 _ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}
 
+_PNG = b"\x89PNG\r\n\x1a\n"
+"""First bytes of a PNG file."""
+
 MAX_PIXELS = 100_000_000
 """Default of the largest image that is decoded: 300 MB as RGB."""
 
@@ -44,6 +48,9 @@ PIL.Image.MAX_IMAGE_PIXELS = None  # max_pixels is the limit, and may be above P
 
 _SILENT = (b"\xff\xd8", b"II", b"MM")
 """First bytes of JPEG and TIFF files, whose decoders return wrong pixels for damaged data."""
+
+_OWN_LOG = re.compile(rb"\[ ?(?:ERROR|WARN)[:@]")
+"""Beginning of OpenCV's own lines, which say the same in its words."""
 
 _COMPLAINTS = re.compile(
     rb"Corrupt JPEG data.*|Premature end of JPEG.*|Inconsistent progression.*|Invalid SOS.*"
@@ -171,6 +178,8 @@ def _read(path: Path, max_pixels: int, n_channels: int = 4) -> bytes:
 
 def _decode_bytes(path: Path, data: bytes, flags: int) -> np.ndarray:
     """Decode a picture of any depth."""
+    if data[:8] == _PNG and not _png_is_whole(data):
+        raise unreadable(path, "the file is damaged; restore or remove it")
     try:
         pixels, complaint = _imdecode(data, flags | cv2.IMREAD_ANYDEPTH)
     except OSError as error:  # no file or descriptor is left
@@ -282,6 +291,24 @@ def _read_header(path: Path, file: BinaryIO, max_pixels: int) -> _Header:
     )
 
 
+def _png_is_whole(data: bytes) -> bool:
+    """Return True if the checksums of a PNG's critical chunks are right.
+
+    libpng would write of wrong ones to the standard error stream.
+    """
+    at = len(_PNG)
+    while at + 12 <= len(data):
+        length, kind = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8]
+        end = at + 8 + length
+        stored = data[end : end + 4]
+        if kind[:1].isupper() and zlib.crc32(data[at + 4 : end]).to_bytes(4) != stored:
+            return False
+        if kind == b"IEND":
+            return True
+        at = end + 4
+    return False
+
+
 def _imdecode(data: bytes, flags: int) -> tuple[np.ndarray | None, str]:
     """Decode an image, and return the decoder's complaint about damage; empty if none.
 
@@ -301,8 +328,10 @@ def _imdecode(data: bytes, flags: int) -> tuple[np.ndarray | None, str]:
             return _try_to_decode(array, flags), ""
         try:
             os.dup2(written.fileno(), 2)
+            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # damaged TIFFs
             pixels = _try_to_decode(array, flags)
         finally:
+            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
             os.dup2(stderr, 2)
             os.close(stderr)
         written.seek(0)
@@ -310,6 +339,8 @@ def _imdecode(data: bytes, flags: int) -> tuple[np.ndarray | None, str]:
         for line in written.read().splitlines(keepends=True):
             found = _COMPLAINTS.search(line)
             if found is None:
+                if pixels is None and (not line.strip() or _OWN_LOG.match(line)):
+                    continue
                 with suppress(OSError):
                     os.write(2, line)
             elif not complaint:

@@ -39,9 +39,6 @@ _OPENCV_CHANNELS = 4
 SMALLEST_SIDE, LARGEST_SIDE = 8, 4096
 """Pixels of a side of the network's input: larger ones fit no machine's memory."""
 
-MAX_CHANNELS = 64
-"""Largest number of channels of the network's input."""
-
 
 @dataclass(frozen=True)
 class Preprocessing:

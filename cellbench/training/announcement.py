@@ -1,9 +1,11 @@
 """Lines that are printed before a run begins."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 from cellbench.artifacts.conditions import few_groups
 from cellbench.data.module import CellDataModule
+from cellbench.data.splits import fold_names
 from cellbench.data.views import needs_mask
 from cellbench.training.run import Run
 from cellbench.utils.errors import counted
@@ -66,6 +68,7 @@ def _notes_on_data(run: Run) -> Iterator[str]:
         yield from data.note.splitlines()
     if data.stretching:
         yield data.stretching
+    yield from _unused_parts(data)
     batches = run.config["trainer"].get("limit_train_batches")
     if run.trains and batches is not None:
         limit = counted(batches, "batch", "batches")
@@ -85,6 +88,23 @@ def _notes_on_data(run: Run) -> Iterator[str]:
         data.partition.groups[tested].tolist(),
         [data.classes[label] for label in data.table.labels[tested]],
     )
+
+
+def _unused_parts(data: CellDataModule) -> Iterator[str]:
+    """Yield a note for the authors' parts and for their folds, if the split does not use them."""
+    protocol = data.split.protocol
+    parts = Counter(sample.split for sample in data.table.samples if sample.split is not None)
+    if parts["test"] and protocol != "official":
+        shown = ", ".join(f"{n} {part}" for part, n in parts.items())
+        yield (
+            f"the dataset's own parts ({shown}) are not used: data.split.protocol is {protocol}, "
+            "not official"
+        )
+    if len(names := fold_names(data.table)) > 1 and protocol != "predefined":
+        yield (
+            f"the dataset's own {len(names)} folds are not used: data.split.protocol is "
+            f"{protocol}, not predefined"
+        )
 
 
 def _notes_on_model(run: Run) -> Iterator[str]:

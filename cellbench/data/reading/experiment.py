@@ -19,7 +19,7 @@ _SMALLEST, _LARGEST, _STEP = 32, 224, 32
 
 
 def plan_experiment(
-    reading: Reading, root: Path, size: tuple[int, int] | None
+    reading: Reading, root: Path, size: tuple[int, int] | None, pixels: Mapping[str, object]
 ) -> tuple[dict[str, Any], list[Doubt]]:
     """Return an experiment, and doubts about its split.
 
@@ -30,12 +30,14 @@ def plan_experiment(
         reading: The reading.
         root: The folder, as the user gave it.
         size: Median width and height of the images; None if it is unknown.
+        pixels: Options that the images need to be read, as `pixel_options` gives them.
     """
     split, extra, doubts = _choose_split(reading)
     options: dict[str, Any] = {
         "root": str(root),
         **reading.options,
         **extra,
+        **pixels,
         "view": "raw",
         "augment": "flips",
         "image_size": _image_size(size),

@@ -13,6 +13,10 @@ from typing import TypeVar
 import numpy as np
 import PIL.Image
 
+from cellbench.data import files
+from cellbench.data.image_format import RGB, ImageFormat
+from cellbench.utils.errors import UserError
+
 T = TypeVar("T")
 
 MAX_LOOKED = 2000
@@ -116,6 +120,29 @@ def _read_header(path: Path) -> tuple[tuple[int, int], str] | None:
             pages = getattr(image, "n_frames", 1)
             return image.size, mode if pages == 1 else f"{mode}, {pages} pages"
     return None
+
+
+def pixel_options(path: Path) -> dict[str, object]:
+    """Return the options of the data that an image needs to be read: its channels and intensity.
+
+    Args:
+        path: An image, which is decoded.
+
+    Returns:
+        The options by name: all channels of an image that is neither grey nor RGB, and percentiles
+        for one of other than 8 bits. Empty for an ordinary image, or one that cannot be read.
+    """
+    try:
+        planes = files.read_planes(path, files.MAX_PIXELS, ImageFormat())
+    except UserError:  # audit names it
+        return {}
+    options: dict[str, object] = {}
+    if planes.values.shape[2] not in (1, len(RGB)):
+        named = [int(name) if name.isdecimal() else name for name in planes.names]
+        options["channels"] = named
+    if planes.values.dtype not in (np.dtype(np.uint8), np.dtype(bool)):
+        options["intensity"] = {"low": "percentile 1", "high": "percentile 99", "per": "dataset"}
+    return options
 
 
 _TIFF_TYPES = {1: "B", 3: "H", 4: "I"}

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+from cellbench.data.datasets.fluorescence_demo import draw as draw_fluorescence
 from cellbench.data.datasets.wbc9 import CLASSES as WBC9
 from tests.conftest import draw_cell, write_image
 
@@ -20,6 +21,7 @@ ROOTS = {
     "WBC9DataModule": "wbc9_root",
     "LeukemiaDataModule": "leukemia_root",
     "ChaoyangDataModule": "chaoyang_root",
+    "FluorescenceDemoDataModule": "fluorescence_root",
 }
 """The fixture that draws each data module's root."""
 
@@ -38,6 +40,15 @@ def leukemia_root(tmp_path):
             stem = f"Snap_{number:03d} (3)" if number % 2 else f"Sap_{number:03d} (25)"
             write_image(folder / f"{stem}.jpg", image)
         shutil.copy(folder / "Snap_001 (3).jpg", folder / "Snap_099 (3).jpg")
+    return root
+
+
+@pytest.fixture
+def fluorescence_root(tmp_path):
+    """The demo itself."""
+    root = tmp_path / "fluorescence_demo"
+    root.mkdir()
+    draw_fluorescence(root)
     return root
 
 

@@ -1,7 +1,9 @@
 """Unlabelled images, read and prepared batch by batch, however many there are."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from cellbench.data import files
 from cellbench.data.dataset import Batch
 from cellbench.data.mask_files import MASK_SUFFIXES, read_mask
 from cellbench.data.preprocessing import Preprocessing
+from cellbench.data.reading.listing import SYSTEM, THUMBNAILS, is_image, list_folder
+from cellbench.data.reading.masks import take_masks_beside
 from cellbench.data.views import Image, apply_view, needs_mask
 from cellbench.utils.errors import UserError, counted
 
@@ -30,6 +34,7 @@ class UnlabelledImages(Dataset[Batch]):
             that are masks of others; a single file is taken whatever its name.
         masks: Folder of the masks, which may be that of the images; None without masks. The mask
             of `FOLDER/a/b.jpg` is `masks/a/b.png`, that of a single `any/b.jpg` is `masks/b.png`.
+            Without it, masks are taken that lie beside their images, as `b_mask.png` does.
             Other suffixes of `MASK_SUFFIXES` are taken too, unless the file is among the images.
         preprocessing: The preprocessing of the training.
         max_pixels: Largest image or mask that is decoded, in pixels.
@@ -51,8 +56,9 @@ class UnlabelledImages(Dataset[Batch]):
         self._max_pixels = max_pixels
         if masks is not None and not masks.is_dir():
             raise UserError(f"--masks: there is no folder {masks}")
-        below = _image_files(images)
-        mask_of = {} if masks is None else _find_masks(below, masks)
+        found = _find_images(images)
+        below = found.below
+        mask_of = found.beside if masks is None else _find_masks(below, masks)
         are_masks = {mask for path, mask in mask_of.items() if mask != path}
         self._paths = [path for path in below if path not in are_masks]
         if not self._paths:
@@ -63,16 +69,17 @@ class UnlabelledImages(Dataset[Batch]):
         path. They are in the order given; the files of a folder are sorted."""
         self.unreadable: dict[int, str] = {}
         """Reason for each position whose image could not be read so far."""
-        self.note = _note_left_out(images, masks)
-        """Image files left out as masks although no `masks` named their folder; None for none."""
+        self.note = _note_left_out(images, masks, found)
+        """Files left out as masks although no `masks` named them, and what no user has put there;
+        None for none."""
         self._masks: list[str] | None = None
         if needs_mask(preprocessing.view) and preprocessing.masks == "expert":
-            if masks is None:
+            if not mask_of:
                 raise UserError(
                     f"the model was trained on view {preprocessing.view} and needs a mask of every "
                     "image: give their folder as --masks"
                 )
-            self._masks = [mask_of[path] for path in self._paths]
+            self._masks = [mask_of.get(path, "") for path in self._paths]
             _check_masks(self._paths, self._masks, preprocessing.view)
         elif masks is not None and len(self._paths) == len(below):
             made = {"auto": " but cellbench's own segmentation", "cellpose": " but Cellpose's"}
@@ -113,47 +120,65 @@ class UnlabelledImages(Dataset[Batch]):
         return apply_view(image, mask, prepared.view, prepared.fill)
 
 
-def _image_files(images: Sequence[Path]) -> dict[str, str]:
-    """Each image file once, with its path below what was given.
+@dataclass
+class _Found:
+    """Image files, and what is none of them."""
+
+    below: dict[str, str] = field(default_factory=dict)
+    """Path of each image below what was given."""
+    beside: dict[str, str] = field(default_factory=dict)
+    """Mask of each image that has one beside it."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Number of files that no user has put there, by reason."""
+
+
+def _find_images(images: Sequence[Path]) -> _Found:
+    """Return each image file once, with its path below what was given.
 
     They are texts, not paths: of a million images those would take a gigabyte.
     """
-    below: dict[str, str] = {}
+    found = _Found()
     for given in images:
         if given.is_file():
-            below.setdefault(str(given), given.name)
+            found.below.setdefault(str(given), given.name)
             continue
         if not given.is_dir():
             raise UserError(f"--images: there is no file or folder {given}")
-        for folder, inside, names in os.walk(given, onerror=_refuse):
-            own = os.path.relpath(folder, given)
-            inside[:] = sorted(name for name in inside if (own, name) != (".", _MASKS))
-            for name in sorted(names):
-                if _is_image(name):
-                    path = os.path.normpath(os.path.join(folder, name))
-                    below.setdefault(path, os.path.normpath(os.path.join(own, name)))
-    return below
+        listing = list_folder(given, "--images")
+        for name in [name for name in listing.folders[""] if name == _MASKS]:
+            listing.folders[""].remove(name)
+        for reason in (SYSTEM, THUMBNAILS):
+            names = listing.left_out.get(reason, {})
+            n = sum(count for suffix, count in names.items() if suffix in files.IMAGE_SUFFIXES)
+            found.left_out[reason] += n
+        beside = take_masks_beside(listing)
+        for name in listing.ids():
+            path = os.path.join(given, name)
+            found.below.setdefault(path, name)
+            if name in beside:
+                found.beside[path] = os.path.join(given, beside[name])
+    return found
 
 
-def _note_left_out(images: Sequence[Path], masks: Path | None) -> str | None:
-    """Return a note on the image files in folders called masks that `_image_files` passes over."""
-    notes = []
+def _note_left_out(images: Sequence[Path], masks: Path | None, found: _Found) -> str | None:
+    """Return a note on image files that `_find_images` passes over; None for none."""
+    notes = [
+        f"{counted(n, 'image file')} left out: {reason}"
+        for reason, n in found.left_out.items()
+        if n
+    ]
+    if found.beside:
+        notes.append(f"{counted(len(found.beside), 'mask')} beside the images not classified")
+    in_folders = []
     for folder in dict.fromkeys(given / _MASKS for given in images):
         if masks is None or not os.path.isdir(folder) or not os.path.samefile(folder, masks):
-            n = sum(_is_image(name) for _, _, names in os.walk(folder) for name in names)
+            n = sum(is_image(name) for _, _, names in os.walk(folder) for name in names)
             if n:
-                notes.append(f"{counted(n, 'image file')} in {folder}")
-    if not notes:
-        return None
-    return f"left out as masks: {', '.join(notes)}; to classify them give that folder as --images"
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in files.IMAGE_SUFFIXES
-
-
-def _refuse(error: OSError) -> None:
-    raise UserError(f"--images: cannot list {error.filename}: {error.strerror}") from error
+                in_folders.append(f"{counted(n, 'image file')} in {folder}")
+    if in_folders:
+        folders = ", ".join(in_folders)
+        notes.append(f"left out as masks: {folders}; to classify them give that folder as --images")
+    return "; ".join(notes) or None
 
 
 def _find_masks(below: Mapping[str, str], masks: Path) -> dict[str, str]:

@@ -86,11 +86,12 @@ class Listing:
             del self.images[folder]
 
 
-def list_folder(root: Path) -> Listing:
+def list_folder(root: Path, key: str = "data.root") -> Listing:
     """List all files below a folder; links to folders below the same root are not followed.
 
     Args:
         root: The folder.
+        key: The option that names it, for errors.
 
     Raises:
         UserError: A folder cannot be listed, a link leaves the root, or a name is not UTF-8.
@@ -137,7 +138,7 @@ def list_folder(root: Path) -> Listing:
         waiting += [join(folder, name) for name in inside]
     if outside:
         raise UserError(
-            f"data.root: '{outside[0]}' is a link that leaves {root} "
+            f"{key}: '{outside[0]}' is a link that leaves {root} "
             f"({counted(len(outside), 'such link')}); put copies there (cp -rL), or give the "
             "folder that it leads to"
         )

@@ -98,6 +98,21 @@ def take_masks(listing: Listing) -> Masks:
     return masks
 
 
+def take_masks_beside(listing: Listing) -> dict[str, str]:
+    """Find masks that are named after an image beside them, and remove them from the images.
+
+    Args:
+        listing: The files; changed in place.
+
+    Returns:
+        The mask of each image that has one, both as ids.
+    """
+    masks = Masks()
+    _take_beside(listing, masks)
+    masks.settle()
+    return masks.of
+
+
 def take_by_pattern(listing: Listing, pattern: str) -> Masks:
     """Find masks by `data.mask_pattern`, and remove those below the root from the list of images.
 

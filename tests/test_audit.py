@@ -78,6 +78,7 @@ def test_what_is_planted_is_found(audit, planted):
     assert "cut short" in found["unreadable"]["b/03.png"]
     assert found["identical"] == [["a/00.png", "b/30.png"]]
     assert [{c["first"], c["second"]} for c in found["near_copies"]] == [{"a/01.png", "a/31.jpg"}]
+    assert found["too_plain_for_near_copies"] == ["a/07.png", "b/07.png"]  # out of focus
     assert found["conflicts"] == [["a/00.png", "b/30.png"]]
     assert found["formats"] == {"PNG": 60, "JPEG": 1}
     assert found["modes"] == {"colour": 60, "grey": 1}
@@ -88,6 +89,17 @@ def test_what_is_planted_is_found(audit, planted):
     assert chosen["protocol"] == "grouped"
     assert chosen["identical"] == by_image["identical"] == 0  # kept together under any protocol
     assert code == (1 if chosen["near"] else 0)
+
+
+def test_images_too_plain_for_near_copies_are_counted(audit, tmp_path, capsys):
+    for i, grey in enumerate(range(100, 220, 10)):
+        write_image(tmp_path / "c" / "ab"[i % 2] / f"{i}.png", np.full((64, 64, 3), grey, np.uint8))
+    found = audit("--data=FolderDataModule", f"--data.root={tmp_path / 'c'}")[1]
+    sentence = "12 images have too little texture to be told from a near copy; only exact copies"
+    assert len(found["too_plain_for_near_copies"]) == 12
+    assert sentence in (tmp_path / "audit" / "audit.html").read_text(encoding="utf-8")
+    assert sentence in " ".join(capsys.readouterr().out.split())
+    assert found["near_copies"] == []
 
 
 def test_near_copies_that_cross_the_split_give_exit_code_1(audit, planted):

@@ -39,6 +39,18 @@ class Audit:
         return not any(each.leaks or each.error for each in self.leaks.chosen)
 
     @property
+    def limits(self) -> str | None:
+        """Sentence about the images whose near copies cannot be recognised; None without any."""
+        n = int(self.images.plain.sum())
+        if n == 0:
+            return None
+        which = "1 image has" if n == 1 else f"{n:,} images have"
+        return (
+            f"{which} too little texture to be told from a near copy; only exact copies are found "
+            "there."
+        )
+
+    @property
     def verdict(self) -> str:
         """Sentence about the chosen split: it leaks, cannot be drawn, or does not leak."""
         chosen = self.leaks.chosen

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from cellbench.data import files, result_cache
+from cellbench.data.duplicates.copies import is_plain
 from cellbench.data.duplicates.registration import to_compare
 from cellbench.data.image_format import to_grey
 from cellbench.data.image_store import content_digests
@@ -15,7 +16,7 @@ from cellbench.data.table import Sample
 from cellbench.data.views import Image
 from cellbench.utils.errors import UserError, counted
 
-FORMAT = 5
+FORMAT = 6
 """Version of the cached results, part of their keys; raise it when results change."""
 
 THUMBNAIL = 32
@@ -59,6 +60,8 @@ class Images:
     """Mean grey level, (n,), 0 to 255."""
     clipped: np.ndarray
     """Share of the pixels that are black or white, (n,), 0 to 1."""
+    plain: np.ndarray
+    """True if the image has too little texture for its near copies to be recognised, (n,)."""
     colour: np.ndarray
     """Mean, then standard deviation, of red, green and blue, (n, 6)."""
     histogram: np.ndarray
@@ -142,6 +145,7 @@ def _measure(data: CellDataModule, sample: Sample) -> dict[str, Any]:
         "blur": float(cv2.Laplacian(grey, cv2.CV_64F).var()),
         "brightness": float(grey.mean()),
         "clipped": float(((grey <= 2) | (grey >= 253)).mean()),
+        "plain": is_plain(image),
         "colour": np.concatenate([pixels.mean(axis=0), pixels.std(axis=0)]),
         "histogram": histogram(image),
         "thumbnail": small,

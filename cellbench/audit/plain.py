@@ -47,6 +47,7 @@ def as_plain(audit: Audit) -> dict[str, Any]:
             asdict(copy) | {"first": ids[copy.first], "second": ids[copy.second]}
             for copy in leaks.near
         ],
+        "too_plain_for_near_copies": [ids[i] for i in np.flatnonzero(images.plain)],
         "conflicts": [[ids[a], ids[b]] for a, b in leaks.conflicts],
         "splits": [asdict(crossing) for crossing in leaks.crossings],
         "shortcuts": [asdict(shortcut) | {"tells": shortcut.tells} for shortcut in audit.shortcuts],

@@ -103,13 +103,15 @@ def _show(found: Audit, plain: dict[str, Any]) -> None:
     for name, noun, rest in (
         ("unreadable", "unreadable file", ""),
         ("identical", "set", " of identical images"),
-        ("near_copies", "pair", " of near copies, confirmed by registration"),
+        ("near_copies", "pair", " of near copies, confirmed by registration and texture"),
         ("conflicts", "pair", " of the same cell with different labels"),
     ):
         what = f"{noun if len(plain[name]) == 1 else f'{noun}s'}{rest}"
         first = f": {', '.join(map(_named, list(plain[name])[:3]))}" if plain[name] else ""
         more = ", ..." if len(plain[name]) > 3 else ""
         console.print(f"{len(plain[name]):6,} {what}{first}{more}")
+    if found.limits is not None:
+        console.print(f"NOTE {found.limits}")
     table = Table(box=SIMPLE_HEAD, title="the class, predicted without looking into the cell")
     for column in ("from", "n", "accuracy", "majority class", "balanced accuracy", "chance"):
         table.add_column(column, justify="left" if column == "from" else "right")

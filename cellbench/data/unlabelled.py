@@ -148,9 +148,8 @@ def _find_images(images: Sequence[Path]) -> _Found:
         for name in [name for name in listing.folders[""] if name == _MASKS]:
             listing.folders[""].remove(name)
         for reason in (SYSTEM, THUMBNAILS):
-            names = listing.left_out.get(reason, {})
-            n = sum(count for suffix, count in names.items() if suffix in files.IMAGE_SUFFIXES)
-            found.left_out[reason] += n
+            suffixes: Counter[str] = listing.left_out.get(reason, Counter())
+            found.left_out[reason] += sum(suffixes[each] for each in files.IMAGE_SUFFIXES)
         beside = take_masks_beside(listing)
         for name in listing.ids():
             path = os.path.join(given, name)
@@ -162,11 +161,8 @@ def _find_images(images: Sequence[Path]) -> _Found:
 
 def _note_left_out(images: Sequence[Path], masks: Path | None, found: _Found) -> str | None:
     """Return a note on image files that `_find_images` passes over; None for none."""
-    notes = [
-        f"{counted(n, 'image file')} left out: {reason}"
-        for reason, n in found.left_out.items()
-        if n
-    ]
+    left_out = [(counted(n, "image file"), why) for why, n in found.left_out.items() if n]
+    notes = [f"{number} left out: {why}" for number, why in left_out]
     if found.beside:
         notes.append(f"{counted(len(found.beside), 'mask')} beside the images not classified")
     in_folders = []
@@ -232,7 +228,7 @@ def _check_masks(paths: Sequence[str], masks: Sequence[str], view: str) -> None:
     if lacking:
         raise UserError(
             f"the model was trained on view {view}, and {lacking[0][0]} has no mask "
-            f"{lacking[0][1]} ({len(lacking)} of {len(paths)} images have none)"
+            f"{lacking[0][1] or 'beside it'} ({len(lacking)} of {len(paths)} images have none)"
         )
     owner: dict[str, str] = {}
     for path, mask in pairs:

@@ -97,21 +97,35 @@ def fit(image: Keypoints, other: Keypoints) -> Fit:
     return Fit(0, None) if transform is None else Fit(int(inliers.sum()), transform)
 
 
+def overlap(image: np.ndarray, other: np.ndarray, transform: np.ndarray) -> np.ndarray:
+    """Return the pixels of another image that an image shows too, boolean, without a margin.
+
+    Black pixels (8 or less of 255) are left out: most often they fill the corners of a turned
+    image, and no other image has them.
+
+    Args:
+        image: Grey, as `to_compare` gives it.
+        other: The same of the other image.
+        transform: From the first image's pixels to the other's, (2, 3).
+    """
+    shown = cv2.warpAffine((image > 8).astype(np.uint8), transform, other.shape[1::-1])
+    shown[other <= 8] = 0
+    inside: np.ndarray = cv2.erode(shown, np.ones((15, 15)), borderValue=0).astype(bool)
+    return inside
+
+
 def agreement(image: np.ndarray, other: np.ndarray, transform: np.ndarray) -> float:
     """Return the correlation of two images' details in their overlap, -1 to 1.
 
     Args:
         image: Grey, as `to_compare` gives it.
-        other: The same of the other image. Black (8 or less of 255) counts for nothing.
+        other: The same of the other image.
         transform: From the first image's pixels to the other's, (2, 3).
     """
-    size = other.shape[1::-1]
-    # What is black is most often the filling of a turned image's corners, which no other has.
-    shown = cv2.warpAffine((image > 8).astype(np.uint8), transform, size)
-    shown[other <= 8] = 0
-    inside = cv2.erode(shown, np.ones((15, 15)), borderValue=0).astype(bool)
+    inside = overlap(image, other, transform)
     if inside.mean() < 0.1:
         return 0.0
+    size = other.shape[1::-1]
     moved = cv2.warpAffine(_details(image), transform, size, borderMode=cv2.BORDER_REPLICATE)
     ours, theirs = moved[inside], _details(other)[inside]
     if min(ours.std(), theirs.std()) == 0:

@@ -56,6 +56,7 @@ def read_folder(root: Path, options: FolderOptions) -> Reading:
         what = f"{root} is a file and no folder" if root.exists() else f"there is no folder {root}"
         raise UserError(f"data.root: {what}; {HOW_TO}")
     listing = list_folder(root)
+    listing.check_names()
     if options.mask_pattern is None:
         masks = take_masks(listing)
     else:

@@ -77,6 +77,21 @@ class Listing:
         """Return True if there is an image below a folder."""
         return any(each in self.images for each in self.below(folder))
 
+    def check_names(self) -> None:
+        """Check that all images have names that a table can hold.
+
+        Raises:
+            UserError: A name is not UTF-8.
+        """
+        for path in self.ids():
+            try:
+                path.encode()
+            except UnicodeEncodeError as error:
+                raise UserError(
+                    f"{path!r} in {self.root} is not a UTF-8 name, which no table can hold; rename "
+                    "it"
+                ) from error
+
     def remove(self, folder: str, names: set[str]) -> None:
         """Remove images of a folder from the list."""
         kept = [name for name in self.images[folder] if name not in names]
@@ -94,7 +109,7 @@ def list_folder(root: Path, key: str = "data.root") -> Listing:
         key: The option that names it, for errors.
 
     Raises:
-        UserError: A folder cannot be listed, a link leaves the root, or a name is not UTF-8.
+        UserError: A folder cannot be listed, or a link leaves the root.
     """
     found = Listing(root)
     real_root = os.path.realpath(root)
@@ -121,7 +136,7 @@ def list_folder(root: Path, key: str = "data.root") -> Listing:
                 else:
                     inside.append(name)
             elif is_image(name):
-                images.append(_checked(name, root))
+                images.append(name)
                 if not _is_file(entry):
                     found.unreadable.append(path)
             else:
@@ -227,13 +242,3 @@ def _count_junk(found: Listing, reason: str, entry: os.DirEntry[str]) -> None:
     for _, _, names in os.walk(entry.path):
         for name in names:
             found.leave_out(reason, name)
-
-
-def _checked(name: str, root: Path) -> str:
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{name!r} in {root} is not a UTF-8 name, which no table can hold; rename it"
-        ) from error
-    return name

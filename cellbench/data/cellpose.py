@@ -103,7 +103,7 @@ def segment(image: Image, config: CellposeConfig, mask_format: MaskFormat) -> Ma
             image, diameter=config.diameter, channel_axis=2, max_size_fraction=1.0
         )
     ids = np.asarray(ids, np.int64).reshape(image.shape[:2])
-    return mask_format.read(Labels(ids), "by Cellpose")
+    return mask_format.read(Labels(ids), "by data.masks: cellpose")
 
 
 @lru_cache(maxsize=1)

@@ -40,8 +40,8 @@ class DataOptions:
 
     mask_instance: Instance | None = None
     """Cells that count where a mask shows several: all, or only the one at the centre, or up to a
-    tenth of the shorter side from it. null takes all of an expert's mask, and the one at the centre
-    of Cellpose's."""
+    tenth of the shorter side from it. null takes the one at the centre of Cellpose's masks, and all
+    of others."""
 
     cellpose: CellposeConfig = field(default_factory=CellposeConfig)
     """Model of Cellpose, for masks: cellpose."""
@@ -130,10 +130,9 @@ class DataOptions:
     def preprocessing(self) -> Preprocessing:
         """Steps from a decoded image to the network's input size."""
         prepared = Preprocessing(self.input_size, self.view, self.fill, self.masks, self.stain)
-        if self.masks != "cellpose":
-            return prepared
-        return replace(
-            prepared,
-            mask_format=MaskFormat("ids", instance=self.mask_instance or "centre"),
-            cellpose=self.cellpose.anywhere,
-        )
+        if self.masks == "cellpose":
+            counts = MaskFormat("ids", instance=self.mask_instance or "centre")
+            return replace(prepared, mask_format=counts, cellpose=self.cellpose.anywhere)
+        if self.masks == "auto":
+            return replace(prepared, mask_format=MaskFormat(instance=self.mask_instance or "all"))
+        return prepared

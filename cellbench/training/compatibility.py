@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from cellbench.artifacts.checkpoint import Description, check_pooling, read_checkpoint
+from cellbench.data.mask_format import UNKNOWN
 from cellbench.data.views import needs_mask
 from cellbench.models.classifier import CellClassifier
 from cellbench.utils.errors import UserError
@@ -52,7 +53,7 @@ def check_unchanged(trained: Description, current: Description) -> None:
         UserError: The split, the labels, the masks or the preprocessing have changed.
     """
     ours, theirs = current.preprocessing, trained.preprocessing
-    if theirs.mask_format.kind == "unknown":  # the run is of an earlier version
+    if theirs.mask_format == UNKNOWN and ours.masks == "expert":  # a run of an earlier version
         ours = replace(ours, mask_format=theirs.mask_format)
     for what, changed, now, then in (
         ("split", "images or labels", current.split, trained.split),

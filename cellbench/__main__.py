@@ -8,8 +8,8 @@ from importlib import import_module
 
 from cellbench import __version__
 from cellbench.cli import COMMANDS
-from cellbench.cli.exit_code import exit_code
-from cellbench.cli.repeated import refuse_repeated
+from cellbench.cli.execution.exit_code import exit_code
+from cellbench.cli.options.repeated import refuse_repeated
 from cellbench.utils import streams
 from cellbench.utils.errors import UserError, one_line, suggest
 

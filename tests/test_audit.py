@@ -419,7 +419,9 @@ def test_no_readable_image_is_one_line(fails, tmp_path):
         (tmp_path / "cells" / name / "1.png").write_bytes(b"no image")
     cache = f"--data.cache.folder={tmp_path / 'c'}"
     line = fails("audit", "--data=FolderDataModule", f"--data.root={tmp_path / 'cells'}", cache)
-    assert line == "none of the 2 images can be read"
+    assert line.startswith(
+        "none of the 2 images can be read; 'a/1.png': cannot read it: the file is"
+    )
 
 
 def test_the_stamps_of_runs_are_handed_on(fit, audit, tmp_path):

@@ -9,11 +9,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from lightning.pytorch import Trainer
 
 from cellbench.__main__ import main
 from cellbench.artifacts.folder import whole_file
 from cellbench.cli import COMMANDS
-from cellbench.cli.repeated import refuse_repeated
+from cellbench.cli.options.repeated import refuse_repeated
+from cellbench.config import yaml
+from cellbench.config.option_types import parameters
 from cellbench.utils.errors import UserError, short_path
 from tests.conftest import TINY
 
@@ -44,6 +47,7 @@ def test_print_config_gives_a_config_that_runs(tmp_path, capsys, fit):
     config = tmp_path / "printed.yaml"
     config.write_text(capsys.readouterr().out)
     assert "small_cnn" in config.read_text()
+    assert list(yaml.read(config)["trainer"]) == list(parameters(Trainer))
     run = fit(f"--config={config}")
     assert (run / "metrics.json").is_file()
 
@@ -52,6 +56,8 @@ def test_print_config_gives_a_config_that_runs(tmp_path, capsys, fit):
     ("args", "message"),
     [
         (["--model.lrr=3"], "unknown option 'model.lrr'"),
+        (["--model.learning_rate=3"], "'model.learning_rate'; closest: model.lr"),
+        (["--learning_rate=3"], "'learning_rate'; closest: model.lr, model.phases.lr"),
         (["--trainer.max_epoch=3"], "unknown option 'trainer.max_epoch'"),
         (["--data.viw=masked"], "unknown option 'data.viw' of SyntheticDataModule; closest: data"),
         (["--data.split.fols=3"], "unknown option 'data.split.fols'"),
@@ -299,6 +305,22 @@ def test_each_file_is_checked_before_it_is_parsed_and_read_once(tmp_path, fails,
         (["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitro=x"], "'monitro'"),
         (["--trainer.callbacks=EarlyStopping"], "the following arguments are required: monitor"),
         (["surplus"], "unrecognized arguments: surplus"),
+        (
+            ["--data.exclude+=a"],
+            "--data.exclude+: nothing can be appended to this option; give all its values as --dat",
+        ),
+        (["--wandb.tags+=a"], "--wandb.tags+: nothing can be appended to this option; give all"),
+        (
+            ["--trainer.logger.save_dir=x"],
+            "--trainer.logger.save_dir: no class was chosen for trainer.logger; give --trainer.log",
+        ),
+        (
+            ["--trainer.callbacks.patience=3", "--trainer.callbacks=EarlyStopping"],
+            "no class was chosen for trainer.callbacks; give --trainer.callbacks=CLASS before it",
+        ),
+        (["--model.help"], "--model.help: model has no help of its own; --help shows all options"),
+        (["--data.split.help"], "data.split has no help of its own; --data.help=CLASS shows all"),
+        (["--modl.help"], "unknown option 'modl'; closest: model"),
     ],
 )
 def test_names_are_checked_before_anything_is_parsed(args, message, fails):
@@ -312,6 +334,9 @@ def test_a_file_may_have_names_with_dots_and_what_is_for_an_editor(tmp_path, cap
         main(["fit", f"--config={config}", "--print_config"])
     assert stopped.value.code == 0
     assert "lr: 0.5" in capsys.readouterr().out
+    config.write_text("data: {init_args: {exclude+: [a]}}\n")
+    assert main(["fit", f"--config={config}"]) == 2
+    assert "data.exclude+: nothing can be appended" in capsys.readouterr().err
     config.write_text("model.lrr: 0.5\n")
     assert main(["fit", f"--config={config}"]) == 2
     assert "unknown option 'model.lrr'; closest: model.lr" in capsys.readouterr().err
@@ -345,6 +370,18 @@ def test_an_option_given_twice_is_refused(args, monkeypatch, capsys):
 def test_options_of_several_values_may_be_repeated():
     appended = ["--trainer.callbacks+=A", "--trainer.callbacks.monitor=x"]
     refuse_repeated(["fit", "--config=a", "--config=b", "-c", "c", *appended, *appended])
+
+
+def test_an_option_follows_the_class_that_a_file_names(tmp_path, capsys):
+    config = tmp_path / "c.yaml"
+    stopping = "{class_path: EarlyStopping, init_args: {monitor: a}}"
+    config.write_text(f"trainer: {{callbacks: [{stopping}]}}")
+    chosen = ["--trainer.logger.class_path=CSVLogger", "--trainer.logger.save_dir=x"]
+    for args in ([f"--config={config}", "--trainer.callbacks.monitor=b"], chosen):
+        with pytest.raises(SystemExit) as stopped:
+            main(["fit", *args, "--print_config"])
+        assert stopped.value.code == 0
+    assert "save_dir: x" in capsys.readouterr().out
 
 
 def test_drawn_cells_are_announced_where_nobody_chose_data(fit, tmp_path, capsys):

@@ -11,10 +11,10 @@ import yaml as pyyaml
 
 from cellbench.__main__ import main
 from cellbench.artifacts.folder import RunFolder
-from cellbench.cli.lightning_cli import CellbenchCLI
-from cellbench.cli.options import stored_types
-from cellbench.cli.stored import read_config
-from cellbench.config import strict_json, values, yaml
+from cellbench.cli.options.lightning_cli import CellbenchCLI
+from cellbench.cli.options.stored import read_config
+from cellbench.cli.options.types import stored_types
+from cellbench.config import option_types, strict_json, yaml
 from cellbench.sweeps.folder import merged
 from cellbench.utils.errors import MAX_MESSAGE, UserError, one_line
 from tests.conftest import EXPERIMENT, TINY
@@ -457,8 +457,10 @@ def test_the_types_of_a_stored_configuration_are_those_of_the_command_line():
     of_command = {"resume", "folder", "ckpt_path", "weights_only"}
     assert own.keys() - stored_types().keys() == of_command
     for name, kind in stored_types().items():
-        if not isinstance(kind, values.OneOf):
-            expected = values.parameters(kind) if hasattr(kind, "__dataclass_fields__") else kind
+        if not isinstance(kind, option_types.OneOf):
+            expected = (
+                option_types.parameters(kind) if hasattr(kind, "__dataclass_fields__") else kind
+            )
             assert own[name] in (expected, kind), name
 
 
@@ -479,7 +481,7 @@ def test_a_message_is_one_short_line():
 
 
 def test_a_dataset_that_cannot_be_imported_stops_no_other(tmp_path, monkeypatch, fails, capsys):
-    from cellbench.cli import data_modules as names
+    from cellbench.cli.options import data_modules as names
     from cellbench.data import datasets
 
     source = "import no_such_package\n\nclass BrokenDataModule:\n    ...\n"

@@ -18,8 +18,8 @@ from cellbench.artifacts.attributions import read_attributions
 from cellbench.artifacts.checkpoint import POOLING, WholeCheckpointIO, read_checkpoint
 from cellbench.artifacts.folder import RunFolder
 from cellbench.artifacts.predictions import read_predictions
-from cellbench.data.files import read_table
 from cellbench.data.labels import read_labels
+from cellbench.data.reading.table_file import read_table
 from cellbench.data.splits import read_split
 from cellbench.models.weights import from_run
 from cellbench.sweeps.folder import final_values

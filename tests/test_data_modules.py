@@ -360,11 +360,7 @@ def test_a_table_with_holes_or_wrong_paths_is_refused(folder_root):
 
     fails(whole.replace(",g7\n", ",\n"), r"has no group and others have one; fill it in")
     fails(
-        whole.replace("0 (0).jpg", "0 (9).jpg"), r"t\.csv lists 'blast/.*0 \(9\)\.jpg', but there"
-    )
-    fails(
-        whole.replace(",", ";"),
-        r"no column 'label'; it has path;label;group \(columns are separated",
+        whole.replace("0 (0).jpg", "0 (9).jpg"), r"t\.csv lists 'blast/.*0 \(9\)\.jpg'.* but there"
     )
     with pytest.raises(
         UserError, match=r"there is no table .*u\.csv; its path is below data\.root"
@@ -413,18 +409,3 @@ def test_help_describes_each_option_by_the_docstring_below_it(capsys):
     assert "Largest number of images in a step, on all devices together. (type: int" in shown
     assert "Number of slides that they come from. (type: int" in shown
     assert "Share of the samples outside the test set that are for validation." in shown
-
-
-def test_files_that_are_no_samples_are_counted_in_a_note(folder_root):
-    data = FolderDataModule(root=folder_root)
-    assert data.note is None
-    for name in ("blast/a.txt", "blast/deeper/b.TXT", "blast/Thumbs.db", "normal cell/README"):
-        (folder_root / name).parent.mkdir(exist_ok=True)
-        (folder_root / name).touch()
-    (folder_root / "stray.jpg").touch()
-    assert data.note == (
-        "no samples: 2 .txt files, 1 .db file, 1 README file in the class folders; 1 .jpg file "
-        "above the class folders"
-    )
-    (folder_root / "table.csv").write_text("path,label\n")
-    assert FolderDataModule(root=folder_root, csv="table.csv").note is None

@@ -5,8 +5,8 @@ from contextlib import nullcontext
 
 import pytest
 
-from cellbench.cli.options import stored_types
-from cellbench.config import keys, values
+from cellbench.cli.options.types import stored_types
+from cellbench.config import keys, option_types
 from cellbench.config.keys import Role
 from cellbench.data.file_module import FileDataModule
 from cellbench.utils.errors import UserError
@@ -40,9 +40,9 @@ def test_each_key_is_an_option(key):
     unknown = key.role is Role.COMMAND or key.removed
     types = stored_types()
     if key.name.startswith("data."):
-        types = {"data": values.parameters(FileDataModule)}
+        types = {"data": option_types.parameters(FileDataModule)}
     with pytest.raises(UserError) if unknown else nullcontext():
-        values.find_type(types, key.name)
+        option_types.find_type(types, key.name)
 
 
 def test_the_nearest_group_says_what_a_key_means():

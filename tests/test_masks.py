@@ -722,7 +722,7 @@ def test_masks_to_predict_may_have_any_suffix(tmp_path):
 
 
 class FakeModel:
-    """Stand-in for cellpose.models.CellposeModel: dark pixels are cells, a number for each."""
+    """Stand-in for cellpose.models.CellposeModel: dark pixels (bright of one channel) are cells."""
 
     made: ClassVar[list[dict]] = []
 
@@ -731,8 +731,9 @@ class FakeModel:
 
     def eval(self, x, diameter=None, channel_axis=None, max_size_fraction=0.4, min_size=15):
         assert x.dtype == np.uint8
-        assert (x.ndim, channel_axis, diameter) == (3, 2, None)
-        _, ids = cv2.connectedComponents((x.min(2) < 180).astype(np.uint8))
+        assert (x.shape[2], channel_axis, diameter) == (3, 2, None)
+        cell = x[..., 0] > 0 if not x[..., 1].any() else x.min(2) < 180
+        _, ids = cv2.connectedComponents(cell.astype(np.uint8))
         large = [
             k for k, n in enumerate(np.bincount(ids.ravel())) if n > max_size_fraction * ids.size
         ]
@@ -774,6 +775,13 @@ def test_cellpose_finds_the_cell_at_the_centre(fake_cellpose):
     blank = np.full((SIDE, SIDE, 3), 230, np.uint8)
     with pytest.raises(UserError, match=r"'x\.png': mask by data.masks: cellpose shows no cell"):
         prepared.prepare(blank, None, "x.png")
+    one = np.where(two_cells()[..., :1] < 200, np.uint8(250), np.uint8(0))
+    assert np.array_equal(prepared.segment(one, "x") > 0, disc(32, 32, 26))
+    with pytest.raises(
+        UserError, match=r"cellpose, which takes 3 channels at most, and .* gives 4"
+    ):
+        FolderDataModule(**options, channels=[0, 1, 2, 3])
+    assert FolderDataModule(**options, channels=[2]).preprocessing.masks == "cellpose"
     with pytest.raises(UserError, match=r"nucleus, but Cellpose outlines whole cells; use data\.m"):
         FolderDataModule(**options | {"view": "nucleus"})
 

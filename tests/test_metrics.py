@@ -374,6 +374,6 @@ def test_intervals_are_not_much_wider_than_they_must_be(setting, names, most):
     found = [intervals(setting, rng) for _ in range(60)]
     for name in names:
         value, low, high = np.array(
-            [[of[name][k] for k in ("value", "low", "high")] for of in found]
+            [[each[name][k] for k in ("value", "low", "high")] for each in found]
         ).T
         assert 0.8 < (high - low).mean() / (3.92 * value.std()) < most, name

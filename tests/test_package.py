@@ -7,6 +7,8 @@ import zipfile
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+from cellbench.cli import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "cellbench"
 
@@ -67,6 +69,10 @@ def test_imports_point_down():
 def test_no_imports_run_in_a_circle():
     order = TopologicalSorter(imports())
     order.prepare()  # raises CycleError, which names the circle
+
+
+def test_cli_has_one_file_per_command():
+    assert {path.stem for path in (PACKAGE / "cli").glob("*.py")} == {"__init__", *COMMANDS}
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):

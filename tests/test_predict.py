@@ -35,13 +35,13 @@ def predict(fit, tmp_path):
     """Runs predict with a run of drawn cells; returns the rows and the run."""
     run = fit()
 
-    def of(*args):
+    def run_predict(*args):
         output = tmp_path / "out" / "p.csv"
         assert main(["predict", f"--run={run}", f"--output={output}", *args]) == 0
         return rows(output)
 
-    of.run, of.output = run, tmp_path / "out" / "p.csv"
-    return of
+    run_predict.run, run_predict.output = run, tmp_path / "out" / "p.csv"
+    return run_predict
 
 
 def validate_again(run, *, wrong):
@@ -63,6 +63,21 @@ def test_forced_colours_do_not_move_the_cursor_in_a_file(predict, tmp_path, monk
     shown = capsys.readouterr().out
     assert "Predicting" in shown
     assert "\x1b" not in shown
+    assert os.environ["FORCE_COLOR"] == "1"  # for the processes that this one starts
+
+
+def test_a_damaged_configuration_is_named_where_it_is_read(predict, fails, tmp_path, capsys):
+    draw(tmp_path / "b", 2)
+    whole = predict(f"--images={tmp_path / 'b'}")
+    config = predict.run / "config.yaml"
+    config.write_bytes(b"model: \xff")
+    assert predict(f"--images={tmp_path / 'b'}") == whole
+    for command in (["test", "--run"], ["validate", "--run"], ["explain"], ["report"]):
+        assert "config.yaml is not valid YAML: " in fails(*command, str(predict.run))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["predict", "--help"])
+    assert "config.yaml is not" in " ".join(capsys.readouterr().out.split())
 
 
 def test_folders_and_files_are_taken_in_the_order_given_each_once(predict, tmp_path):

@@ -268,7 +268,7 @@ def test_a_teacher_leaves_out_what_it_found_least_probable():
 
 def test_a_teacher_follows_slowly():
     network = torch.nn.ModuleDict({"layer": torch.nn.Linear(1, 1)})
-    teacher = CoTeacher(network, lambda of, batch: None, CoTeachingConfig(0.5, 0.75), samples=1)
+    teacher = CoTeacher(network, lambda parts, batch: None, CoTeachingConfig(0.5, 0.75), samples=1)
     before = network["layer"].weight.item()
     with torch.no_grad():
         network["layer"].weight.add_(1.0)
@@ -318,7 +318,7 @@ def test_a_teacher_without_momentum_is_its_network_in_every_phase(fit, monkeypat
 def test_a_teacher_lets_statistics_follow_as_slowly_as_weights():
     network = torch.nn.ModuleDict({"norm": torch.nn.BatchNorm1d(1)})
     network["norm"].register_buffer("mask", torch.tensor([-torch.inf, 0.0]))
-    teacher = CoTeacher(network, lambda of, batch: None, CoTeachingConfig(0.5, 0.75), samples=1)
+    teacher = CoTeacher(network, lambda parts, batch: None, CoTeachingConfig(0.5, 0.75), samples=1)
     network["norm"].running_mean += 1.0
     network["norm"].num_batches_tracked += 3
     teacher.follow()
@@ -507,7 +507,8 @@ def test_patience_waits_for_the_last_phase(fit):
     ("text", "message"),
     [
         (None, "data.train_labels: cannot read"),
-        ("id,kind\na,b\n", "has no rows with the columns id and label"),
+        ("id,kind\na,b\n", "labels.csv: no column 'label'; it has 'id', 'kind'"),
+        ("id;label\na;b\na;c\n", "labels.csv has 'a' more than once; remove one"),
         ("id,label\nnobody,neutrophil\n", "is of another training split"),
     ],
 )

@@ -10,7 +10,7 @@ import torch
 from cellbench.data.cache import Pixels
 from cellbench.data.datasets.folder import FolderDataModule
 from cellbench.data.datasets.synthetic import SyntheticDataModule
-from cellbench.data.sampling import BatchSampler, Key, quotas
+from cellbench.data.sampling import BatchSampler, SampleRequest, quotas
 from cellbench.data.smote import Smote, SmoteConfig
 from tests.conftest import TINY, draw_cell, write_image
 
@@ -97,8 +97,8 @@ def test_hidden_pixels_stay_hidden():
     data.setup("fit")
     dataset = data.train_dataloader().dataset
     position = int(data.training.positions[data.training.labels == 3][0])
-    batch = dataset[[Key(turn, position, True) for turn in range(8)]]
-    plain = dataset[[Key(0, position)]].images[0]
+    batch = dataset[[SampleRequest(turn, position, True) for turn in range(8)]]
+    plain = dataset[[SampleRequest(0, position)]].images[0]
     masks = data.images.pixels.masks
     shown = np.maximum.reduce([masks[i] for i in data._smote._neighbours[position]])
     outside = (np.maximum(shown, masks[position]) == 0)[None]

@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -234,3 +235,62 @@ def rows(*samples):
 )
 def test_samples_are_the_same_by_content_and_by_name_within_a_dataset(now, before, expected):
     assert first_seen("test", rows(*now), rows(*before), ("train", "val")) == expected
+
+
+def with_folds(names, **sample):
+    """Return a table with one image for each fold name, the classes in turn."""
+    samples = [Sample(f"s{i:02}", i % 2, fold=name, **sample) for i, name in enumerate(names)]
+    return SampleTable(samples, ["a", "b"], [str(i) for i in range(len(samples))])
+
+
+def test_predefined_folds_are_the_test_sets():
+    names = [name for name in ("10", "2", "1") for _ in range(8)]
+    data = with_folds(names)
+    tested = []
+    for fold, name in enumerate(["1", "2", "10"]):  # numbers in their order
+        split = draw(data, SplitConfig("predefined", fold=fold))
+        assert (split.folds, split.fold, split.fold_name) == (3, fold, name)
+        test = split.indices("test")
+        assert {data.samples[i].fold for i in test} == {name}
+        assert every_class_is_in(data, split)
+        assert {data.samples[i].fold for i in split.indices("val")} <= set(names) - {name}
+        tested += test.tolist()
+    assert sorted(tested) == list(range(24))
+    assert draw(data, SplitConfig("predefined", folds=3)).fold == 0
+
+
+def test_predefined_folds_that_share_a_group_are_refused_or_purged():
+    names = ["x"] * 8 + ["y"] * 8 + ["z"] * 8
+    samples = list(with_folds(names).samples)
+    samples[0], samples[8] = (replace(samples[i], group="patient 7") for i in (0, 8))
+    data = SampleTable(samples, ["a", "b"], [str(i) for i in range(24)])
+    with pytest.raises(UserError, match=r"belong to group 'patient 7'; .*data\.split\.purge"):
+        draw(data, SplitConfig("predefined"))
+    purged = draw(data, SplitConfig("predefined", purge=True))
+    assert purged.parts[8] == "purged"
+    assert (purged.parts == "purged").sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        ([None] * 12, {}, "this dataset has no folds of its own"),
+        (["a"] * 12, {}, "this dataset has no folds of its own"),
+        (["a"] * 6 + ["b"] * 5 + [None], {}, "'s11' has no fold .1 of 12"),
+        (["a"] * 6 + ["b"] * 6, {"fold": 2}, r"data.split.fold: 2 is not one of 0 to 1 .a, b."),
+        (["a"] * 6 + ["b"] * 6, {"folds": 5}, r"folds: 5, but the dataset has 2 folds .a, b."),
+        (["a"] * 6 + ["b"] * 6, {"fold": -1}, "-1 is negative"),
+        (["a"] * 6 + ["b"] * 6, {"test": 0.2}, "the dataset's folds are the test sets"),
+    ],
+)
+def test_predefined_folds_that_do_not_fit_are_refused(names, options, message):
+    with pytest.raises(UserError, match=message):
+        draw(with_folds(names), SplitConfig("predefined", **options))
+
+
+def test_the_known_groups_are_counted():
+    assert with_folds(["a", "b"]).known_groups == "none known"
+    assert with_folds(["a", "b"], group="p").known_groups == "1 group, known for all images"
+    samples = [Sample("a", 0, group="p"), Sample("b", 1, group="q"), Sample("c", 1)]
+    some = SampleTable(samples, ["a", "b"], ["1", "2", "3"])
+    assert some.known_groups == "2 groups, known for 2 of 3 images"

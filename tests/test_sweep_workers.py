@@ -1,6 +1,5 @@
 """Workers of a sweep: how the reason of a failure reaches it."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -47,8 +46,8 @@ def vanish(args):
         (vanish, 3, "ended with exit code 3"),
     ],
 )
-def test_the_reason_of_a_failure_reaches_the_sweep(tmp_path, monkeypatch, command, code, reason):
-    monkeypatch.setattr(workers, "_context", multiprocessing.get_context("fork"))
+def test_the_reason_of_a_failure_reaches_the_sweep(tmp_path, command, code, reason):
+    workers.warm_up(["torch", __name__])
     log = tmp_path / "log"
     log.write_text("$ python -m cellbench fit\ncellbench: error: of an earlier attempt\n")
     job = Job(["model.lr"], log, Slot(1), dict(os.environ))

@@ -11,8 +11,16 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from cellbench.artifacts.folder import whole_file
 from cellbench.data.cellpose import CellposeConfig
+from cellbench.data.image_format import read_stored
 from cellbench.data.mask_format import MaskFormat
-from cellbench.data.preprocessing import LARGEST_SIDE, SMALLEST_SIDE, Masks, Preprocessing
+from cellbench.data.preprocessing import (
+    LARGEST_SIDE,
+    MAX_CHANNELS,
+    SMALLEST_SIDE,
+    Fit,
+    Masks,
+    Preprocessing,
+)
 from cellbench.data.stain import Normalisation
 from cellbench.data.views import View
 from cellbench.models.classifier import CellClassifier
@@ -128,8 +136,11 @@ class Description:
             ValueError: `as_plain` never gives such a value.
         """
         model, given = plain["model"], plain["preprocessing"]
-        if model.keys() != {"classes", "image_size", "backbone", "norm", "head"}:
+        known = {"classes", "image_size", "channels", "backbone", "norm", "head"}
+        if model.keys() | {"channels"} != known:  # earlier versions had RGB alone
             raise ValueError("not what CellClassifier.arguments gives")
+        if not 1 <= model.get("channels", 3) <= MAX_CHANNELS:
+            raise ValueError("an impossible number of channels")
         classes = model["classes"]
         if not all(isinstance(name, str) for name in [*classes, model["backbone"], model["norm"]]):
             raise ValueError("a name is not a text")
@@ -156,8 +167,11 @@ class Description:
             raise ValueError("a description is not a text")
         if not isinstance(plain.get("pooling", 1), int):
             raise ValueError("a version is not a number")
+        if given.get("fit", "stretch") not in get_args(Fit):
+            raise ValueError("unknown fit")
         changed = {
             "image_size": (height, width),
+            "image_format": read_stored(given.get("image_format", {}), given["fill"]),
             "mask_format": MaskFormat.from_plain(given.get("mask_format", asdict(MaskFormat()))),
             "cellpose": CellposeConfig.from_plain(given.get("cellpose", {})),
         }
@@ -241,7 +255,7 @@ def check_pooling(described: Description, model: CellClassifier) -> None:
     """
     if described.pooling >= POOLING or not isinstance(model.pool, OwnPooling):
         return
-    shape = (2, 3, *described.preprocessing.image_size)
+    shape = (2, model.channels, *described.preprocessing.image_size)
     noise = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
     training = model.training
     model.eval()

@@ -75,7 +75,7 @@ class Condition:
         return replace(self, runs=tuple(run for run in self.runs if run.seed == seed))
 
     @property
-    def stamps(self) -> list[str]:
+    def warning_flags(self) -> list[str]:
         """Warning flags: reasons why its scores are unreliable."""
         return sorted({flag for run in self.runs for flag in run.metrics["stamps"]})
 
@@ -135,12 +135,12 @@ def conditions(runs: Sequence[Finished]) -> list[Condition]:
     plain = _settings_and_data(runs)
     named = sorted({key for settings in plain for key in settings})
     differ = [key for key in named if len({_text(s.get(key)) for s in plain}) > 1]
-    of: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    by_name: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for i, settings in enumerate(plain):
-        of[(runs[i].experiment, *(_text(settings.get(key)) for key in differ))].append(i)
+        by_name[(runs[i].experiment, *(_text(settings.get(key)) for key in differ))].append(i)
     several = len({run.experiment for run in runs}) > 1
     found = []
-    for (experiment, *_), members in of.items():
+    for (experiment, *_), members in by_name.items():
         settings = {key: plain[members[0]].get(key) for key in differ}
         within = [plain[i] for i, run in enumerate(runs) if run.experiment == experiment]
         own = [key for key in differ if len({_text(each.get(key)) for each in within}) > 1]

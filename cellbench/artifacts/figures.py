@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from cellbench.artifacts.folder import whole_file
 from cellbench.data.dataset import Batch
+from cellbench.data.views import as_rgb
 from cellbench.utils.html_page import plain
 
 TRAIN, VAL, MARK = "#4477aa", "#cc6677", "#222222"  # distinct for the colour-blind (Tol 2021)
@@ -60,7 +61,7 @@ def sample_sheet(batches: Sequence[tuple[str, Batch]], classes: Sequence[str]) -
             x = left + column * (1 + gap)
             name = plain(classes[int(batch.labels[column])])
             axes.text(x + 0.5, top - gap, name, ha="center", fontsize=8)
-            image = batch.images[column].permute(1, 2, 0).numpy()
+            image = as_rgb(batch.images[column].permute(1, 2, 0).numpy())
             axes.imshow(image, extent=(x, x + 1, top + tall, top), interpolation="nearest")
     axes.set(xlim=(0, total[0]), ylim=(total[1], 0), aspect="auto")
     return figure

@@ -231,6 +231,7 @@ def read_metrics(folder: RunFolder) -> dict[str, Any]:
             (found["stamps"], list),
             (split["digest"], str),
             (split.get("masks"), str | None),
+            (split.get("groups"), str | None),
             (split["protocol"], str),
             (split["folds"], int | None),
             (split["fold"], int | None),

@@ -125,14 +125,15 @@ class RunFolder:
         decide the result.
         """
         with suppress(UserError):
-            content = as_yaml(config).encode(errors="backslashreplace")
-            if read_bytes(self.config, yaml.MAX_BYTES) == content:
+            expected = as_yaml(config).encode(errors="backslashreplace")
+            content = read_bytes(self.config, yaml.MAX_BYTES)
+            if content == expected:
                 return True
-            stored = yaml.read_mapping(self.config)
-            if keys.depends_on_removed(stored):
+            stored = yaml.parse(content, str(self.config))
+            if not isinstance(stored, dict) or keys.depends_on_removed(stored):
                 return False
             keys.drop_removed(stored)
-            return as_yaml(stored).encode(errors="backslashreplace") == content
+            return as_yaml(stored).encode(errors="backslashreplace") == expected
         return False
 
     @classmethod

@@ -70,6 +70,7 @@ def audit(data: CellDataModule, runs: Sequence[Condition]) -> Audit:
         UserError: The dataset is missing, the meaning of its masks is uncertain, or results cannot
             be cached.
     """
+    data = data.scaled_by_image  # the split, which other limits need, may not be to be believed
     _ = data.mask_survey  # before all that takes long
     images, unreadable = measure_images(data)
     data = data.without(unreadable)

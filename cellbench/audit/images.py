@@ -6,14 +6,16 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cellbench.data import result_cache
+from cellbench.data import files, result_cache
 from cellbench.data.duplicates.registration import to_compare
+from cellbench.data.image_format import to_grey
 from cellbench.data.image_store import content_digests
 from cellbench.data.module import CellDataModule
 from cellbench.data.table import Sample
-from cellbench.utils.errors import UserError
+from cellbench.data.views import Image
+from cellbench.utils.errors import UserError, counted
 
-FORMAT = 4
+FORMAT = 5
 """Version of the cached results, part of their keys; raise it when results change."""
 
 THUMBNAIL = 32
@@ -37,7 +39,6 @@ _MAGIC = {
     b"MM": "TIFF",
     b"RI": "WebP",
 }
-_MODES = {1: "grey", 3: "colour", 4: "colour with transparency"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Images:
     format: np.ndarray
     """Format of the file, (n,), text; empty if the image does not come from a file."""
     mode: np.ndarray
-    """Colour mode, (n,), text: grey, colour, colour with transparency."""
+    """Colour mode, (n,), text: grey, colour, colour with transparency, 2 chosen channels."""
     size: np.ndarray
     """Size of the file in bytes, (n,); -1 if there is no file."""
     shape: np.ndarray
@@ -101,7 +102,8 @@ def measure_images(data: CellDataModule) -> tuple[Images, dict[str, str]]:
         """Return the properties of one image, as arrays of length 1."""
         return {name: np.array([value]) for name, value in _measure(data, samples[i]).items()}
 
-    identities = [f"{FORMAT} {content}" for content in content_digests(data, samples)]
+    how = f"{FORMAT} {data.image_format.identity}"
+    identities = [f"{how} {content}" for content in content_digests(data, samples)]
     results = result_cache.for_each("reading the images", identities, lambda: measure, data.cache)
     errors = {
         sample.id: str(each["error"][0])
@@ -110,7 +112,8 @@ def measure_images(data: CellDataModule) -> tuple[Images, dict[str, str]]:
     }
     readable = [each for each in results if not each["error"][0]]
     if not readable:
-        raise UserError(f"none of the {len(samples)} images can be read")
+        name, reason = next(iter(errors.items()))
+        raise UserError(f"none of the {len(samples)} images can be read; '{name}': {reason}")
     names = [name for name in readable[0] if name != "error"]
     images = Images(**{name: np.concatenate([each[name] for each in readable]) for name in names})
     return images, errors
@@ -118,9 +121,11 @@ def measure_images(data: CellDataModule) -> tuple[Images, dict[str, str]]:
 
 def _measure(data: CellDataModule, sample: Sample) -> dict[str, Any]:
     """Return the properties of one image, and the error if it cannot be read (else empty)."""
-    error, image = "", np.zeros((1, 1, 3), np.uint8)
+    error, image, mode = "", np.zeros((1, 1, 3), np.uint8), ""
     try:
         image = data.read_image(sample)
+        mode = _mode(data, sample, image)
+        image = in_three_channels(image)
     except UserError as mistake:
         # Files of equal content share the result, so the message must not name one of them.
         error = str(mistake).replace(str(sample.image), "it")
@@ -131,7 +136,7 @@ def _measure(data: CellDataModule, sample: Sample) -> dict[str, Any]:
     return {
         "error": error,
         "format": _MAGIC.get(content[:2], "other") if content else "",
-        "mode": _mode(_as_stored(content) if content else image),
+        "mode": mode,
         "size": len(content) if content else -1,
         "shape": image.shape[:2],
         "blur": float(cv2.Laplacian(grey, cv2.CV_64F).var()),
@@ -150,16 +155,22 @@ def histogram(image: np.ndarray) -> np.ndarray:
     return shares
 
 
-def _as_stored(content: bytes) -> np.ndarray:
-    """Decode a file with the channels that it has."""
-    stored = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    assert stored is not None  # `read_image` has decoded it
-    return stored
+def in_three_channels(image: Image) -> Image:
+    """Return an image as it is if it has three channels, else its mean in each of three."""
+    return image if image.shape[2] == 3 else np.repeat(to_grey(image)[..., None], 3, axis=2)
 
 
-def _mode(stored: np.ndarray) -> str:
-    """Return the colour mode of an image, (H, W) or (H, W, channels)."""
-    channels = 1 if stored.ndim == 2 else stored.shape[2]
-    if channels == 3 and (stored[..., :1] == stored).all():
-        return "grey, stored as colour"
-    return _MODES.get(channels, f"{channels} channels")
+def _mode(data: CellDataModule, sample: Sample, image: Image) -> str:
+    """Return the colour mode of an image: that of its file, or of the channels taken from it."""
+    if data.channels is not None:
+        return counted(len(data.channels), "chosen channel")
+    grey = bool((image[..., :1] == image).all())
+    if sample.image is None:
+        return "grey, stored as colour" if grey else "colour"
+    stored = files.read_planes(sample.image, data.max_pixels, data.image_format)
+    mode = "grey" if len(stored.names) == 1 else "colour"
+    if stored.alpha is not None:
+        mode += " with transparency"
+    elif mode == "colour" and grey:
+        mode = "grey, stored as colour"
+    return mode if stored.values.dtype == np.uint8 else f"{mode}, {stored.values.dtype}"

@@ -88,7 +88,7 @@ def find_doubtful(data: CellDataModule, runs: Condition) -> Doubtful:
         quality[doubtful],
         _disagreement(data, where[doubtful]),
         _disagreement(data, where[others]),
-        tuple(runs.stamps),
+        tuple(runs.warning_flags),
     )
 
 

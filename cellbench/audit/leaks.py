@@ -8,11 +8,11 @@ import numpy as np
 
 from cellbench.data.duplicates.copies import Copy
 from cellbench.data.module import CellDataModule
-from cellbench.data.splits import SplitConfig, draw, purge
+from cellbench.data.splits import FIXED, SplitConfig, draw, fixed_parts, fold_names
 from cellbench.data.table import SampleTable, join
 from cellbench.utils.errors import UserError
 
-Protocol = Literal["grouped", "official", "image"]
+Protocol = Literal["grouped", "official", "predefined", "image"]
 """Protocols of splits that are compared."""
 
 
@@ -107,16 +107,20 @@ def find_leaks(data: CellDataModule) -> Leaks:
 
 def _splits(table: SampleTable, chosen: SplitConfig) -> list[SplitConfig]:
     """Return the chosen split in all its folds, then one of each other possible protocol."""
-    folds = (
-        [chosen]
-        if chosen.folds is None
-        else [replace(chosen, fold=fold) for fold in range(chosen.folds)]
-    )
-    others = []
-    for protocol in get_args(Protocol):
-        possible = protocol != "official" or any(s.split == "test" for s in table.samples)
-        if protocol != chosen.protocol and possible:
-            others.append(SplitConfig(protocol, val=chosen.val, seed=chosen.seed))
+    own = len(fold_names(table))
+    n_folds = own if chosen.protocol == "predefined" else chosen.folds
+    folds = [replace(chosen, fold=fold) for fold in range(n_folds)] if n_folds else [chosen]
+    possible = {
+        "grouped": True,
+        "official": any(sample.split == "test" for sample in table.samples),
+        "predefined": own > 1,
+        "image": True,
+    }
+    others = [
+        SplitConfig(protocol, val=chosen.val, seed=chosen.seed)
+        for protocol in get_args(Protocol)
+        if protocol != chosen.protocol and possible[protocol]
+    ]
     return folds + others
 
 
@@ -124,19 +128,19 @@ def _cross(
     table: SampleTable, config: SplitConfig, identical: list[list[int]], clusters: np.ndarray
 ) -> Crossing:
     """Draw a split and count what it divides."""
-    fold = None if config.folds is None else config.fold or 0
+    has_folds = config.folds is not None or config.protocol == "predefined"
+    fold = (config.fold or 0) if has_folds else None
     try:
         split = draw(table, config)
     except UserError as error:
-        official = [sample.split for sample in table.samples]
-        if config.protocol != "official" or None in official or "test" not in official:
+        if config.protocol not in FIXED:
             return Crossing(config.protocol, fold, error=str(error))
-        # `fit` refuses an official split that leaks; here its leaks are counted.
-        parts = np.array(official, dtype="<U6")
-        if config.purge:
-            purge(table.groups(), parts)
+        try:  # `fit` refuses fixed parts that leak; here their leaks are counted
+            parts = fixed_parts(table, config)
+        except UserError:
+            return Crossing(config.protocol, fold, error=str(error))
         crossing = _count(table, config, parts, identical, clusters)
-        return replace(crossing, error=str(error))
+        return replace(crossing, fold=fold, error=str(error))
     crossing = _count(table, config, split.parts, identical, clusters)
     tested = np.bincount(table.labels[split.parts == "test"], minlength=len(table.classes))
     fewest = int(tested.argmin())

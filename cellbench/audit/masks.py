@@ -39,14 +39,15 @@ def compare_masks(data: CellDataModule, groups: np.ndarray) -> Overlap | None:
             between groups.
 
     Returns:
-        The overlap; None if there are no expert masks, or if the images show no single cells.
+        The overlap; None if there are no expert masks, or if the images
+        do not show single cells in colours.
 
     Raises:
         UserError: No expert mask can be read, or results cannot be cached.
     """
     samples = data.table.samples
     masked = [i for i, sample in enumerate(samples) if data.has_mask(sample)]
-    if not data.shows_cells or not masked:
+    if not data.segments or not masked:
         return None
 
     def measure(k: int) -> result_cache.Found:
@@ -66,8 +67,8 @@ def compare_masks(data: CellDataModule, groups: np.ndarray) -> Overlap | None:
         return {"overlap": np.array([_overlap(ours, expert)]), "error": np.array([""])}
 
     identities = [
-        f"{FORMAT} {segmentation.FORMAT} {content} {data.mask_fingerprint(sample)} "
-        f"{data.mask_format}"
+        f"{FORMAT} {segmentation.FORMAT} {data.image_format.identity} {content} "
+        f"{data.mask_fingerprint(sample)} {data.mask_format}"
         for sample, content in ((samples[i], data.table.fingerprints[i]) for i in masked)
     ]
     results = result_cache.for_each("comparing masks", identities, lambda: measure, data.cache)

@@ -11,7 +11,7 @@ from cellbench.audit.images import BINS, Images
 from cellbench.data import segmentation
 from cellbench.data.module import CellDataModule
 from cellbench.data.preprocessing import resize, resize_mask
-from cellbench.data.views import BACKGROUND, NUCLEUS, Image, Mask
+from cellbench.data.views import BACKGROUND, NUCLEUS, Image, Mask, as_rgb
 from cellbench.utils.errors import UserError
 from cellbench.utils.html_page import jpeg, plain
 
@@ -25,7 +25,7 @@ AUTOMATIC, EXPERT = (230, 60, 60), (40, 160, 70)
 def image_url(data: CellDataModule, position: int) -> str:
     """Return a sample's image at the page's size, as a data URL; empty if it cannot be read."""
     try:
-        return jpeg(_sized(data.read_image(data.table.samples[position])))
+        return jpeg(_sized(as_rgb(data.read_image(data.table.samples[position]))))
     except UserError:
         return ""
 
@@ -42,9 +42,10 @@ def outlines_url(data: CellDataModule, position: int) -> str:
     if data.has_mask(sample):
         with suppress(UserError):  # the page lists unreadable masks elsewhere
             masks.append((data.read_mask(sample, image), EXPERT))
-    with suppress(UserError):  # no cell was found
-        masks.append((segmentation.segment(image), AUTOMATIC))
-    large = _sized(image, 2 * HEIGHT)
+    if data.segments:
+        with suppress(UserError):  # no cell was found
+            masks.append((segmentation.segment(image), AUTOMATIC))
+    large = np.ascontiguousarray(_sized(as_rgb(image), 2 * HEIGHT))
     for mask, colour in masks:
         resized = resize_mask(mask, (large.shape[0], large.shape[1]))
         for region in (resized > BACKGROUND, resized == NUCLEUS):

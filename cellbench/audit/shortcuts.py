@@ -10,7 +10,7 @@ from joblib import cpu_count
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 
-from cellbench.audit.images import FORMAT, Images, histogram
+from cellbench.audit.images import FORMAT, Images, histogram, in_three_channels
 from cellbench.data import result_cache, segmentation
 from cellbench.data.module import CellDataModule
 from cellbench.data.preprocessing import Preprocessing, resize
@@ -106,8 +106,9 @@ def _view_features(data: CellDataModule, view: View, chosen: np.ndarray) -> tupl
     """
     samples = [data.table.samples[i] for i in chosen]
     by_expert = all(data.has_mask(sample) for sample in samples)
-    if not by_expert and not data.shows_cells:
-        raise UserError("the images show tissue, in which no single cell can be cut out")
+    if not by_expert and not data.segments:
+        why = "have channels other than RGB" if data.shows_cells else "show tissue"
+        raise UserError(f"the images {why}, in which no single cell can be cut out")
     preprocessing = Preprocessing((SIDE, SIDE), view, 0)
 
     def measure(i: int) -> result_cache.Found:
@@ -115,16 +116,18 @@ def _view_features(data: CellDataModule, view: View, chosen: np.ndarray) -> tupl
         image = data.read_image(samples[i])
         try:
             mask = data.read_mask(samples[i], image) if by_expert else segment(image)
-            small, cell = preprocessing.prepare(image, mask, samples[i].id)
+            small, cell = preprocessing.prepare(in_three_channels(image), mask, samples[i].id)
         except UserError:  # there is no cell
-            small, cell = resize(image, (SIDE, SIDE)), np.zeros((SIDE, SIDE), np.uint8)
+            small = resize(in_three_channels(image), (SIDE, SIDE))
+            cell = np.zeros((SIDE, SIDE), np.uint8)
         shown = apply_view(small, cell, view, 0)
         coarse = cv2.resize(shown, (COARSE, COARSE), interpolation=cv2.INTER_AREA)
         row = np.concatenate([coarse.ravel() / 255, histogram(shown)])
         return {"row": row[None], "cell": np.array([np.any(cell)])}
 
     identities = [
-        f"{FORMAT} {segmentation.FORMAT} {preprocessing} {data.table.fingerprints[i]} "
+        f"{FORMAT} {segmentation.FORMAT} {preprocessing} {data.image_format.identity} "
+        f"{data.table.fingerprints[i]} "
         f"{f'{data.mask_fingerprint(sample)} {data.mask_format}' if by_expert else ''}"
         for i, sample in zip(chosen, samples, strict=True)
     ]

@@ -2,6 +2,7 @@
 
 COMMANDS = {
     "fetch": "get a dataset, or unpack one that you have",
+    "inspect": "show how a folder or a table of images is understood",
     "fit": "train, then test the best checkpoint once: one run",
     "validate": "score a run's best checkpoint on its validation split",
     "test": "score a run's best checkpoint on its test split",

@@ -15,7 +15,7 @@ from cellbench.artifacts.folder import write_text
 from cellbench.audit.audit import Audit, audit
 from cellbench.audit.page import render
 from cellbench.audit.plain import as_plain
-from cellbench.cli.parser import Parser, refuse_sweep_file, take_option
+from cellbench.cli.options.parser import Parser, refuse_sweep_file, take_option
 from cellbench.config import yaml
 from cellbench.data.module import CellDataModule
 from cellbench.utils.errors import Interrupted, UserError, printable
@@ -130,6 +130,9 @@ def _show(found: Audit, plain: dict[str, Any]) -> None:
     for check in found.checks:
         if not check.holds:
             console.print(f"NOTE expected {check.expected}; found {check.found}")
+    if not found.checks and found.data.note:  # else the checks have said it
+        for line in found.data.note.splitlines():
+            console.print(f"NOTE {line}", soft_wrap=True)
     console.print(found.verdict, style="bold" if found.holds else "bold red")
 
 

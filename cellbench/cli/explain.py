@@ -11,8 +11,8 @@ from rich.table import Table
 from cellbench.artifacts.attributions import TITLES, Share, read_attributions, summarise
 from cellbench.artifacts.conditions import Condition, conditions
 from cellbench.artifacts.finished import Finished, read_finished
-from cellbench.cli.parser import Parser
-from cellbench.cli.stored import read_data
+from cellbench.cli.options.parser import Parser
+from cellbench.cli.options.stored import read_data
 from cellbench.inference.explain import explain, is_done
 from cellbench.utils.errors import UserError, counted, printable
 from cellbench.utils.progress_bar import bar
@@ -36,14 +36,16 @@ def main(args: Sequence[str]) -> int:
     if given.n < 1:
         raise UserError(f"--n: {given.n} is less than 1")
     finished, left = read_finished(given.runs)
-    notes = {f"{one.path}: {one.reason}; left out" for one in left if one.damaged}
+    damaged = [f"{run.path}: {run.reason}" for run in left if run.damaged]
+    notes = {f"{each}; left out" for each in damaged}
     runs = [run for run in finished if run.folder.best.is_file()]
     if len(runs) < len(finished):
         without = counted(len(finished) - len(runs), "run")
         notes.add(f"{without} without a best.ckpt left out")
     if not runs:
         shown = ", ".join(map(str, given.runs))
-        raise UserError(f"explain: there is no finished run with a best.ckpt below {shown}")
+        reason = f" ({damaged[0]})" if damaged else ""
+        raise UserError(f"explain: there is no finished run with a best.ckpt below {shown}{reason}")
     waiting = [run for run in runs if not is_done(run, given.n)]
     for run in bar(waiting, "explaining", len(waiting)):
         try:

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from cellbench.artifacts.checkpoint import read_checkpoint
 from cellbench.artifacts.folder import RunFolder, write_text
-from cellbench.cli.console import quieten_lightning
-from cellbench.cli.parser import Parser
-from cellbench.cli.stored import read_data
+from cellbench.cli.options.parser import Parser
+from cellbench.cli.options.stored import read_data
 from cellbench.data.module import CellDataModule
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.splits import read_split
@@ -27,6 +26,8 @@ from cellbench.inference.onnx_metadata import describe
 from cellbench.inference.predict import warn_of
 from cellbench.inference.rebuild import build_model
 from cellbench.inference.temperature import Temperature
+from cellbench.models.classifier import CellClassifier
+from cellbench.training.lightning_output import quieten_lightning
 from cellbench.utils.errors import UserError, counted
 from cellbench.utils.terminal import say
 from cellbench.utils.untrusted import check_replaceable, has_mark
@@ -42,7 +43,7 @@ class _Images(NamedTuple):
     """Images on which the file is compared with the checkpoint."""
 
     batches: Iterable[Tensor]
-    """Batches, uint8, (B, 3, H, W)."""
+    """Batches, uint8, (B, C, H, W)."""
     origin: str
     """Their origin, for messages."""
     unreadable: Mapping[int, str]
@@ -65,11 +66,11 @@ def main(args: Sequence[str]) -> int:
     check_replaceable("--output", compared, has_mark(b'{\n "on": '))
     described, state = read_checkpoint(folder.best)
     prepared = described.preprocessing
+    model = build_model(described, state)
     if given.images is not None:
         images = _from_files(given.images, given.masks, prepared)
     else:
-        images = _from_run(folder, prepared)
-    model = build_model(described, state)
+        images = _from_run(folder, model, prepared)
     metadata = describe(described, model, Temperature.of_run(folder))
     onnx.export(model, metadata, output)
     _show_file(output, metadata)
@@ -146,10 +147,11 @@ def _readable(images: UnlabelledImages) -> Iterator[Tensor]:
             yield batch.images[torch.tensor(read)]
 
 
-def _from_run(folder: RunFolder, prepared: Preprocessing) -> _Images:
+def _from_run(folder: RunFolder, model: CellClassifier, prepared: Preprocessing) -> _Images:
     """Return some of the run's validation images, evenly spread; noise if they are missing."""
     try:
         data = read_data(folder)
+        data.trained_format = prepared.image_format
         of_id = {sample.id: sample for sample in data.listed}
         ids = [row["id"] for row in read_split(folder.split) if row["split"] == "val"]
         chosen = [of_id[name] for name in ids[:: -(-len(ids) // MAX_IMAGES)]]
@@ -157,7 +159,7 @@ def _from_run(folder: RunFolder, prepared: Preprocessing) -> _Images:
         return _Images(batches, "of the run's validation images", {})
     except (UserError, KeyError) as error:
         say(f"NOTE the run's validation images cannot be read ({error}); give --images")
-        return _Images(onnx.random_images(prepared), "images of noise", {})
+        return _Images(onnx.random_images(model), "images of noise", {})
 
 
 def _of_samples(

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from jsonargparse import DefaultHelpFormatter
 
-from cellbench.cli.data_modules import data_modules, explain_unusable
-from cellbench.cli.parser import Parser
+from cellbench.cli.options.data_modules import data_modules, explain_unusable
+from cellbench.cli.options.parser import Parser
 from cellbench.data.download.archive import unpack
 from cellbench.data.download.transfer import GitHub, OnRequest, Source, writing
 from cellbench.data.file_module import FileDataModule

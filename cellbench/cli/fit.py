@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from cellbench.artifacts.folder import RunFolder
-from cellbench.cli.lightning_cli import CellbenchCLI
-from cellbench.cli.parser import take_option
-from cellbench.cli.running import run_command
-from cellbench.cli.stored import read_config
+from cellbench.cli.execution.running import run_command
+from cellbench.cli.options.lightning_cli import CellbenchCLI
+from cellbench.cli.options.parser import take_option
+from cellbench.cli.options.stored import read_config
 from cellbench.training.claim import Destination
 from cellbench.training.loggers import WandbConfig
 from cellbench.utils.errors import UserError

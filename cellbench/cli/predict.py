@@ -5,14 +5,33 @@ from pathlib import Path
 from typing import Literal
 
 from cellbench.artifacts.folder import RunFolder
-from cellbench.cli.console import quieten_lightning
-from cellbench.cli.parser import Parser
+from cellbench.cli.options.parser import Parser
 from cellbench.data.files import MAX_PIXELS
-from cellbench.inference.predict import predict
+from cellbench.inference.predict import PredictOptions, predict
+from cellbench.training.lightning_output import quieten_lightning
 
 
 def main(args: Sequence[str]) -> int:
     """Run the command."""
+    quieten_lightning()
+    given = _parser().parse_args(list(args))
+    name = given.images[0].resolve().name if len(given.images) == 1 else "images"
+    folder = RunFolder.open(given.run)
+    options = PredictOptions(
+        images=given.images,
+        masks=given.masks,
+        output=given.output or folder.below("predict", f"{name}.csv"),
+        contact_sheet=given.contact_sheet,
+        explain=given.explain,
+        batch_size=given.batch_size,
+        accelerator=given.accelerator,
+        max_pixels=given.max_pixels,
+    )
+    predict(folder, options)
+    return 0
+
+
+def _parser() -> Parser:
     parser = Parser(
         prog="python -m cellbench predict",
         description="Writes a CSV with each image's file, predicted class, confidence and every "
@@ -20,7 +39,8 @@ def main(args: Sequence[str]) -> int:
         "OUTPUT.unreadable.csv. The confidence is the highest probability, after scaling by the "
         "temperature that fits the run's validation images. In both files a ' stands before names "
         "that begin with =, +, -, @, a tab or a line break: a spreadsheet would run them as "
-        "formulas.",
+        "formulas. The run's best.ckpt and predictions.csv are all that is read of it; config.yaml "
+        "is not.",
     )
     parser.add_argument("--run", type=Path, required=True, help="the run's folder")
     parser.add_argument(
@@ -56,19 +76,4 @@ def main(args: Sequence[str]) -> int:
         help="the largest image that is decoded, in pixels; larger ones count as unreadable",
     )
     parser.add_argument("--accelerator", type=Literal["auto", "cpu", "gpu"], default="auto")
-    quieten_lightning()
-    given = parser.parse_args(list(args))
-    name = given.images[0].resolve().name if len(given.images) == 1 else "images"
-    folder = RunFolder.open(given.run)
-    predict(
-        folder,
-        given.images,
-        given.masks,
-        given.output or folder.below("predict", f"{name}.csv"),
-        given.contact_sheet,
-        given.explain,
-        given.batch_size,
-        given.accelerator,
-        given.max_pixels,
-    )
-    return 0
+    return parser

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from cellbench.artifacts.folder import RunFolder, write_text
-from cellbench.cli.console import show
-from cellbench.cli.lightning_cli import CellbenchCLI
-from cellbench.cli.parser import take_option
-from cellbench.cli.running import prepared
+from cellbench.cli.execution.console import show
+from cellbench.cli.execution.running import prepared
+from cellbench.cli.options.lightning_cli import CellbenchCLI
+from cellbench.cli.options.parser import take_option
 from cellbench.config import yaml
 from cellbench.label_noise.detection import easy
 from cellbench.label_noise.hsa_nrl import (

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from cellbench.artifacts.folder import write_text
-from cellbench.cli.parser import Parser
+from cellbench.cli.options.parser import Parser
 from cellbench.report.comparison import Metric
 from cellbench.report.page import render_page, save_figures
 from cellbench.report.report import Report, as_plain, build, rows, shown_p, shown_size
@@ -130,9 +130,9 @@ def _show(report: Report) -> None:
             kind = "interaction" if effect.interaction else "effect"
             p = "" if found.p is None else f", p {shown_p(found.p)}, not adjusted"
             alone = effect.contrast.about == "trained model"
-            of = " (of these trained models; other seeds were not tried)" if alone else ""
+            scope = " (of these trained models; other seeds were not tried)" if alone else ""
             console.print(
-                f"{kind:11} {effect.what}: {shown_size(found)}{p}{of}",
+                f"{kind:11} {effect.what}: {shown_size(found)}{p}{scope}",
             )
     for note in report.notes:
         console.print(f"NOTE {note}")
@@ -145,8 +145,8 @@ def _show(report: Report) -> None:
             console.print(told, style="bold red")
     for reason, n in Counter(left.reason for left in report.left if not left.damaged).items():
         console.print(f"NOTE {counted(n, 'run')} left out: {reason}")
-    for stamp in report.stamps:
-        console.print(f"UNRELIABLE: {stamp}", style="bold red")
+    for flag in report.warning_flags:
+        console.print(f"UNRELIABLE: {flag}", style="bold red")
 
 
 def _near(path: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cellbench.cli.scoring import score
+from cellbench.cli.execution.scoring import score
 
 
 def main(args: Sequence[str]) -> int:

@@ -10,44 +10,33 @@ import inspect
 import math
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
+from cellbench.config.option_types import (
+    SCALARS,
+    Linked,
+    OneOf,
+    expected,
+    find_type,
+    is_list,
+    is_plain,
+    options_like,
+    parameters,
+    refuse_unknown,
+    required,
+    words,
+)
 from cellbench.config.yaml import MAX_INTEGER
 from cellbench.utils.errors import UserError, suggest
 
-_SCALARS = {bool: "true or false", int: "int", float: "float", str: "str"}
 _WORD = re.compile(r"[\w-]*")
 _MAX_PATH, _MAX_NAME = 4095, 255  # bytes: Linux' PATH_MAX without its end, and NAME_MAX
-_OF_OPTIONS = (".yaml", ".yml", ".json")  # of files with the options of an option
-
-
-@dataclasses.dataclass(frozen=True)
-class OneOf:
-    """Type of an option that names one of several classes, with arguments."""
-
-    classes: Callable[[], Mapping[str, type]]
-    """Function that returns the classes, by the names that `class_path` may have."""
-    noun: str = "class"
-    """Noun for the classes, for messages."""
-    explain: Callable[[str], str] = lambda name: ""
-    """Function that explains why a name is not among the classes, as the end of a message; empty if
-    it does not know."""
-    default: str | None = None
-    """Name of the class if a value names none."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Linked:
-    """Type of an option that takes the value of another option, and must not be given."""
-
-    source: str
-    """Name of the other option."""
+_OPTION_FILES = (".yaml", ".yml", ".json")
 
 
 def check(key: str, value: Any, kind: Any, *, closed: bool = False) -> None:
@@ -85,7 +74,7 @@ def check(key: str, value: Any, kind: Any, *, closed: bool = False) -> None:
             _refuse(key, value, kind)
     elif inspect.isclass(get_origin(kind)):
         _check_container(key, value, kind, closed)
-    elif kind in (None, NoneType) or kind in _SCALARS:
+    elif kind in (None, NoneType) or kind in SCALARS:
         _check_scalar(key, value, kind)
     else:
         _check_class(key, value, kind, closed)
@@ -106,79 +95,23 @@ def check_group(key: str, value: Any, kinds: Mapping[str, Any], *, closed: bool 
     _check_options(key, value, kinds, closed)
 
 
-def find_type(kinds: Mapping[str, Any], key: str, group: str = "") -> Any:
-    """Return the type of an option, by its name with dots.
+def check_append(option: str, kind: Any, *, in_class: bool) -> None:
+    """Check that values can be appended to an option, as `OPTION+` does.
 
     Args:
-        kinds: The types of a group's options, by name.
-        key: The option's name within the group.
-        group: The group's own name, for errors.
-
-    Returns:
-        The type; None for an option of another library's class, which only jsonargparse knows.
+        option: The option, with its + at the end.
+        kind: Its type.
+        in_class: True for an option of a class that was chosen among several; jsonargparse cannot
+            append to these.
 
     Raises:
-        UserError: There is no such option.
+        UserError: It is not a list, or it is an option of such a class.
     """
-    kind: Any = kinds
-    parts = key.split(".")
-    for i, name in enumerate(parts):
-        owner = ""
-        if isinstance(kind, OneOf):
-            if name == "class_path":
-                return kind
-            if name == "init_args":
-                continue
-            owner = kind.default or ""
-        options = _options(kind)
-        if options is None:
-            return None
-        if name not in options:
-            above = ".".join(each for each in (group, *parts[:i]) if each)
-            _refuse_unknown(above, ".".join(parts[i:]), options, owner)
-        kind = options[name]
-    return kind
-
-
-def has_options(kind: Any) -> bool:
-    """Return True for an option that has options of its own, which may be in a file."""
-    return bool(_options(kind))
-
-
-def expected(kind: Any) -> str:
-    """Describe a type in words for users."""
-    arguments = get_args(kind)
-    if kind in (None, NoneType):
-        return "null"
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return ", ".join(kind.__members__)
-    if get_origin(kind) in (Union, UnionType):
-        words = [expected(each) for each in arguments if each is not NoneType]
-        return " or ".join(dict.fromkeys([*words, *(["null"] if NoneType in arguments else [])]))
-    if get_origin(kind) is Literal:
-        return ", ".join(map(str, arguments))
-    if get_origin(kind) is tuple and Ellipsis not in arguments:
-        return f"a list of {len(arguments)} values"
-    if inspect.isclass(get_origin(kind)):
-        return "options" if issubclass(get_origin(kind), Mapping) else "a list"
-    if kind in _SCALARS:
-        return _SCALARS[kind]
-    if isinstance(kind, type) and issubclass(kind, os.PathLike):
-        return "a path"
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        return _options_like(parameters(kind))
-    return "options" if isinstance(kind, Mapping | OneOf) else "a class, as {class_path: ...}"
-
-
-def takes_text(kind: Any) -> bool:
-    """Return True for a type whose values may be text, which a command line does not quote."""
-    if get_origin(kind) in (Union, UnionType):
-        return any(map(takes_text, get_args(kind)))
-    return (
-        kind is str
-        or get_origin(kind) is Literal
-        or (isinstance(kind, type) and issubclass(kind, os.PathLike | Enum))
-    )
+    if in_class or not is_list(kind):
+        raise UserError(
+            f"{option}: nothing can be appended to this option; give all its values as "
+            f"{option.removesuffix('+')}"
+        )
 
 
 def shown(value: Any) -> str:
@@ -192,72 +125,6 @@ def shown(value: Any) -> str:
     if isinstance(value, int) and abs(value) > MAX_INTEGER:
         return "a whole number beyond 64 bits"
     return str(value)
-
-
-@cache
-def parameters(kind: type) -> dict[str, Any]:
-    """Return the types of the options that a class takes, by name."""
-    if dataclasses.is_dataclass(kind):
-        hints = get_type_hints(kind)
-        return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
-    constructor = inspect.unwrap(kind.__init__)  # type: ignore[misc]  # a class, not an instance
-    return {k: v for k, v in get_type_hints(constructor).items() if k != "return"}
-
-
-def required(kind: type) -> list[str]:
-    """Return the options of a dataclass that have no default."""
-    signature = inspect.signature(kind).parameters.values()
-    return [each.name for each in signature if each.default is inspect.Parameter.empty]
-
-
-def _options(kind: Any) -> Mapping[str, Any] | None:
-    """Return the options of an option, by name; None if they are not known."""
-    if isinstance(kind, Mapping):
-        return kind
-    if isinstance(kind, OneOf):
-        classes = kind.classes()
-        default = kind.default or ""
-        chosen = [classes[default]] if default in classes else classes.values()
-        return {name: each for one in chosen for name, each in parameters(one).items()}
-    if isinstance(kind, Linked):
-        return {}
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        return parameters(kind)
-    origin, arguments = get_origin(kind), get_args(kind)
-    if kind is Any or (inspect.isclass(origin) and issubclass(origin, Mapping)):
-        return None
-    if origin is Literal or not arguments:
-        return {} if _is_plain(kind) else None
-    options: dict[str, Any] = {}
-    for each in arguments:
-        if each is not Ellipsis:
-            inner = _options(each)
-            if inner is None:
-                return None
-            options |= inner
-    return options
-
-
-def _refuse_unknown(group: str, name: str, kinds: Mapping[str, Any], owner: str = "") -> NoReturn:
-    """Refuse an unknown option, and suggest the closest one.
-
-    Args:
-        group: The group's name; empty at the top.
-        name: The option's name within the group.
-        kinds: The known options.
-        owner: The class that has the options, if it was chosen among several.
-    """
-    path = f"{group}.{name}" if group else name
-    of = f" of {owner}" if owner else ""
-    close = suggest(name, kinds, prefix=f"{group}.") if group else suggest(name, _names(kinds))
-    raise UserError(f"unknown option '{path}'{of}{close}")
-
-
-def _names(kinds: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield the names of all options, with dots."""
-    for name, kind in kinds.items():
-        yield prefix + name
-        yield from _names(_options(kind) or {}, f"{prefix}{name}.")
 
 
 def _check_options(
@@ -279,16 +146,18 @@ def _check_options(
         owner: The class that has the options, if it was chosen among several.
     """
     if not isinstance(value, Mapping):
-        raise UserError(f"{key}: expected {_options_like(kinds)}; got '{shown(value)}'")
+        raise UserError(f"{key}: expected {options_like(kinds)}; got '{shown(value)}'")
     found = {}
     for name in value:
         if name in kinds:
             found[name] = kinds[name]
         elif closed or not isinstance(name, str):
-            _refuse_unknown(key, str(name), kinds, owner)
+            refuse_unknown(key, str(name), kinds, owner)
         else:  # jsonargparse takes names with dots in a file, and `name+` to append to a list
             kind = find_type(kinds, name.removesuffix("+"), key)
             found[name] = None if name.endswith("+") else kind
+            if name.endswith("+"):
+                check_append(f"{key}.{name}" if key else name, kind, in_class=bool(owner))
     # jsonargparse fills in null for what is missing.
     missing = [name for name in needed if value.get(name) is None]
     if missing:
@@ -298,29 +167,13 @@ def _check_options(
             check(f"{key}.{name}" if key else name, value[name], kind, closed=closed)
 
 
-def _options_like(kinds: Mapping[str, Any]) -> str:
-    first = next(name for name, kind in kinds.items() if not isinstance(kind, Linked))
-    return f"options, as {{{first}: ...}}"
-
-
 def _refuse(key: str, value: Any, kind: Any) -> NoReturn:
     wanted = f"expected {expected(kind)}"
     if value is None:
         raise UserError(f"{key}: null is not allowed; {wanted}")
-    close = suggest(value, _words(kind)) if isinstance(value, str) else ""
+    close = suggest(value, words(kind)) if isinstance(value, str) else ""
     close = close if close.startswith("; closest") else ""  # the others are in `wanted`
     raise UserError(f"{key}: {wanted}; got '{shown(value)}'{close}")
-
-
-def _words(kind: Any) -> list[str]:
-    """Return the words among a type's values."""
-    if get_origin(kind) in (Union, UnionType):
-        return [word for each in get_args(kind) for word in _words(each)]
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return list(kind.__members__)
-    if get_origin(kind) is Literal:
-        return [word for word in get_args(kind) if isinstance(word, str)]
-    return []
 
 
 def _check_scalar(key: str, value: Any, kind: Any) -> None:
@@ -397,7 +250,7 @@ def _check_path(key: str, value: Any) -> None:
 
 def _check_union(key: str, value: Any, kind: Any, closed: bool) -> None:
     members = get_args(kind)
-    of_code = [each for each in members if not _is_plain(each)]
+    of_code = [each for each in members if not is_plain(each)]
     # A dotted name would be imported, and a file of that name read as a configuration.
     is_name = isinstance(value, str) and (not _WORD.fullmatch(value) or os.path.isfile(value))
     if closed and of_code and is_name:
@@ -408,7 +261,7 @@ def _check_union(key: str, value: Any, kind: Any, closed: bool) -> None:
                 _import(key, each["class_path"])
         return  # the arguments are checked by the class itself
     errors = []
-    for each in members if closed else filter(_is_plain, members):
+    for each in members if closed else filter(is_plain, members):
         try:
             check(key, value, each, closed=closed)
             return
@@ -424,26 +277,14 @@ def _check_union(key: str, value: Any, kind: Any, closed: bool) -> None:
 
 def _could_name_classes(value: Any) -> bool:
     """Return True for a class given by name or `class_path`, and for a list of classes."""
-    each = value if isinstance(value, list | tuple) else [value]
-    return all(isinstance(one, str | Mapping) for one in each)
+    candidates = value if isinstance(value, list | tuple) else [value]
+    return all(isinstance(candidate, str | Mapping) for candidate in candidates)
 
 
 def _refuse_class(key: str, kind: Any) -> NoReturn:
-    plain = " or ".join(expected(each) for each in get_args(kind) if _is_plain(each))
+    plain = " or ".join(expected(each) for each in get_args(kind) if is_plain(each))
     raise UserError(
         f"{key} names a class, and only data.class_path may in a run's folder; expected {plain}"
-    )
-
-
-def _is_plain(kind: Any) -> bool:
-    """Return True if no value of a type could name code."""
-    if get_origin(kind) is Literal:
-        return True
-    if get_args(kind):
-        return all(_is_plain(each) for each in get_args(kind) if each is not Ellipsis)
-    paths = isinstance(kind, type) and issubclass(kind, os.PathLike | Enum)
-    return (
-        kind in (None, NoneType, Any) or kind in _SCALARS or paths or dataclasses.is_dataclass(kind)
     )
 
 
@@ -475,7 +316,7 @@ def _check_plain(key: str, value: Any, closed: bool) -> None:
     elif isinstance(value, str):
         if closed and not _WORD.fullmatch(value):  # jsonargparse reads text as YAML once more
             raise UserError(f"{key}: expected a word or a number; got '{value}'")
-    elif type(value) in _SCALARS:
+    elif type(value) in SCALARS:
         _check_scalar(key, value, type(value))
 
 
@@ -535,4 +376,4 @@ def _import(key: str, path: str) -> Any:
 
 def _is_file_of_options(name: Any) -> bool:
     """Return True for a file name in place of options, which jsonargparse would read."""
-    return isinstance(name, str) and (name.endswith(_OF_OPTIONS) or os.path.isfile(name))
+    return isinstance(name, str) and (name.endswith(_OPTION_FILES) or os.path.isfile(name))

@@ -133,17 +133,29 @@ def read(path: Path, option: str | None = None) -> Any:
     Raises:
         UserError: The file cannot be read, or `load` refuses it.
     """
-    where = str(path) if option is None else f"{option}: {path}"
     try:
         content = read_bytes(path, MAX_BYTES)
     except UserError as error:
         raise UserError(str(error) if option is None else f"{option}: {error}") from error
+    return parse(content, str(path) if option is None else f"{option}: {path}")
+
+
+def parse(content: bytes, source: str) -> Any:
+    """Return the value of a YAML file's content.
+
+    Args:
+        content: The content, in UTF-8.
+        source: The file, for errors.
+
+    Raises:
+        UserError: It is not YAML, or `load` refuses it.
+    """
     try:
         return load(content.decode("utf-8-sig"))
     except NotAllowed as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{source}: {error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{where} is not valid YAML: {_in_a_line(error)}") from error
+        raise UserError(f"{source} is not valid YAML: {_in_a_line(error)}") from error
 
 
 def read_mapping(path: Path, option: str | None = None) -> dict[str, Any]:
@@ -154,8 +166,8 @@ def read_mapping(path: Path, option: str | None = None) -> dict[str, Any]:
     """
     found = read(path, option)
     if not isinstance(found, dict):
-        where = str(path) if option is None else f"{option}: {path}"
-        raise UserError(f"{where} holds no keys")
+        source = str(path) if option is None else f"{option}: {path}"
+        raise UserError(f"{source} holds no keys")
     return found
 
 

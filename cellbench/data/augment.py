@@ -2,7 +2,8 @@
 
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import albumentations as A
@@ -11,7 +12,7 @@ import numpy as np
 
 from cellbench.data.stain import StainJitter
 from cellbench.data.views import Image, Mask
-from cellbench.utils.errors import UserError, suggest
+from cellbench.utils.errors import UserError, counted, suggest
 
 Transforms = list[str | dict[str, dict[str, Any]]]
 """Names of policies or albumentations transforms, or mappings of one name to its arguments."""
@@ -85,27 +86,64 @@ its image. The other geometric transforms warp, where INTER_NEAREST rounds to th
 INTER_NEAREST_EXACT is an error."""
 
 
+COLOURING = (
+    A.CLAHE,
+    A.ChromaticAberration,
+    A.ColorJitter,
+    A.Equalize,
+    A.FancyPCA,
+    A.HEStain,
+    A.HueSaturationValue,
+    A.ISONoise,
+    A.PlanckianJitter,
+    A.RGBShift,
+    A.RandomFog,
+    A.RandomGravel,
+    A.RandomRain,
+    A.RandomSnow,
+    A.RandomSunFlare,
+    A.Spatter,
+    A.ToGray,
+    A.ToRGB,
+    A.ToSepia,
+    StainJitter,
+)
+"""Transforms that take an image's channels for red, green and blue."""
+
+
 class Augmentation:
     """A policy or a list of transforms; each call gets the seed of its random numbers.
 
     Args:
         policy: A policy's name, or a list of albumentations transforms.
         image_size: Height and width of the images; transforms must return the same.
+        n_channels: Number of their channels.
+        rgb: True if the channels are red, green and blue.
 
     Raises:
-        UserError: An unknown policy, transform or argument, or a transform that does not return
-            uint8 RGB of the same size.
+        UserError: An unknown policy, transform or argument, a transform that needs RGB where there
+            are other channels, or one that does not return uint8 of the same shape.
     """
 
-    def __init__(self, policy: str | Transforms, image_size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        policy: str | Transforms,
+        image_size: tuple[int, int],
+        n_channels: int = 3,
+        *,
+        rgb: bool = True,
+    ) -> None:
         square = image_size[0] == image_size[1]
         if isinstance(policy, list):
             transforms = [each for entry in policy for each in _from_entry(entry, square)]
         else:
             transforms = _from_policy(policy, square)
+        if not rgb:
+            where = f"{policy}: " if isinstance(policy, str) else ""
+            _refuse_colouring(where, transforms, n_channels, image_size)
         self.compose = A.Compose(transforms) if transforms else None
         """The transforms; None if there are none."""
-        self._check(image_size)
+        self._check((*image_size, n_channels))
 
     @property
     def identity(self) -> str:
@@ -121,7 +159,7 @@ class Augmentation:
         """Transform an image and its mask alike.
 
         Args:
-            image: RGB, uint8, (H, W, 3).
+            image: uint8, (H, W, channels).
             mask: Its mask, (H, W), or None.
             seed: Non-negative integers that alone decide the random numbers.
         """
@@ -136,8 +174,8 @@ class Augmentation:
         out = self.compose(image=image, mask=mask)
         return out["image"], out["mask"]
 
-    def _check(self, image_size: tuple[int, int]) -> None:
-        blank = np.zeros((*image_size, 3), np.uint8)
+    def _check(self, shape: tuple[int, int, int]) -> None:
+        blank = np.zeros(shape, np.uint8)
         for attempt in range(8 if self else 0):  # a transform acts only with its probability
             try:
                 image, mask = self(blank, blank[..., 0], (attempt,))
@@ -145,10 +183,38 @@ class Augmentation:
                 raise UserError(f"data.augment: {error}") from error
             if image.shape != blank.shape or image.dtype != np.uint8 or mask is None:
                 raise UserError(
-                    "data.augment: the transforms must return uint8 RGB images of data.image_size "
-                    f"{image_size}; they gave {image.dtype} {image.shape}. Normalisation is done "
-                    "by the model"
+                    "data.augment: the transforms must return uint8 images of data.image_size "
+                    f"{shape[:2]} and {shape[2]} channels; they gave {image.dtype} {image.shape}. "
+                    "Normalisation is done by the model"
                 )
+
+
+def _refuse_colouring(
+    where: str,
+    transforms: Sequence[A.BasicTransform],
+    n_channels: int,
+    image_size: tuple[int, int],
+) -> None:
+    """Refuse transforms of colours, and those that do not take so many channels.
+
+    Raises:
+        UserError: There is one.
+    """
+    blank = np.zeros((*image_size, n_channels), np.uint8)
+    for transform in transforms:
+        name, reason = type(transform).__name__, "it changes colours"
+        if not isinstance(transform, COLOURING):
+            always = deepcopy(transform)
+            always.p = 1.0
+            try:
+                A.Compose([always])(image=blank, mask=blank[..., 0])
+                continue
+            except Exception as error:  # albumentations raises many kinds
+                reason = " ".join(str(error).split())
+        raise UserError(
+            f"data.augment: {where}{name} needs RGB images, and data.channels gives "
+            f"{counted(n_channels, 'other channel')} ({reason:.80}); list others"
+        )
 
 
 def _from_policy(name: str, square: bool) -> list[A.BasicTransform]:

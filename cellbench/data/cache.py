@@ -20,7 +20,7 @@ from cellbench.utils.atomic import shared_file, write_at
 from cellbench.utils.errors import CannotWrite, UserError
 from cellbench.utils.progress_bar import bar
 
-FORMAT = 2
+FORMAT = 3
 """Part of every cache file's name; raise it when reading or resizing changes."""
 
 Read = Callable[[int], tuple[Image, Mask | None]]
@@ -78,7 +78,7 @@ class Pixels:
     """Images of a table at their final size. Forked loader workers share the memory."""
 
     images: np.ndarray
-    """RGB, uint8, (n, H, W, 3)."""
+    """Images, uint8, (n, H, W, channels)."""
     masks: np.ndarray | None
     """BACKGROUND, CYTOPLASM or NUCLEUS, uint8, (n, H, W); None if the view needs none."""
     where: str
@@ -90,29 +90,29 @@ class Pixels:
 
     @classmethod
     def divide(
-        cls, block: np.ndarray, shape: tuple[int, int, int], where: str, *, with_masks: bool
+        cls, block: np.ndarray, shape: tuple[int, int, int, int], where: str, *, with_masks: bool
     ) -> "Pixels":
-        """Return a view of a block that holds images, then masks; shape is (n, H, W)."""
-        size = int(np.prod(shape)) * 3
-        masks = block[size:].reshape(shape) if with_masks else None
-        return cls(block[:size].reshape(*shape, 3), masks, where)
+        """Return a view of a block that holds images, then masks; shape is that of the images."""
+        size = int(np.prod(shape))
+        masks = block[size:].reshape(shape[:3]) if with_masks else None
+        return cls(block[:size].reshape(shape), masks, where)
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         """Pickle a mapped file as its path; NumPy would copy all of it."""
         if not isinstance(self.images, np.memmap):
             return Pixels, (self.images, self.masks, self.where)
-        shape = self.images.shape[:3]
-        return _map, (self.images.filename, shape, self.where, self.masks is not None)
+        found = self.images.filename, self.images.shape, self.where, self.masks is not None
+        return _map, found
 
 
-def _map(path: Path, shape: tuple[int, int, int], where: str, with_masks: bool) -> Pixels:
+def _map(path: Path, shape: tuple[int, int, int, int], where: str, with_masks: bool) -> Pixels:
     return Pixels.divide(np.memmap(path, np.uint8, mode="r"), shape, where, with_masks=with_masks)
 
 
 def decode(
     config: CacheConfig,
     contents: Sequence[str],
-    image_size: tuple[int, int],
+    image_shape: tuple[int, int, int],
     read: Read,
     *,
     with_masks: bool,
@@ -122,21 +122,22 @@ def decode(
     Args:
         config: Storage of the images.
         contents: A text for each image that is equal only if what `read` returns is equal.
-        image_size: Their height and width.
-        read: Returns the image at a position, and its mask if masks are kept, at that size.
+        image_shape: Their height, width and number of channels.
+        read: Returns the image at a position, and its mask if masks are kept, of that shape.
         with_masks: True to keep the masks.
 
     Raises:
         UserError: The file cannot be written, or what `read` raises.
     """
-    shape = len(contents), *image_size
-    size = len(contents) * image_size[0] * image_size[1] * (4 if with_masks else 3)
+    shape = len(contents), *image_shape
+    height, width, channels = image_shape
+    size = len(contents) * height * width * (channels + with_masks)
     if size <= config.memory << 20:
         where = f"{size / 2**20:,.0f} MiB in memory"
         pixels = Pixels.divide(np.empty(size, np.uint8), shape, where, with_masks=with_masks)
         _fill_memory(pixels, read)
         return pixels
-    key = json.dumps([FORMAT, cv2.__version__, image_size, with_masks, list(contents)])
+    key = json.dumps([FORMAT, cv2.__version__, image_shape, with_masks, list(contents)])
     path = config.path / f"{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}.pixels"
     with config.writing(size, "a data.cache.memory (MiB) that holds them"):
         block = shared_file(path, size, lambda file: _fill_file(file, shape, read))
@@ -153,14 +154,14 @@ def _fill_memory(pixels: Pixels, read: Read) -> None:
     _read_all(len(pixels.images), read, store)
 
 
-def _fill_file(file: int, shape: tuple[int, int, int], read: Read) -> None:
+def _fill_file(file: int, shape: tuple[int, int, int, int], read: Read) -> None:
     """Write all images, then all masks that `read` returns."""
-    n, area = shape[0], shape[1] * shape[2]
+    n, area, channels = shape[0], shape[1] * shape[2], shape[3]
 
     def store(position: int, image: Image, mask: Mask | None) -> None:
-        write_at(file, image, position * area * 3)
+        write_at(file, image, position * area * channels)
         if mask is not None:
-            write_at(file, mask, n * area * 3 + position * area)
+            write_at(file, mask, n * area * channels + position * area)
 
     _read_all(n, read, store)
 

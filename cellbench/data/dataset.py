@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from cellbench.data.augment import Augmentation
 from cellbench.data.cache import Pixels
-from cellbench.data.sampling import Key
+from cellbench.data.sampling import SampleRequest
 from cellbench.data.smote import Smote
 from cellbench.data.views import Image, Mask, View, apply_view
 
@@ -19,7 +19,7 @@ class Batch(NamedTuple):
     """Images with their labels: a data module yields it and a model takes it."""
 
     images: Tensor
-    """RGB, uint8, (B, 3, H, W), in channels_last memory format; not normalised."""
+    """uint8, (B, channels, H, W), in channels_last memory format; not normalised."""
     labels: Tensor
     """Class indices, int64, (B,); -1 for an unknown class."""
     positions: Tensor
@@ -54,7 +54,7 @@ class Features:
 
 
 class FeatureDataset(Dataset[FeatureBatch]):
-    """Features of a table's images; the item of a list of keys is a batch.
+    """Features of a table's images; the item of a list of requests is a batch.
 
     Args:
         features: The features.
@@ -76,11 +76,13 @@ class FeatureDataset(Dataset[FeatureBatch]):
         self._labels = labels
         self._targets = targets
 
-    def __getitem__(self, keys: list[Key]) -> FeatureBatch:
-        """Return the batch of some keys."""
-        positions = np.array([key.position for key in keys], dtype=np.int64)
+    def __getitem__(self, requests: list[SampleRequest]) -> FeatureBatch:
+        """Return the batch of some requests."""
+        positions = np.array([request.position for request in requests], dtype=np.int64)
         variants = self._variants
-        rows = np.stack([variants[key.turn % len(variants)][key.position] for key in keys])
+        rows = np.stack(
+            [variants[request.turn % len(variants)][request.position] for request in requests]
+        )
         return FeatureBatch(
             torch.from_numpy(rows).view(self._dtype),
             torch.from_numpy(self._labels[positions]),
@@ -100,45 +102,45 @@ class Rendering:
     augmentation: Augmentation | None
     """Transforms of each image; None for validation, test and prediction."""
     seed: int
-    """Seed of all random numbers, together with the turn and the sample's key."""
+    """Seed of all random numbers, together with the turn and the sample's own seed."""
     variants: int | None
     """Number of different augmentations of a sample; None for a new one each turn."""
 
 
 class CellDataset(Dataset[Batch]):
-    """Images of a table as the network sees them; the item of a list of keys is a batch.
+    """Images of a table as the network sees them; the item of a list of requests is a batch.
 
     Args:
         pixels: Decoded images and masks.
         labels: Class indices, (n,).
-        sample_keys: A number for each sample that depends on its id alone, (n,).
+        sample_seeds: A number for each sample that depends on its id alone, (n,).
         rendering: Steps from a decoded image to what the network sees.
         targets: Share of each class in the training target, (n, classes), or None.
-        smote: Maker of synthetic images; None if no key asks for one.
+        smote: Maker of synthetic images; None if no request asks for one.
     """
 
     def __init__(
         self,
         pixels: Pixels,
         labels: np.ndarray,
-        sample_keys: np.ndarray,
+        sample_seeds: np.ndarray,
         rendering: Rendering,
         targets: np.ndarray | None = None,
         smote: Smote | None = None,
     ) -> None:
         self._pixels = pixels
         self._labels = labels
-        self._sample_keys = sample_keys
+        self._sample_seeds = sample_seeds
         self._rendering = rendering
         self._targets = targets
         self._smote = smote
 
-    def __getitem__(self, keys: list[Key]) -> Batch:
-        """Return the batch of some keys."""
-        positions = np.array([key.position for key in keys], dtype=np.int64)
-        shown = np.empty((len(keys), *self._pixels.images.shape[1:]), dtype=np.uint8)
-        for i, key in enumerate(keys):
-            shown[i] = self._render(key)
+    def __getitem__(self, requests: list[SampleRequest]) -> Batch:
+        """Return the batch of some requests."""
+        positions = np.array([request.position for request in requests], dtype=np.int64)
+        shown = np.empty((len(requests), *self._pixels.images.shape[1:]), dtype=np.uint8)
+        for i, request in enumerate(requests):
+            shown[i] = self._render(request)
         return Batch(
             torch.from_numpy(shown).permute(0, 3, 1, 2),
             torch.from_numpy(self._labels[positions]),
@@ -146,21 +148,21 @@ class CellDataset(Dataset[Batch]):
             _rows(self._targets, positions),
         )
 
-    def _render(self, key: Key) -> Image:
-        """Return the image of a key as the network sees it."""
-        how, sample_key = self._rendering, int(self._sample_keys[key.position])
-        image, mask = self._read(key, (how.seed, key.turn, sample_key))
+    def _render(self, request: SampleRequest) -> Image:
+        """Return the image of a request as the network sees it."""
+        how, sample_seed = self._rendering, int(self._sample_seeds[request.position])
+        image, mask = self._read(request, (how.seed, request.turn, sample_seed))
         if how.augmentation is not None:
             # A blend is new each turn; its augmentation is one of the variants.
-            turn = key.turn if how.variants is None else key.turn % how.variants
-            image, mask = how.augmentation(image, mask, (how.seed, turn, sample_key))
+            turn = request.turn if how.variants is None else request.turn % how.variants
+            image, mask = how.augmentation(image, mask, (how.seed, turn, sample_seed))
         return apply_view(image, mask, how.view, how.fill)
 
-    def _read(self, key: Key, seed: tuple[int, ...]) -> tuple[Image, Mask | None]:
-        if key.synthetic:
+    def _read(self, request: SampleRequest, seed: tuple[int, ...]) -> tuple[Image, Mask | None]:
+        if request.synthetic:
             assert self._smote is not None
-            return self._smote.blend(key.position, seed)
-        return self._pixels.read(key.position)
+            return self._smote.blend(request.position, seed)
+        return self._pixels.read(request.position)
 
 
 def _rows(targets: np.ndarray | None, positions: np.ndarray) -> Tensor | None:

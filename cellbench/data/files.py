@@ -1,6 +1,5 @@
 """Reading image and label files, with one clear line where one cannot be read."""
 
-import csv
 import errno
 import hashlib
 import io
@@ -8,21 +7,27 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 
+from cellbench.data import tiff
+from cellbench.data.image_format import RGB, ImageFormat, Planes
 from cellbench.data.views import Image
 from cellbench.utils.errors import UserError
-from cellbench.utils.untrusted import open_text
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+)
 
 # The last bytes of a complete file. OpenCV silently fills the missing part of a JPEG or PNG with
 # grey.
@@ -31,7 +36,9 @@ _ENDS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}
 MAX_PIXELS = 100_000_000
 """Default of the largest image that is decoded: 300 MB as RGB."""
 
-_MAX_BYTES_PER_PIXEL = 8  # uncompressed: four channels of 16 bits
+_MAX_BYTES_PER_CHANNEL = 2  # uncompressed, of a pixel
+
+_ORIENTATION = 274  # the tag of EXIF
 
 PIL.Image.MAX_IMAGE_PIXELS = None  # max_pixels is the limit, and may be above Pillow's
 
@@ -56,24 +63,67 @@ def images_below(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> Image:
-    """Read any image file as RGB, uint8, (H, W, 3), turned as its EXIF data say.
+def read_image(
+    path: Path, max_pixels: int = MAX_PIXELS, image_format: ImageFormat | None = None
+) -> Image:
+    """Read any image file as an image of 8 bits, turned as its EXIF data say.
 
     Args:
         path: The image file.
         max_pixels: The largest number of pixels; checked in the header, before decoding.
+        image_format: Choice and scaling of the channels; None for 8 bits, grey or RGB.
+
+    Returns:
+        The image, uint8, (H, W, channels): RGB unless other channels are chosen.
 
     Raises:
-        UserError: The file is missing, not a regular file, damaged, too large, or not an image.
+        UserError: The file is missing, not a regular file, damaged, too large, or not an image, or
+            `image_format` does not suit it.
     """
-    pixels = decode(path, read_bytes(path, max_pixels), cv2.IMREAD_COLOR)
-    if pixels.dtype != np.uint8:  # else 12 bits stored in 16 would silently turn black
-        raise UserError(
-            f"{path} has {8 * pixels.itemsize} bits per channel; convert the images to 8 bits, all "
-            "with one scale"
-        )
-    image: Image = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
-    return image
+    image_format = image_format or ImageFormat()
+    return image_format.to_image(read_planes(path, max_pixels, image_format))
+
+
+def read_planes(path: Path, max_pixels: int, image_format: ImageFormat) -> Planes:
+    """Read the channels of an image file as it stores them.
+
+    Pictures are decoded by OpenCV. Other TIFF files are read by tifffile, and transparent pictures
+    by Pillow, as OpenCV would drop channels, pages and opacity.
+
+    Raises:
+        UserError: As for `read_image`.
+    """
+    data = _read(path, max_pixels, image_format.n_channels)
+    alpha = None
+    if tiff.is_tiff(data):
+        kind = tiff.picture_kind(path, data, max_pixels, image_format.channels)
+        if kind is None:
+            return tiff.read_planes(path, data, max_pixels, image_format.channels)
+        grey = kind == "grey"
+    else:
+        header = _read_header(path, io.BytesIO(data), max_pixels)
+        grey = header.grey
+        if header.transparent:
+            pixels, alpha = _decode_transparent(path, data)
+    if alpha is None:
+        pixels = cv2.cvtColor(_decode_bytes(path, data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    if grey:
+        return Planes(path, pixels[..., :1], ("0",), alpha)
+    return Planes(path, pixels, RGB, alpha)
+
+
+def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Return the height and width of an image, as it is shown; only its header is decoded.
+
+    Raises:
+        UserError: The file is missing, damaged, too large, or not an image.
+    """
+    with open_file(path, max_pixels) as file:
+        is_tiff = tiff.is_tiff(file.read(4))
+        file.seek(0)
+        if is_tiff:
+            return tiff.read_size(path, file, max_pixels)
+        return _read_header(path, file, max_pixels).size
 
 
 def read_bytes(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
@@ -82,14 +132,8 @@ def read_bytes(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
     Raises:
         UserError: The file is missing, not a regular file, cut short, too large, or not an image.
     """
-    with open_file(path, max_pixels) as file:
-        data = file.read()
-    end = _ENDS.get(data[:2])
-    if not data:
-        raise unreadable(path, "the file is empty; restore or remove it")
-    if end is not None and end not in data[-4096:]:
-        raise unreadable(path, "the file is cut short; restore or remove it")
-    _check_size(path, data, max_pixels)
+    data = _read(path, max_pixels)
+    _read_header(path, io.BytesIO(data), max_pixels)
     return data
 
 
@@ -107,6 +151,26 @@ def decode(path: Path, data: bytes, flags: int) -> np.ndarray:
     Raises:
         UserError: The file is damaged, not an image that OpenCV reads, or has several pages.
     """
+    pixels = _decode_bytes(path, data, flags)
+    if path.suffix.lower() in (".tif", ".tiff") and cv2.imcount(str(path)) > 1:
+        raise UserError(f"{path} has {cv2.imcount(str(path))} pages; give one image per file")
+    return pixels
+
+
+def _read(path: Path, max_pixels: int, n_channels: int = 4) -> bytes:
+    """Return the bytes of a file, if it is complete as far as its ends show."""
+    with open_file(path, max_pixels, n_channels) as file:
+        data = file.read()
+    end = _ENDS.get(data[:2])
+    if not data:
+        raise unreadable(path, "the file is empty; restore or remove it")
+    if end is not None and end not in data[-4096:]:
+        raise unreadable(path, "the file is cut short; restore or remove it")
+    return data
+
+
+def _decode_bytes(path: Path, data: bytes, flags: int) -> np.ndarray:
+    """Decode a picture of any depth."""
     try:
         pixels, complaint = _imdecode(data, flags | cv2.IMREAD_ANYDEPTH)
     except OSError as error:  # no file or descriptor is left
@@ -115,9 +179,27 @@ def decode(path: Path, data: bytes, flags: int) -> np.ndarray:
         raise unreadable(path, "the file is not an image OpenCV reads; restore or remove it")
     if complaint:
         raise unreadable(path, f"the file is damaged ({complaint}); restore or remove it")
-    if path.suffix.lower() in (".tif", ".tiff") and cv2.imcount(str(path)) > 1:
-        raise UserError(f"{path} has {cv2.imcount(str(path))} pages; give one image per file")
     return pixels
+
+
+def _decode_transparent(path: Path, data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Decode a picture with opacity: its RGB, and its opacity from 0 to 1.
+
+    Raises:
+        UserError: It is damaged, or has 16 bits.
+    """
+    if data[:4] == b"\x89PNG" and data[24] > 8:  # Pillow drops the lower 8 bits
+        raise UserError(
+            f"{path} has 16 bits per channel and transparency; save it without an alpha channel"
+        )
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as file:
+            pixels = np.asarray(PIL.ImageOps.exif_transpose(file).convert("RGBA"))
+    except Exception as error:  # Pillow raises many kinds on damaged files
+        raise unreadable(
+            path, f"the file is damaged ({error!s:.80}); restore or remove it"
+        ) from error
+    return pixels[..., :3], pixels[..., 3].astype(np.float32) / np.float32(255)
 
 
 def unreadable(path: Path, reason: str) -> UserError:
@@ -126,8 +208,13 @@ def unreadable(path: Path, reason: str) -> UserError:
 
 
 @contextmanager
-def open_file(path: Path, max_pixels: int) -> Iterator[io.BufferedReader]:
+def open_file(path: Path, max_pixels: int, n_channels: int = 4) -> Iterator[io.BufferedReader]:
     """Open a regular file that is no larger than an image of so many pixels can be.
+
+    Args:
+        path: The file.
+        max_pixels: The largest number of pixels.
+        n_channels: Number of channels that are wanted of it; four are allowed in any case.
 
     Raises:
         UserError: It is not such a file, or cannot be read.
@@ -136,7 +223,8 @@ def open_file(path: Path, max_pixels: int) -> Iterator[io.BufferedReader]:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a FIFO may block the reader, and a device has no end
             raise unreadable(path, "it is not a regular file; remove it")
-        if status.st_size > _MAX_BYTES_PER_PIXEL * max_pixels + 2**20:
+        largest = _MAX_BYTES_PER_CHANNEL * max(4, n_channels) * max_pixels + 2**20
+        if status.st_size > largest:
             raise unreadable(
                 path,
                 f"its {status.st_size / 2**20:,.0f} MiB are more than an image of max_pixels = "
@@ -148,15 +236,29 @@ def open_file(path: Path, max_pixels: int) -> Iterator[io.BufferedReader]:
         raise unreadable(path, error.strerror or str(error)) from error
 
 
-def _check_size(path: Path, data: bytes, max_pixels: int) -> None:
-    """Read an image's size from its header alone, and refuse too large a one.
+@dataclass(frozen=True)
+class _Header:
+    """Facts in the header of an image file."""
+
+    size: tuple[int, int]
+    """Height and width in pixels, as the image is shown."""
+    grey: bool
+    """True if the image has no colour."""
+    transparent: bool
+    """True if some of its pixels may be transparent."""
+
+
+def _read_header(path: Path, file: BinaryIO, max_pixels: int) -> _Header:
+    """Read an image's header alone, and refuse too large an image.
 
     Raises:
-        UserError: It is too large, or the header is not valid.
+        UserError: It is too large, has several frames, or the header is not valid.
     """
     try:
-        with PIL.Image.open(io.BytesIO(data)) as header:
-            width, height = header.size
+        header = PIL.Image.open(file)
+        width, height = header.size
+        # The further pictures of an MPO, which cameras write, are previews of the first.
+        several = header.format not in ("MPO", "TIFF") and getattr(header, "is_animated", False)
     except Exception as error:  # Pillow raises many kinds on a damaged header
         raise unreadable(
             path, "the file is not an image that Pillow knows; restore or remove it"
@@ -167,6 +269,17 @@ def _check_size(path: Path, data: bytes, max_pixels: int) -> None:
             f"it has {width:,} x {height:,} pixels, more than max_pixels = {max_pixels:,}; remove "
             "it, or raise max_pixels",
         )
+    if several:
+        raise UserError(f"{path} is an animation; give one image per file")
+    mode, exif = header.mode, PIL.Image.Exif()
+    with suppress(Exception):  # a damaged one is ignored, as OpenCV does
+        exif.load(header.info.get("exif") or b"")
+    turned = exif.get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    return _Header(
+        (width, height) if turned else (height, width),
+        grey=mode in ("1", "L", "LA", "I", "F") or mode.startswith("I;16"),
+        transparent="transparency" in header.info or mode.upper() in ("LA", "PA", "RGBA"),
+    )
 
 
 def _imdecode(data: bytes, flags: int) -> tuple[np.ndarray | None, str]:
@@ -218,37 +331,3 @@ def fingerprint(path: Path, max_pixels: int = MAX_PIXELS) -> str:
     """
     with open_file(path, max_pixels) as file:
         return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
-
-
-def read_table(
-    path: Path, columns: set[str], empty: Set[str] = frozenset()
-) -> list[dict[str, str]]:
-    """Read a CSV file with a header as one dictionary per row.
-
-    Args:
-        path: The file, UTF-8, with or without a byte-order mark.
-        columns: The columns that it must have, with a value in every row.
-        empty: Further columns that it must have, where a value may be missing.
-
-    Raises:
-        UserError: It is missing, not such a file, or lacks a column or a value.
-    """
-    try:
-        with open_text(path, "utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            header = reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read the table {path}: {reason}") from error
-    missing = sorted((columns | empty) - set(header))
-    if missing:
-        raise UserError(
-            f"{path}: no column '{missing[0]}'; it has {', '.join(header) or 'none'} "
-            "(columns are separated by commas)"
-        )
-    for number, row in enumerate(rows, start=2):
-        lacking = sorted(name for name in columns if not row[name])
-        if lacking:
-            raise UserError(f"{path}, line {number}: no value for '{lacking[0]}'")
-    return rows

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from cellbench.data import files
+from cellbench.data.image_format import ImageFormat
 from cellbench.data.mask_files import read_mask
 from cellbench.data.mask_format import UNKNOWN, MaskFormat
 from cellbench.data.table import Sample
@@ -25,9 +26,24 @@ class DatasetHooks(ABC):
     """True if an image shows single cells that can be cut out, False for tissue."""
 
     @property
+    def image_format(self) -> ImageFormat:
+        """Choice and scaling of the channels."""
+        return ImageFormat()
+
+    @property
+    def makes_own_images(self) -> bool:
+        """True if the images are no files, but 8-bit RGB images that `read_image` makes."""
+        return type(self).read_image is not DatasetHooks.read_image
+
+    @property
     @abstractmethod
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of their labels, known before any image is read."""
+
+    @property
+    def mask_places(self) -> str:
+        """Places where masks were looked for, for a message; empty if they are given otherwise."""
+        return ""
 
     @property
     def mask_format(self) -> MaskFormat:
@@ -57,9 +73,12 @@ class DatasetHooks(ABC):
         return samples
 
     def read_image(self, sample: Sample) -> Image:
-        """Return the sample's image: RGB, uint8, (H, W, 3), at its native size."""
+        """Return the sample's image, uint8, (H, W, channels), at its native size.
+
+        A dataset that overrides it returns RGB, and takes neither data.channels nor data.intensity.
+        """
         assert sample.image is not None
-        return files.read_image(sample.image, self.max_pixels)
+        return files.read_image(sample.image, self.max_pixels, self.image_format)
 
     def read_mask(self, sample: Sample, image: Image) -> Mask:
         """Return the mask of a sample that has one, at the native size of its image."""

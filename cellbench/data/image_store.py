@@ -9,9 +9,12 @@ from functools import cached_property
 from typing import Any
 
 import cv2
+import numpy as np
 
+from cellbench.data import files, result_cache
 from cellbench.data.cache import FORMAT, CacheConfig, Pixels, decode
 from cellbench.data.hooks import DatasetHooks
+from cellbench.data.image_format import ImageFormat, NeedsOption, visible
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.stain import FORMAT as STAIN_FORMAT
 from cellbench.data.table import Sample, SampleTable
@@ -53,6 +56,68 @@ def digest_masks(
     return hashlib.blake2b(json.dumps(named).encode(), digest_size=16).hexdigest()
 
 
+MEASURED = 2**22
+"""Number of pixels, spread evenly over the images, that percentiles of a dataset are taken of; all
+of them if there are no more."""
+
+
+def measure_limits(
+    source: DatasetHooks,
+    samples: Sequence[Sample],
+    contents: Sequence[str],
+    image_format: ImageFormat,
+    cache: CacheConfig,
+) -> tuple[tuple[float, float], ...]:
+    """Return the low and the high end of each channel over some images, from their files.
+
+    Args:
+        source: The dataset.
+        samples: The samples.
+        contents: Digests of their content.
+        image_format: Format with percentiles of a dataset.
+        cache: Cache of the result.
+
+    Raises:
+        UserError: An image cannot be read, or the result cannot be cached.
+    """
+    intensity = image_format.intensity
+    assert intensity is not None
+    if not samples:
+        raise UserError("data.intensity: there is no training image to take percentiles of")
+    most = max(64, MEASURED // len(samples))
+
+    def some_values(sample: Sample) -> np.ndarray:
+        """Return the values of some pixels of an image, (k, channels)."""
+        assert sample.image is not None
+        try:
+            planes = files.read_planes(sample.image, source.max_pixels, image_format)
+            values = visible(image_format.choose(planes), planes)
+        except UserError as error:
+            raise with_remedy(error, sample) from error
+        if len(values) <= most:
+            return values
+        return values[np.random.default_rng(0).integers(0, len(values), most)]
+
+    def measure(_: int) -> result_cache.Found:
+        with ThreadPoolExecutor() as pool:
+            values = np.concatenate(list(pool.map(some_values, samples)))
+        return {"limits": intensity.limits(values)}
+
+    identity = f"{replace(image_format, fill=0)} {MEASURED} {list(contents)}"
+    found = result_cache.for_each("measuring intensities", [identity], lambda: measure, cache)
+    return tuple((low, high) for low, high in found[0]["limits"].T.tolist())
+
+
+def with_remedy(error: UserError, sample: Sample) -> UserError:
+    """Return the error of a sample that cannot be read, with the way to leave it out."""
+    if isinstance(error, NeedsOption):
+        return error
+    return UserError(
+        f"{error}; to leave it out: --data.exclude \"['{sample.id}']\"; audit lists "
+        "all that cannot be read"
+    )
+
+
 class ImageStore:
     """Images of a table at the network's input size, with the masks that the view needs.
 
@@ -92,8 +157,8 @@ class ImageStore:
         cache = self._cache
         if self._with_masks and not self._by_expert:
             cache = replace(cache, memory=0)
-        size = self._preprocessing.image_size
-        return decode(cache, self._contents, size, self._prepare, with_masks=self._with_masks)
+        shape = *self._preprocessing.image_size, self._preprocessing.n_channels
+        return decode(cache, self._contents, shape, self._prepare, with_masks=self._with_masks)
 
     @property
     def identity(self) -> list[Any]:
@@ -103,10 +168,11 @@ class ImageStore:
     @cached_property
     def _contents(self) -> list[str]:
         """Text for each sample that is equal only if the pixels read from its files are equal."""
-        contents, view = self._table.fingerprints, self._preprocessing.view
-        if self._preprocessing.stain != "none":
-            prefix = f"{self._preprocessing.stain} {STAIN_FORMAT}"
-            contents = [f"{prefix} {content}" for content in contents]
+        prepared, view = self._preprocessing, self._preprocessing.view
+        prefix = f"{prepared.image_format.identity} {prepared.fit}"
+        if prepared.stain != "none":
+            prefix += f" {prepared.stain} {STAIN_FORMAT}"
+        contents = [f"{prefix} {content}" for content in self._table.fingerprints]
         if not self._with_masks:
             return contents
         masks = mask_digests(self._source, self._table.samples, self._preprocessing)
@@ -122,9 +188,11 @@ class ImageStore:
         lacking = [sample.id for sample in samples if not self._source.has_mask(sample)]
         if lacking:
             instead = "data.masks: auto" if self._source.shows_cells else "view raw"
+            places = self._source.mask_places
+            where = f"; {places}; data.mask_pattern names another place" if places else "; add them"
             raise UserError(
                 f"data.view: {view} needs a mask, and '{lacking[0]}' has none "
-                f"({len(lacking)} of {len(samples)} images have none); add them, or use {instead}"
+                f"({len(lacking)} of {len(samples)} images have none){where}, or use {instead}"
             )
 
     def _prepare(self, position: int) -> tuple[Image, Mask | None]:
@@ -136,7 +204,4 @@ class ImageStore:
                 mask = self._source.read_mask(sample, image)
             return self._preprocessing.prepare(image, mask, sample.id)
         except UserError as error:
-            raise UserError(
-                f"{error}; to leave it out: --data.exclude \"['{sample.id}']\"; audit lists "
-                "all that cannot be read"
-            ) from error
+            raise with_remedy(error, sample) from error

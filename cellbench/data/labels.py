@@ -1,14 +1,14 @@
 """Changed labels for the training split; validation and test keep the dataset's."""
 
-import csv
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from cellbench.data.reading.table_file import read_table
 from cellbench.data.table import SampleTable
 from cellbench.utils.errors import UserError, suggest
-from cellbench.utils.untrusted import open_text
 
 
 def flip(labels: np.ndarray, classes: int, rate: float, seed: int) -> np.ndarray:
@@ -45,23 +45,24 @@ def read_labels(
     """
     key = "data.train_labels"
     try:
-        with open_text(path) as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{key}: cannot read {path}: {error}") from error
-    if not rows or not {"id", "label"} <= rows[0].keys():
-        raise UserError(f"{key}: {path} has no rows with the columns id and label")
+        rows = read_table(path, {"id"}, empty={"label"})
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
     given = {row["id"]: row["label"] for row in rows}
-    own = {table.samples[i].id: int(i) for i in positions}
+    if len(given) < len(rows):
+        twice = next(name for name, n in Counter(row["id"] for row in rows).items() if n > 1)
+        raise UserError(f"{key}: {path} has '{twice}' more than once; remove one")
+    own = {table.samples[i].id.strip(): int(i) for i in positions}  # as the table's cells are
+    numbers = {name.strip(): label for label, name in enumerate(table.classes)}
     other = sorted(given.keys() ^ own.keys())
     if other:
         raise UserError(
             f"{key}: {path} is of another training split: '{other[0]}' is in one of the two alone; "
             "use the split that the labels were made with"
         )
-    for name in set(given.values()) - {"", *table.classes}:
+    for name in set(given.values()) - {"", *numbers}:
         raise UserError(f"{key}: {path}: unknown class '{name}'{suggest(name, table.classes)}")
-    kept = [(own[name], table.classes.index(label)) for name, label in given.items() if label]
+    kept = [(own[name], numbers[label]) for name, label in given.items() if label]
     found = np.array(sorted(kept), dtype=np.int64).reshape(-1, 2)
     return found[:, 0], found[:, 1]
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cellbench.data.cache import Pixels
 from cellbench.data.dataset import Batch, CellDataset, FeatureDataset, Features, Rendering
-from cellbench.data.sampling import BatchSampler, Key
+from cellbench.data.sampling import BatchSampler, SampleRequest
 from cellbench.data.smote import Smote
 from cellbench.data.splits import Split
 from cellbench.data.table import Part, SampleTable
@@ -136,7 +136,7 @@ class Loaders:
         images = CellDataset(
             self.pixels,
             split.all_labels,
-            self.table.keys,
+            self.table.sample_seeds,
             self.rendering,
             split.targets,
             smote,
@@ -160,12 +160,16 @@ class Loaders:
         """
         n = len(self.table)
         chunks = np.array_split(np.arange(n), -(-n // _CHUNK))
-        keys = [[Key(variant or 0, int(position)) for position in chunk] for chunk in chunks]
-        return _load(self._images(augmented=variant is not None), keys, self.plan.workers)
+        requests = [
+            [SampleRequest(variant or 0, int(position)) for position in chunk] for chunk in chunks
+        ]
+        return _load(self._images(augmented=variant is not None), requests, self.plan.workers)
 
     def examples(self, positions: Iterable[int], *, augmented: bool) -> Batch:
         """Return some samples as one batch."""
-        return self._images(augmented=augmented)[[Key(0, int(position)) for position in positions]]
+        return self._images(augmented=augmented)[
+            [SampleRequest(0, int(position)) for position in positions]
+        ]
 
     def time_per_image(self, positions: np.ndarray) -> float:
         """Measure the seconds that one core takes to load an augmented image."""
@@ -176,10 +180,12 @@ class Loaders:
 
     def _images(self, *, augmented: bool) -> CellDataset:
         rendering = self.rendering if augmented else replace(self.rendering, augmentation=None)
-        return CellDataset(self.pixels, self.table.labels, self.table.keys, rendering)
+        return CellDataset(self.pixels, self.table.labels, self.table.sample_seeds, rendering)
 
 
-def _load(dataset: Dataset[Any], sampler: Iterable[list[Key]], workers: int) -> DataLoader[Any]:
+def _load(
+    dataset: Dataset[Any], sampler: Iterable[list[SampleRequest]], workers: int
+) -> DataLoader[Any]:
     return DataLoader(
         dataset,
         sampler=sampler,

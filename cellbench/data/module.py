@@ -12,12 +12,15 @@ from torch.utils.data import DataLoader
 from cellbench.data.augment import Augmentation
 from cellbench.data.dataset import Batch, Rendering
 from cellbench.data.duplicates.copies import Copy, find_copies
+from cellbench.data.files import read_size
 from cellbench.data.hooks import DatasetHooks
+from cellbench.data.image_format import ImageFormat
 from cellbench.data.image_store import (
     ImageStore,
     content_digests,
     digest_masks,
     mask_file_digests,
+    measure_limits,
 )
 from cellbench.data.loading import Loaders, LoadingPlan, check_devices, plan_workers
 from cellbench.data.mask_format import MaskFormat
@@ -31,6 +34,12 @@ from cellbench.data.table import Part, Sample, SampleTable, check_ids
 from cellbench.data.training_split import TrainingSplit, describe_epoch, make_training_split
 from cellbench.data.views import Image, needs_mask
 from cellbench.utils.errors import UserError, suggest
+
+_MOST_STRETCHED = 0.1
+"""Change of the aspect of a median cell above which the user is told."""
+
+_MEASURED_SIZES = 200
+"""Number of images, evenly spread, whose sizes are read for that."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,10 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
     """Seed, devices, position in the training and loader processes; a run replaces it as it learns
     them. The seed must be known before `training` is first used: label noise depends on it."""
 
+    trained_format: ImageFormat | None = field(default=None, init=False)
+    """Format of the images that a model was trained on, whose limits of the intensity hold here;
+    None if they are measured over the training split."""
+
     def __post_init__(self) -> None:
         """Check what can be checked without reading an image.
 
@@ -70,7 +83,15 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
                 f"data.masks: {self.masks}, but {type(self).__name__} shows tissue, in which no "
                 "single cell can be cut out; use expert masks, or view raw"
             )
-        self._augmentation = Augmentation(self.augment, self.input_size)
+        for key, given in (("channels", self.channels), ("intensity", self.intensity)):
+            if given is not None and self.makes_own_images:
+                raise UserError(
+                    f"data.{key}: {type(self).__name__} makes RGB images of 8 bits itself; leave "
+                    "the option out"
+                )
+        self._augmentation = Augmentation(
+            self.augment, self.input_size, self.n_channels, rgb=self.asked_format.is_rgb
+        )
 
     # Samples and splits.
 
@@ -111,11 +132,29 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
             contents: A digest of the content of each, if they are known already.
         """
         known = content_digests(self, samples) if contents is None else contents
-        return find_copies(known, self.image_reader(samples), self.cache)
+        how = self.scaled_by_image.image_format.identity
+        seen = [f"{how} {content}".strip() for content in known]
+        return find_copies(seen, self.image_reader(samples), self.cache)
 
     def image_reader(self, samples: Sequence[Sample]) -> Callable[[int], Image]:
-        """Return a function that reads the image of the sample at a position."""
-        return lambda position: self.read_image(samples[position])
+        """Return a function that reads the image of the sample at a position.
+
+        It is used before there is a split, so that limits of the intensity are those of the image.
+        """
+        source = self.scaled_by_image
+        return lambda position: source.read_image(samples[position])
+
+    @property
+    def segments(self) -> bool:
+        """True if automatic masks can be made: the images show single cells in colours."""
+        return self.shows_cells and self.asked_format.is_rgb
+
+    @property
+    def scaled_by_image(self) -> Self:
+        """The same dataset, with percentiles of the intensity that are each image's own."""
+        if self.intensity is None or self.intensity.per == "image":
+            return self
+        return replace(self, intensity=replace(self.intensity, per="image"))
 
     @cached_property
     def partition(self) -> Split:
@@ -129,7 +168,7 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
         return make_training_split(self.table, positions, self.targets, self, self.plan.seed)
 
     @property
-    def shown(self) -> str | None:
+    def epoch_summary(self) -> str | None:
         """Number of images of each class in an epoch; None if it is that of the training split."""
         if self.training.quotas is None and self.train_labels is None:
             return None
@@ -159,6 +198,28 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
         return f"not the published set: {self._differing}" if self._differing else None
 
     @property
+    def stretching(self) -> str | None:
+        """Note on a change of the images' aspect by more than 10 %; None if there is none."""
+        if self.fit != "stretch":
+            return None
+        listed = self.table.samples
+        files_of = [sample.image for sample in listed[:: -(-len(listed) // _MEASURED_SIZES)]]
+        sizes = [read_size(path, self.max_pixels) for path in files_of if path is not None]
+        if self.view == "crop":
+            sizes = [(1, 1) for _ in sizes]  # the box is square unless the image is too narrow
+        height, width = self.input_size
+        changes = [np.log(w * height / (h * width)) for h, w in sizes]
+        if not changes or np.exp(abs(np.median(changes))) <= 1 + _MOST_STRETCHED:
+            return None
+        change = np.exp(abs(np.median(changes))) - 1
+        h, w = sizes[int(np.argsort(changes)[len(changes) // 2])]
+        shape = "square cut-outs" if self.view == "crop" else f"images such as {w}x{h}"
+        return (
+            f"{shape} are stretched to {width}x{height} pixels, which changes the aspect of a "
+            f"median cell by {change:.0%}; data.fit: pad or crop keeps it, and so may image_size"
+        )
+
+    @property
     def _differing(self) -> str:
         """Classes whose number of images differs from the published one; empty if none does."""
         if self.published is None:
@@ -168,6 +229,31 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
         return ", ".join(f"{name} {n:,} of {known:,}" for name, n, known in triples if n != known)
 
     # Pixels.
+
+    @cached_property
+    def image_format(self) -> ImageFormat:
+        """Choice and scaling of the channels, with limits measured over the training split.
+
+        Raises:
+            UserError: A training image cannot be read, or the split not be drawn.
+        """
+        asked = self.asked_format
+        if not asked.lacks_limits:
+            return asked
+        trained = self.trained_format
+        if trained is not None and trained.limits and trained.n_channels == asked.n_channels:
+            return replace(asked, limits=trained.limits)
+        positions = self.partition.indices("train")
+        return replace(
+            asked,
+            limits=measure_limits(
+                self,
+                [self.table.samples[i] for i in positions],
+                [self.table.fingerprints[i] for i in positions],
+                asked,
+                self.cache,
+            ),
+        )
 
     @cached_property
     def images(self) -> ImageStore:
@@ -218,7 +304,7 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
         )
 
     @property
-    def where(self) -> str:
+    def cache_location(self) -> str:
         """Place where the decoded images are kept, for the user."""
         return self.images.pixels.where
 
@@ -233,13 +319,12 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
         """Return plain values that differ if the images of `every_image` do."""
         if variant is None:
             return self.images.identity
-        keys = [int(key) for key in self.table.keys]
         return [
             *self.images.identity,
             self._augmentation.identity,
             self.plan.seed,
             variant,
-            *keys,
+            *self.table.sample_seeds.tolist(),
         ]
 
     @cached_property

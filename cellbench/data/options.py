@@ -5,18 +5,19 @@ from pathlib import Path
 from typing import Literal
 
 from cellbench.config.bounds import bounds, check_bounds
-from cellbench.data import files
+from cellbench.data import cellpose, files
 from cellbench.data.augment import Transforms
 from cellbench.data.cache import CacheConfig
 from cellbench.data.cellpose import CellposeConfig
+from cellbench.data.image_format import ImageFormat, Intensity
 from cellbench.data.mask_format import Instance, MaskFormat, Region, Value, check_mask_values
-from cellbench.data.preprocessing import LARGEST_SIDE, SMALLEST_SIDE, Masks, Preprocessing
+from cellbench.data.preprocessing import LARGEST_SIDE, SMALLEST_SIDE, Fit, Masks, Preprocessing
 from cellbench.data.sampling import Balance
 from cellbench.data.smote import SmoteConfig
 from cellbench.data.splits import SplitConfig
 from cellbench.data.stain import Normalisation
 from cellbench.data.views import View
-from cellbench.utils.errors import UserError
+from cellbench.utils.errors import UserError, counted
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -27,7 +28,21 @@ class DataOptions:
     """Part of the image that the network sees, in training, validation, test and prediction."""
 
     fill: int = field(default=0, metadata=bounds(0, 255))
-    """Value, 0 to 255, of the pixels that the view hides."""
+    """Value, 0 to 255, of the pixels that the view hides, and of what shows through transparent
+    ones."""
+
+    channels: tuple[str | int, ...] | None = None
+    """Channels that the network sees, in this order, by the name that the file gives them or by
+    number from 0, such as [DAPI, 2, 0]; null for grey or RGB images."""
+
+    intensity: Intensity | None = None
+    """Scaling of 16-bit and float images to 8 bits, such as {low: percentile 1, high: percentile
+    99, per: image}; null for images of 8 bits. A percentile per dataset is that of the training
+    images."""
+
+    fit: Fit = "stretch"
+    """How an image of another shape is brought to that of image_size: stretched, padded with fill,
+    or cropped at its centre."""
 
     masks: Masks = "expert"
     """Source of the outlines by which a view cuts cells out: the dataset's expert, cellbench's own
@@ -115,10 +130,25 @@ class DataOptions:
                 "data.view: nucleus, but Cellpose outlines whole cells; use data.masks: auto, or "
                 "expert"
             )
+        if self.masks == "cellpose" and self.n_channels > cellpose.MAX_CHANNELS:
+            raise UserError(
+                f"data.masks: cellpose, which takes {cellpose.MAX_CHANNELS} channels at most, and "
+                f"data.channels gives {self.n_channels}; choose fewer, or use data.masks: expert"
+            )
         if self.smote is not None and self.balance != "none":
             raise UserError(f"data.smote: beside data.balance {self.balance}; choose one of them")
         if self.smote is not None and self.view == "silhouette":
             raise UserError("data.smote: two outlines have no blend; use another view")
+        if not self.asked_format.is_rgb:
+            others = counted(self.n_channels, "other channel")
+            masks = "expert" if self.masks == "cellpose" else self.masks
+            of_colours = (("stain", self.stain, "none"), ("masks", masks, "expert"))
+            for key, given, without in of_colours:
+                if given != without:
+                    raise UserError(
+                        f"data.{key}: {given} is made for the colours of RGB images, and "
+                        f"data.channels gives {others}; use {without}"
+                    )
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -127,9 +157,33 @@ class DataOptions:
         return (size, size) if isinstance(size, int) else (size[0], size[1])
 
     @property
+    def asked_format(self) -> ImageFormat:
+        """Choice and scaling of the channels; percentiles of a dataset are not measured yet."""
+        channels = None if self.channels is None else tuple(self.channels)
+        return ImageFormat(channels, self.intensity, self.fill)
+
+    @property
+    def image_format(self) -> ImageFormat:
+        """Choice and scaling of the channels, ready for reading."""
+        return self.asked_format
+
+    @property
+    def n_channels(self) -> int:
+        """Number of channels of the network's input."""
+        return self.asked_format.n_channels
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """Steps from a decoded image to the network's input size."""
-        prepared = Preprocessing(self.input_size, self.view, self.fill, self.masks, self.stain)
+        prepared = Preprocessing(
+            self.input_size,
+            self.view,
+            self.fill,
+            self.masks,
+            self.stain,
+            fit=self.fit,
+            image_format=self.image_format,
+        )
         if self.masks == "cellpose":
             counts = MaskFormat("ids", instance=self.mask_instance or "centre")
             return replace(prepared, mask_format=counts, cellpose=self.cellpose.anywhere)

@@ -1,6 +1,6 @@
 """Preparation of decoded images for the network, the same in training and prediction."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import cv2
@@ -8,6 +8,7 @@ import numpy as np
 
 from cellbench.data import cellpose, segmentation
 from cellbench.data.cellpose import DEFAULT, CellposeConfig
+from cellbench.data.image_format import ImageFormat
 from cellbench.data.mask_format import UNKNOWN, MaskFormat, keep_centre
 from cellbench.data.stain import Normalisation, normalise
 from cellbench.data.views import (
@@ -24,8 +25,22 @@ from cellbench.utils.errors import UserError
 
 Masks = Literal["expert", "auto", "cellpose"]
 
+Fit = Literal["stretch", "pad", "crop"]
+"""How an image of another shape is brought to that of the network's input.
+
+stretch: both sides are scaled to the input's; cells become wider or taller.
+pad: the shorter side is filled up on both ends, then the image is scaled.
+crop: the longer side loses as much on both ends, then the image is scaled.
+"""
+
+_OPENCV_CHANNELS = 4
+"""Largest number of channels that OpenCV averages by area."""
+
 SMALLEST_SIDE, LARGEST_SIDE = 8, 4096
 """Pixels of a side of the network's input: larger ones fit no machine's memory."""
+
+MAX_CHANNELS = 64
+"""Largest number of channels of the network's input."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +61,15 @@ class Preprocessing:
     """Meaning of the values in expert masks; of others, the cells that count."""
     cellpose: CellposeConfig = DEFAULT
     """Model of Cellpose."""
+    fit: Fit = "stretch"
+    """How an image of another shape is brought to that of `image_size`."""
+    image_format: ImageFormat = field(default_factory=ImageFormat)
+    """Choice and scaling of the channels in the file, before everything else."""
+
+    @property
+    def n_channels(self) -> int:
+        """Number of channels of the network's input."""
+        return self.image_format.n_channels
 
     @property
     def segments(self) -> str:
@@ -66,11 +90,9 @@ class Preprocessing:
         try:
             if self.masks == "auto":
                 mask = segmentation.segment(image)
-                return (
-                    keep_centre(mask, "by data.masks: auto")
-                    if self.mask_format.instance == "centre"
-                    else mask
-                )
+                if self.mask_format.instance == "all":
+                    return mask
+                return keep_centre(mask, "by data.masks: auto")
             return cellpose.segment(image, self.cellpose, self.mask_format)
         except UserError as error:
             raise UserError(f"'{name}': {error}") from error
@@ -79,7 +101,7 @@ class Preprocessing:
         """Normalise stains, crop and resize; `apply_view` does the rest after augmentation.
 
         Args:
-            image: RGB, uint8, at its native size.
+            image: uint8, (H, W, channels), at its native size.
             mask: Its mask at the same size, or None; other masks than an expert's are made here.
             name: The image's name, for errors.
 
@@ -91,7 +113,7 @@ class Preprocessing:
                 left at `image_size`.
         """
         if not needs_mask(self.view):
-            return resize(normalise(image, self.stain), self.image_size), None
+            return resize(self._fit(normalise(image, self.stain)), self.image_size), None
         if self.masks != "expert":
             mask = self.segment(image, name)
         if mask is None:
@@ -105,15 +127,40 @@ class Preprocessing:
         if self.view == "crop":
             box = crop_box(mask)
             image, mask = image[box], mask[box]
+        image, mask = self._fit(image), self._fit(mask, BACKGROUND)
         small = resize_mask(mask, self.image_size)
         if not (small == NUCLEUS if self.view == "nucleus" else small > BACKGROUND).any():
             region = "nucleus" if self.view == "nucleus" else "cell"
             height, width = self.image_size
+            remedy = ", or data.fit: pad" if self.fit == "crop" else ""
             raise UserError(
                 f"data.view: {self.view}, but at {height}x{width} pixels nothing is left of the "
-                f"{region} in '{name}'; use a larger data.image_size"
+                f"{region} in '{name}'; use a larger data.image_size{remedy}"
             )
         return resize(image, self.image_size), small
+
+    def _fit(self, array: np.ndarray, fill: int | None = None) -> np.ndarray:
+        """Pad or crop an image or a mask to the shape of `image_size`, to the nearest pixel.
+
+        Args:
+            array: The image or mask at its native size.
+            fill: Value of what is added; None for the fill of the view.
+        """
+        if self.fit == "stretch":
+            return array
+        height, width = array.shape[:2]
+        wide = width * self.image_size[0] > height * self.image_size[1]  # than image_size
+        if wide == (self.fit == "pad"):
+            height = max(1, round(width * self.image_size[0] / self.image_size[1]))
+        else:
+            width = max(1, round(height * self.image_size[1] / self.image_size[0]))
+        if self.fit == "crop":
+            top, left = (array.shape[0] - height) // 2, (array.shape[1] - width) // 2
+            return array[top : top + height, left : left + width]
+        rows, columns = height - array.shape[0], width - array.shape[1]
+        margins = [(rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)]
+        margins += [(0, 0)] * (array.ndim - 2)
+        return np.pad(array, margins, constant_values=self.fill if fill is None else fill)
 
 
 def resize(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
@@ -127,8 +174,13 @@ def resize(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
         image: uint8 or float32, (H, W) or (H, W, channels).
         image_size: The new height and width.
     """
+    if image.ndim == 3 and image.shape[2] > _OPENCV_CHANNELS:
+        parts = range(0, image.shape[2], _OPENCV_CHANNELS)
+        some = [resize(image[..., i : i + _OPENCV_CHANNELS], image_size) for i in parts]
+        return np.concatenate(some, axis=2)
     shrunk = (min(image.shape[0], image_size[0]), min(image.shape[1], image_size[1]))
-    return _scale(_scale(image, shrunk, cv2.INTER_AREA), image_size, cv2.INTER_LINEAR)
+    resized = _scale(_scale(image, shrunk, cv2.INTER_AREA), image_size, cv2.INTER_LINEAR)
+    return resized.reshape(*image_size, *image.shape[2:])  # OpenCV drops the axis of one channel
 
 
 def resize_mask(mask: Mask, image_size: tuple[int, int]) -> Mask:

@@ -22,8 +22,8 @@ else:
 """Name of a power in `POWERS`."""
 
 
-class Key(NamedTuple):
-    """Request of a loader to the dataset."""
+class SampleRequest(NamedTuple):
+    """Request of a loader to the dataset for one image of a sample."""
 
     turn: int
     """Number of times that the sample has occurred before; its augmentation depends on it."""
@@ -33,8 +33,8 @@ class Key(NamedTuple):
     """True to blend the sample with another one."""
 
 
-class BatchSampler(Sampler[list[Key]]):
-    """Sampler of batches of keys, which tell workers the epoch with every sample.
+class BatchSampler(Sampler[list[SampleRequest]]):
+    """Sampler of batches of requests, which tell workers the epoch with every sample.
 
     A dataset attribute would not do: persistent workers hold a copy and never see it change.
 
@@ -83,52 +83,54 @@ class BatchSampler(Sampler[list[Key]]):
     def __len__(self) -> int:
         return self._batches
 
-    def __iter__(self) -> Iterator[list[Key]]:
-        keys = self._epoch_keys()
+    def __iter__(self) -> Iterator[list[SampleRequest]]:
+        requests = self._epoch_requests()
         skipped, self._skipped = self._skipped, 0
-        for batch in np.array_split(keys, self._batches)[skipped:]:
+        for batch in np.array_split(requests, self._batches)[skipped:]:
             yield [
-                Key(int(turn), int(position), bool(synthetic))
+                SampleRequest(int(turn), int(position), bool(synthetic))
                 for turn, position, synthetic in batch[self._rank :: self._ranks]
             ]
 
-    def _epoch_keys(self) -> np.ndarray:
-        """Return the epoch's keys in order, (n, 3)."""
+    def _epoch_requests(self) -> np.ndarray:
+        """Return the epoch's requests in order, (n, 3)."""
         if self._seed is None:
-            return _keys(0, self._positions)
+            return _requests(0, self._positions)
         generator = np.random.default_rng((self._seed, self._epoch))
         if not self._classes:
-            return _keys(self._epoch, generator.permutation(self._positions))
+            return _requests(self._epoch, generator.permutation(self._positions))
         dealt = []
         for label, (own, quota) in enumerate(self._classes):
             if self._synthetic and quota > len(own):
                 blended = self._deal(label, own, quota - len(own))
                 blended[:, 2] = True
-                dealt += [_keys(self._epoch, own), blended]
+                dealt += [_requests(self._epoch, own), blended]
             else:
                 dealt.append(self._deal(label, own, quota))
         return generator.permutation(np.concatenate(dealt))
 
     def _deal(self, label: int, own: np.ndarray, n: int) -> np.ndarray:
-        """Return the epoch's keys of a class: the next n of an endless row of its permutations.
+        """Return the epoch's n requests for a class, from an endless row of its permutations.
 
-        No sample is repeated before all of its class have been used, across epochs.
+        Epochs take turns: no sample is repeated before all of its class have been used.
         """
         assert self._seed is not None
         first = self._epoch * n
         if not n:
-            return _keys(0, own[:0])
+            return _requests(0, own[:0])
         turns = np.arange(first // len(own), (first + n - 1) // len(own) + 1)
         rows = [
-            _keys(int(turn), np.random.default_rng((self._seed, int(turn), label)).permutation(own))
+            _requests(
+                int(turn), np.random.default_rng((self._seed, int(turn), label)).permutation(own)
+            )
             for turn in turns
         ]
         start = first - int(turns[0]) * len(own)
         return np.concatenate(rows)[start : start + n]
 
 
-def _keys(turn: int, positions: np.ndarray) -> np.ndarray:
-    """Return keys of samples that are not synthetic, (n, 3)."""
+def _requests(turn: int, positions: np.ndarray) -> np.ndarray:
+    """Return requests for samples that are not synthetic, (n, 3)."""
     columns = [np.full_like(positions, turn), positions, np.zeros_like(positions)]
     return np.stack(columns, axis=1)
 

@@ -88,8 +88,9 @@ class Smote:
     def _copy(self, position: int) -> np.ndarray:
         image, mask = self._pixels.read(position)
         shown = apply_view(image, mask, self._view, self._fill)
-        small = cv2.resize(shown, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-        return small.astype(np.float32).ravel()
+        parts = np.split(shown, range(4, shown.shape[2], 4), axis=2)  # OpenCV takes four channels
+        small = [cv2.resize(part, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for part in parts]
+        return np.dstack(small).astype(np.float32).ravel()
 
     def blend(self, position: int, seed: tuple[int, ...]) -> tuple[Image, Mask | None]:
         """Return a synthetic image, and the union of the two masks.
@@ -104,6 +105,7 @@ class Smote:
         pair = [self._pixels.read(position), self._pixels.read(other)]
         # What a view hides of one image must not shine through where the other is shown.
         first, second = (apply_view(image, mask, self._view, self._fill) for image, mask in pair)
-        blended: Image = cv2.addWeighted(first, 1 - share, second, share, 0)  # type: ignore[assignment]
+        blended = np.asarray(cv2.addWeighted(first, 1 - share, second, share, 0), np.uint8)
+        blended = blended.reshape(first.shape)  # OpenCV drops the axis of one channel
         masks = [mask for _, mask in pair if mask is not None]
         return blended, np.maximum(*masks) if masks else None

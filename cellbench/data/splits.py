@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ PARTS: tuple[Part, ...] = get_args(Part)
 DEFAULT_TEST_SHARE = 0.2
 MAX_STEPS, MAX_NEEDS = 20_000, 400
 """The limits of the search for a split of few groups: a second or two, and Python's recursion."""
+FIXED = ("official", "predefined")
+"""Protocols whose test set the dataset fixes."""
 LEAKY = {"image": "split by image, ignoring groups: copies of one source may be on both sides"}
 
 
@@ -26,17 +29,18 @@ LEAKY = {"image": "split by image, ignoring groups: copies of one source may be 
 class SplitConfig:
     """Assignment of the samples to training, validation and test."""
 
-    protocol: Literal["grouped", "official", "image"] = "grouped"
+    protocol: Literal["grouped", "official", "predefined", "image"] = "grouped"
     """grouped keeps every group (patient, slide, original) in one part; official takes the authors'
-    test set (and validation set, if there is one); image ignores the groups, to reproduce published
-    numbers, and marks metrics, figures and reports as leaky. Images of equal content stay together
-    under every protocol but official, where they are an error, and so are groups that the authors'
-    parts share."""
+    test set (and validation set, if there is one); predefined takes the authors' folds; image
+    ignores the groups, to reproduce published numbers, and marks metrics, figures and reports as
+    leaky. Images of equal content stay together under grouped and image. Under official and
+    predefined it is an error if the authors' parts share a group or a content."""
     purge: bool = False
-    """Under official, leave out of training (and validation) the images that share a group or their
-    content with a part that is scored, instead of raising an error."""
+    """Under official and predefined, leave out of training (and validation) the images that share a
+    group or their content with a part that is scored, instead of raising an error."""
     folds: int | None = field(default=None, metadata=bounds(2))
-    """Number of folds of the cross-validation; null for one split by shares."""
+    """Number of folds of the cross-validation; null for one split by shares. Under predefined, null
+    takes all of the dataset's folds."""
     fold: int | None = None
     """Fold that is the test set, from 0."""
     val: float = field(default=0.15, metadata=bounds(above=0, below=1))
@@ -52,6 +56,12 @@ class SplitConfig:
         check_bounds(self, key)
         if self.protocol == "official" and (self.folds is not None or self.test is not None):
             raise UserError(f"{key}: the official test set is fixed; remove folds, fold and test")
+        if self.protocol == "predefined" and self.test is not None:
+            raise UserError(f"{key}: the dataset's folds are the test sets; remove test")
+        if self.folds is None and self.protocol == "predefined":
+            if (self.fold or 0) < 0:
+                raise UserError(f"{key}.fold: {self.fold} is negative; folds are counted from 0")
+            return
         if self.folds is None:
             if self.fold is not None:
                 raise UserError(f"{key}.fold: {self.fold} needs {key}.folds, the number of folds")
@@ -76,6 +86,12 @@ class Split:
     """SHA-256 of that text. Two runs are comparable only if their digests agree."""
     leaky: str | None
     """Reason why results on this split are unreliable; None if they are reliable."""
+    folds: int | None = None
+    """Number of folds of the cross-validation; None if there are none."""
+    fold: int | None = None
+    """Fold that is the test set, from 0; None if there are no folds."""
+    fold_name: str | None = None
+    """Name of that fold in the dataset; None unless the folds are predefined."""
 
     def indices(self, part: Part) -> np.ndarray:
         """Return the positions in the table of one part's samples, ascending."""
@@ -97,12 +113,36 @@ def draw(table: SampleTable, config: SplitConfig) -> Split:
     _check_classes(table, groups, parts, config)
     groups = table.groups()
     text = _to_csv(table, groups, parts)
-    return Split(parts, groups, text, digest_of(text), LEAKY.get(config.protocol))
+    folds, fold_name = config.folds, None
+    if config.protocol == "predefined":
+        names = fold_names(table)
+        folds, fold_name = len(names), names[config.fold or 0]
+    fold = None if folds is None else config.fold or 0
+    leaky = LEAKY.get(config.protocol)
+    return Split(parts, groups, text, digest_of(text), leaky, folds, fold, fold_name)
 
 
-def _deal(table: SampleTable, groups: np.ndarray, config: SplitConfig) -> np.ndarray:
-    """Give every sample its part, (n,); with few groups a part may lack a class."""
-    parts = np.full(len(table), "train", dtype="<U6")
+def fold_names(table: SampleTable) -> list[str]:
+    """Return the names of the dataset's own folds, numbers in their order; empty without any."""
+    names = {sample.fold for sample in table.samples if sample.fold is not None}
+    return sorted(names, key=lambda name: [_as_number(each) for each in re.split(r"(\d+)", name)])
+
+
+def _as_number(text: str) -> tuple[int, str]:
+    """Return a key by which numbers come in their order, before other texts."""
+    return (int(text), "") if text.isdecimal() else (-1, text)
+
+
+def fixed_parts(table: SampleTable, config: SplitConfig) -> np.ndarray:
+    """Return the parts as the dataset fixes them, (n,): train, val, test or purged.
+
+    Args:
+        table: The samples.
+        config: The options of the split; the protocol is one of `FIXED`.
+
+    Raises:
+        UserError: The dataset has no such parts.
+    """
     if config.protocol == "official":
         official = [sample.split for sample in table.samples]
         if None in official or "test" not in official:
@@ -110,8 +150,54 @@ def _deal(table: SampleTable, groups: np.ndarray, config: SplitConfig) -> np.nda
                 "data.split.protocol: this dataset has no official test set; use grouped"
             )
         parts = np.array(official, dtype="<U6")
-        if config.purge:  # no other protocol divides a group that it knows
-            purge(groups, parts)
+    else:
+        parts = _parts_of_fold(table, config)
+    if config.purge:
+        purge(table.groups(), parts)
+    return parts
+
+
+def _parts_of_fold(table: SampleTable, config: SplitConfig) -> np.ndarray:
+    """Return train and test as one of the dataset's own folds has them, (n,).
+
+    Raises:
+        UserError: The dataset has no folds, or no such fold, or an image is in none.
+    """
+    key, names = "data.split", fold_names(table)
+    if len(names) < 2:
+        raise UserError(
+            f"{key}.protocol: predefined, but this dataset has no folds of its own; use grouped "
+            f"with {key}.folds"
+        )
+    without = [sample.id for sample in table.samples if sample.fold is None]
+    if without:
+        raise UserError(
+            f"{key}.protocol: predefined, but '{without[0]}' has no fold ({len(without)} of "
+            f"{len(table)} images have none); give each one, or use grouped"
+        )
+    if config.folds not in (None, len(names)):
+        raise UserError(
+            f"{key}.folds: {config.folds}, but the dataset has {len(names)} folds "
+            f"({_shorten(names)}); give that number, or null"
+        )
+    if (config.fold or 0) >= len(names):
+        raise UserError(
+            f"{key}.fold: {config.fold} is not one of 0 to {len(names) - 1} ({_shorten(names)})"
+        )
+    tested = names[config.fold or 0]
+    parts = ["test" if sample.fold == tested else "train" for sample in table.samples]
+    return np.array(parts, dtype="<U6")
+
+
+def _shorten(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _deal(table: SampleTable, groups: np.ndarray, config: SplitConfig) -> np.ndarray:
+    """Give every sample its part, (n,); with few groups a part may lack a class."""
+    parts = np.full(len(table), "train", dtype="<U6")
+    if config.protocol in FIXED:
+        parts = fixed_parts(table, config)
     elif config.folds is None:
         shares = [1 - _test_share(config), _test_share(config)]
         parts[_partition(table, groups, shares, config.seed) == 1] = "test"
@@ -156,9 +242,9 @@ def _deal_again(
     Returns:
         The parts, (n,); `dealt` if there is no such split, or the search finds none.
     """
-    if config.protocol == "official":
-        official = {sample.split for sample in table.samples}
-        if "val" in official or any("test" in parts for parts in _lacking(table, dealt).values()):
+    if config.protocol in FIXED:
+        given = set() if config.protocol == "predefined" else {s.split for s in table.samples}
+        if "val" in given or any("test" in parts for parts in _lacking(table, dealt).values()):
             return dealt
         rest = np.flatnonzero(np.isin(dealt, ("train", "val")))
         begun = _cover(table, groups, config.seed, ["val", "train"], rest)
@@ -381,7 +467,7 @@ def _check_overlap(
 ) -> None:
     """Raise an error that names two samples of one group in two parts, if there are any."""
     seen: dict[int, int] = {}
-    purge = ", or data.split.purge: true" if config.protocol == "official" else ""
+    purge = ", or data.split.purge: true" if config.protocol in FIXED else ""
     for i, group in enumerate(groups):
         if parts[i] == "purged":
             continue
@@ -419,7 +505,7 @@ def _check_classes(
     images += "" if n_groups == 1 else "s"
     least = max(config.folds or 3, 3)
     what = f"{config.folds} folds need" if config.folds else "train, val and test need"
-    if config.protocol == "official":
+    if config.protocol in FIXED:
         why = "the authors' parts are fixed; use data.split.protocol: grouped"
         if missing == ["val"] or missing == ["train"]:
             why = "its training images cannot be divided; use data.split.protocol: grouped"

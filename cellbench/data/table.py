@@ -13,7 +13,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cellbench.utils.errors import UserError
+from cellbench.utils.errors import UserError, counted
 
 Part = Literal["train", "val", "test"]
 
@@ -102,10 +102,19 @@ class SampleTable:
                 )
 
     @property
-    def keys(self) -> np.ndarray:
+    def sample_seeds(self) -> np.ndarray:
         """A 64-bit number for each sample that depends on its id alone (uint64)."""
         digests = (hashlib.blake2b(s.id.encode(), digest_size=8).digest() for s in self.samples)
         return np.array([int.from_bytes(d, "little") for d in digests], dtype=np.uint64)
+
+    @property
+    def known_groups(self) -> str:
+        """Number of the dataset's own groups, and of the images whose group is known."""
+        known = [sample.group for sample in self.samples if sample.group is not None]
+        if not known:
+            return "none known"
+        images = "all images" if len(known) == len(self) else f"{len(known)} of {len(self)} images"
+        return f"{counted(len(set(known)), 'group')}, known for {images}"
 
     def conflict(self) -> str | None:
         """Describe two samples of equal content with different labels; None if there are none."""

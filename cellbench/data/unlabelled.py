@@ -87,7 +87,9 @@ class UnlabelledImages(Dataset[Batch]):
 
     def __getitem__(self, positions: list[int]) -> Batch:
         """Return a batch of the images at the given positions."""
-        images = np.zeros((len(positions), *self._preprocessing.image_size, 3), dtype=np.uint8)
+        prepared = self._preprocessing
+        shape = len(positions), *prepared.image_size, prepared.n_channels
+        images = np.zeros(shape, dtype=np.uint8)
         for i, position in enumerate(positions):
             try:
                 images[i] = self._show(position)
@@ -102,7 +104,7 @@ class UnlabelledImages(Dataset[Batch]):
     def _show(self, position: int) -> Image:
         """Return an image as the network sees it."""
         prepared, path = self._preprocessing, Path(self._paths[position])
-        image, mask = files.read_image(path, self._max_pixels), None
+        image, mask = files.read_image(path, self._max_pixels, prepared.image_format), None
         if self._masks is not None:
             mask = read_mask(
                 Path(self._masks[position]), image, prepared.mask_format, self._max_pixels

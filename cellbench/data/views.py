@@ -1,5 +1,6 @@
 """Views: the part of an image that the network sees. A view decides the pixels, nothing else."""
 
+import colorsys
 from typing import Literal
 
 import cv2
@@ -26,7 +27,7 @@ BACKGROUND_MARGIN = 0.06
 CROP_MARGIN = 0.06
 
 Image = NDArray[np.uint8]
-"""An RGB image, (H, W, 3)."""
+"""An image, (H, W, channels): RGB unless `data.channels` chooses other channels."""
 Mask = NDArray[np.uint8]
 """A mask of BACKGROUND, CYTOPLASM and NUCLEUS, (H, W)."""
 
@@ -60,7 +61,7 @@ def apply_view(image: Image, mask: Mask | None, view: View, fill: int) -> Image:
     """Hide the pixels that the view hides; the last step before the network.
 
     Args:
-        image: RGB, uint8, (H, W, 3), after every transform. Not changed.
+        image: uint8, (H, W, channels), after every transform. Not changed.
         mask: The mask after the same geometric transforms, (H, W); None for the raw view.
         view: What to show. `crop` has been done before the resize and changes nothing here.
         fill: The value, 0 to 255, of all that is hidden.
@@ -98,3 +99,24 @@ def _boxes(cell: NDArray[np.bool_]) -> NDArray[np.bool_]:
             max(y - margin, 0) : y + height + margin, max(x - margin, 0) : x + width + margin
         ] = True
     return hidden
+
+
+def as_rgb(image: NDArray[np.uint8]) -> Image:
+    """Return an image of any number of channels in colours, for people.
+
+    One channel is grey, and three are red, green and blue. Other numbers are mixed additively, each
+    channel in a hue of its own.
+
+    Args:
+        image: uint8, (H, W, channels).
+
+    Returns:
+        RGB, uint8, (H, W, 3); the image itself if it has three channels.
+    """
+    channels = image.shape[2]
+    if channels == 3:
+        return image
+    if channels == 1:
+        return np.repeat(image, 3, axis=2)
+    hues = np.array([colorsys.hsv_to_rgb(i / channels, 1, 1) for i in range(channels)])
+    return np.asarray(np.clip(image @ hues, 0, 255), np.uint8)

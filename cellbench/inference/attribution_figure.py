@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from cellbench.artifacts.attributions import TITLES, Method
-from cellbench.data.views import Image, Mask
+from cellbench.data.views import Image, Mask, as_rgb
 from cellbench.inference.attributions import attribute_by_all
 from cellbench.models.classifier import CellClassifier
 from cellbench.utils.html_page import plain
@@ -32,7 +32,7 @@ class Example(NamedTuple):
     predicted: str
     """Predicted class."""
     image: Image
-    """The image as the network sees it, uint8 RGB, (H, W, 3)."""
+    """The image as the network sees it, uint8, (H, W, channels)."""
     mask: Mask | None
     """Its mask, (H, W), whether the view shows it or not."""
     maps: Mapping[Method, np.ndarray]
@@ -78,7 +78,7 @@ def _draw_example(axes: Axes, example: Example, left: float, top: float) -> None
     prediction = "" if example.correct else f", predicted {example.predicted}"
     heading, colour = plain(example.label + prediction), INK if example.correct else WRONG
     axes.text(left, top - 0.21, heading, fontsize=10, color=colour, weight="bold")
-    tiles = [("as seen", example.image)]
+    tiles = [("as seen", as_rgb(example.image))]
     tiles += [(TITLES[m], overlay(example.image, heat)) for m, heat in example.maps.items()]
     height, width, _ = example.image.shape
     for k, (title, tile) in enumerate(tiles):
@@ -104,7 +104,7 @@ def side_by_side(model: CellClassifier, images: Tensor, fill: int) -> list[np.nd
 
     Args:
         model: A model on any device.
-        images: uint8 RGB images, (B, 3, H, W), as many as fit in a batch.
+        images: uint8 images, (B, C, H, W), as many as fit in a batch.
         fill: The view's fill.
 
     Returns:
@@ -115,7 +115,8 @@ def side_by_side(model: CellClassifier, images: Tensor, fill: int) -> list[np.nd
     shown = images.permute(0, 2, 3, 1).cpu().numpy()
     return [
         np.concatenate(
-            [image / 255, *(overlay(image, found.maps[i]) for found in by_method.values())], axis=1
+            [as_rgb(image) / 255, *(overlay(image, found.maps[i]) for found in by_method.values())],
+            axis=1,
         )
         for i, image in enumerate(shown)
     ]
@@ -127,7 +128,7 @@ def overlay(image: Image, heat: np.ndarray) -> np.ndarray:
     The map is blurred, because single pixels are noisy.
 
     Args:
-        image: uint8 RGB image, (H, W, 3).
+        image: uint8 image, (H, W, channels).
         heat: The map, (H, W); its absolute values are shown.
     """
     blurred = cv2.GaussianBlur(np.abs(heat), (0, 0), 0.01 * max(heat.shape))

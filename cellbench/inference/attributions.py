@@ -38,7 +38,7 @@ def attribute(model: CellClassifier, images: Tensor, method: Method, fill: int =
 
     Args:
         model: A model on any device. It is evaluated, and left in the mode that it was in.
-        images: uint8 RGB images as the network sees them, (B, 3, H, W), as many as fit in a batch.
+        images: uint8 images as the network sees them, (B, C, H, W), as many as fit in a batch.
         method: Attribution method.
         fill: Pixel value of the image that integrated gradients start from: the view's fill.
 
@@ -74,7 +74,7 @@ def attribute_by_all(
 
     Args:
         model: A model on any device.
-        images: uint8 RGB images as the network sees them, (B, 3, H, W), as many as fit in a batch.
+        images: uint8 images as the network sees them, (B, C, H, W), as many as fit in a batch.
         fill: Pixel value of the image that integrated gradients start from: the view's fill.
 
     Returns:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cellbench.data.views import Image
+from cellbench.data.views import Image, as_rgb
 from cellbench.utils.html_page import plain
 
 LARGEST = 64
@@ -27,7 +27,7 @@ class _Tile(NamedTuple):
     name: str
     """Name of the image's file."""
     image: Image
-    """The image as the network sees it, (H, W, 3)."""
+    """The image as the network sees it, (H, W, channels)."""
 
 
 class ContactSheet:
@@ -52,7 +52,7 @@ class ContactSheet:
             position: Position among all images, which is unique.
             predicted: Index of the predicted class.
             name: Name of the image's file.
-            image: The image as the network sees it, uint8 RGB, (3, H, W).
+            image: The image as the network sees it, uint8, (channels, H, W).
         """
         copied = image.permute(1, 2, 0).cpu().numpy().copy()  # a view would keep the whole batch
         insort(self._tiles, _Tile(confidence, position, predicted, name, copied))
@@ -80,7 +80,7 @@ class ContactSheet:
             predicted = textwrap.wrap(self._classes[tile.predicted], 20)[0]
             text = f"{plain(tile.name[-22:])}\n{plain(predicted)} {tile.confidence:.3f}"
             axes.text(x + 0.5, top - gap, text, ha="center", fontsize=6)
-            axes.imshow(tile.image, extent=(x, x + 1, top + tall, top))
+            axes.imshow(as_rgb(tile.image), extent=(x, x + 1, top + tall, top))
         axes.set(xlim=(0, total[0]), ylim=(total[1], 0), aspect="auto")
         return figure
 

@@ -39,7 +39,7 @@ class _Prepared(NamedTuple):
     label: str
     """True class."""
     image: Image
-    """The image as the network sees it, (H, W, 3)."""
+    """The image as the network sees it, (H, W, channels)."""
     mask: Mask | None
     """Its mask, (H, W), whether the view shows it or not; None if there is none."""
 
@@ -117,6 +117,7 @@ def _read_images(
     Raises:
         UserError: An image is missing or has changed since the training.
     """
+    data.trained_format = preprocessing.image_format
     samples = {sample.id: sample for sample in data.listed}
     content = {row["id"]: row["content"] for row in read_split(run.folder.split)}
     images = []

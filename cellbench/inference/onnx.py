@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from cellbench.artifacts.folder import whole_file
-from cellbench.data.preprocessing import Preprocessing
 from cellbench.inference.onnx_metadata import INPUT, OUTPUT
 from cellbench.models.classifier import CellClassifier
 from cellbench.utils.errors import UserError
@@ -48,7 +47,7 @@ class _Graph(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return probabilities, (B, classes), of uint8 RGB images, (B, H, W, 3)."""
+        """Return probabilities, (B, classes), of uint8 images, (B, H, W, channels)."""
         logits: Tensor = self.model(images.permute(0, 3, 1, 2))
         return logits.softmax(dim=1)
 
@@ -81,7 +80,7 @@ def export(model: CellClassifier, metadata: dict[str, Any], path: Path) -> None:
     if size >= LIMIT:
         raise UserError(f"export: {size / 1e9:.1f} GB of weights; an ONNX file holds 2.1 at most")
     # Two images: with one, the exporter would take the batch size for a constant.
-    example = torch.zeros(2, *metadata["image_size"], 3, dtype=torch.uint8)
+    example = torch.zeros(2, *metadata["image_size"], model.channels, dtype=torch.uint8)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # torch warns about its own exporter
@@ -100,9 +99,24 @@ def export(model: CellClassifier, metadata: dict[str, Any], path: Path) -> None:
         ) from error
     assert program is not None
     proto = program.model_proto
+    _drop_origins(proto)
     onnx.helper.set_model_props(proto, {METADATA: json.dumps(metadata, ensure_ascii=False)})
     with whole_file(path) as beside:
         onnx.save(proto, beside, format="protobuf")
+
+
+def _drop_origins(message: Any) -> None:
+    """Remove the origins of a graph's parts: lines of source code, with their paths here.
+
+    Args:
+        message: The graph, or a part of it, as a protobuf message; changed in place.
+    """
+    for field, value in message.ListFields():
+        if field.name in ("metadata_props", "doc_string"):
+            message.ClearField(field.name)
+        elif field.message_type is not None and field.name != "initializer":
+            for part in value if isinstance(value, Iterable) else [value]:
+                _drop_origins(part)
 
 
 def is_export(path: Path) -> bool:
@@ -120,7 +134,7 @@ def compare(model: CellClassifier, path: Path, batches: Iterable[Tensor]) -> Che
     Args:
         model: The model, float32, on the CPU.
         path: The file.
-        batches: Batches of uint8 RGB images at the model's size, (B, 3, H, W).
+        batches: Batches of uint8 images at the model's size, (B, C, H, W).
 
     Raises:
         UserError: The model's own probabilities are not finite.
@@ -148,8 +162,8 @@ def compare(model: CellClassifier, path: Path, batches: Iterable[Tensor]) -> Che
     return Check(n, same, largest)
 
 
-def random_images(preprocessing: Preprocessing, n: int = 64) -> Iterator[Tensor]:
-    """Yield one batch of noise, uint8, (n, 3, H, W), for a comparison without real images."""
+def random_images(model: CellClassifier, n: int = 64) -> Iterator[Tensor]:
+    """Yield one batch of noise, uint8, (n, C, H, W), for a comparison without real images."""
     generator = torch.Generator().manual_seed(0)
-    shape = (n, 3, *preprocessing.image_size)
+    shape = (n, model.channels, *model.image_size)
     yield torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)

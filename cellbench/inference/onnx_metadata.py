@@ -27,9 +27,11 @@ def describe(
     """
     prepared = described.preprocessing
     height, width = prepared.image_size
+    colours = "RGB" if model.channels == 3 else "channels in the order of the training"
     return {
         "cellbench": cellbench.__version__,
-        "input": f"{INPUT}: uint8, (batch, {height}, {width}, 3), RGB, 0 to 255; not normalised",
+        "input": f"{INPUT}: uint8, (batch, {height}, {width}, {model.channels}), {colours}, 0 to "
+        "255; not normalised",
         "output": f"{OUTPUT}: float32, (batch, {len(model.classes)}), in the order of classes",
         "classes": list(model.classes),
         **asdict(prepared),

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from cellbench.inference.prediction_table import PredictionTable, open_table, wr
 from cellbench.inference.rebuild import build_model
 from cellbench.inference.temperature import Temperature
 from cellbench.models.classifier import CellClassifier
+from cellbench.training.lightning_output import progress_bar
 from cellbench.training.signals import EndAtSignal
 from cellbench.utils.errors import UserError, counted
 from cellbench.utils.terminal import say
@@ -36,76 +38,95 @@ HEAT_MARK = "cellbench heat maps"
 """Description in the metadata of an image's heat maps, by which earlier ones are recognised."""
 
 
-def predict(
-    folder: RunFolder,
-    images: Sequence[Path],
-    masks: Path | None,
-    output: Path,
-    contact_sheet: Path | None,
-    explain: Path | None,
-    batch_size: int,
-    accelerator: str,
-    max_pixels: int,
-) -> None:
+@dataclass(frozen=True)
+class PredictOptions:
+    """Images to classify, and the files to write."""
+
+    images: Sequence[Path]
+    """Folders and files."""
+    masks: Path | None
+    """Folder of the masks; None if there are none."""
+    output: Path
+    """CSV to write: file, predicted, confidence, and p_<class> for each class."""
+    contact_sheet: Path | None
+    """PNG to write; None for none."""
+    explain: Path | None
+    """Folder for a PNG of each image with its heat maps; None for none."""
+    batch_size: int
+    """Greatest number of images in a batch."""
+    accelerator: str
+    """Lightning's name of the device."""
+    max_pixels: int
+    """Greatest number of pixels of an image; larger ones count as unreadable."""
+
+    @property
+    def unreadable(self) -> Path:
+        """CSV to write beside the output: the images that cannot be read, with the reasons."""
+        return self.output.with_suffix(".unreadable.csv")
+
+    def check(self) -> None:
+        """Check the numbers, and that no file of another kind would be replaced.
+
+        Raises:
+            UserError: A number is less than 1, or a file would be replaced.
+        """
+        for name in ("batch_size", "max_pixels"):
+            if (value := getattr(self, name)) < 1:
+                raise UserError(f"--{name}: {value} is less than 1")
+        check_replaceable("--output", self.output, has_mark(b"file,predicted,confidence,"))
+        check_replaceable("--output", self.unreadable, has_mark(b"file,reason\n"))
+        if self.contact_sheet is not None:
+            check_replaceable("--contact_sheet", self.contact_sheet, has_mark(SHEET_MARK.encode()))
+
+
+def predict(folder: RunFolder, options: PredictOptions) -> None:
     """Classify images, prepared as in the training, with one batch in memory at a time.
 
-    Images that cannot be read are left out. They are listed with the reasons in a file beside the
-    output, with `.unreadable.csv` in place of its suffix.
-
-    Args:
-        folder: The run.
-        images: Folders and files.
-        masks: Folder of the masks, or None.
-        output: CSV to write: file, predicted, confidence, and p_<class> for each class.
-        contact_sheet: PNG to write, or None.
-        explain: Folder for a PNG of each image with its heat maps, or None.
-        batch_size: Greatest number of images in a batch.
-        accelerator: Lightning's name of the device.
-        max_pixels: Greatest number of pixels of an image; larger ones count as unreadable.
+    Images that cannot be read are left out, and listed in a file of their own.
 
     Raises:
         UserError: There is no checkpoint, no image can be read, a mask that the view needs is
             missing, or a file cannot be written.
     """
-    for name, value in (("batch_size", batch_size), ("max_pixels", max_pixels)):
-        if value < 1:
-            raise UserError(f"--{name}: {value} is less than 1")
-    unreadable = output.with_suffix(".unreadable.csv")
-    check_replaceable("--output", output, has_mark(b"file,predicted,confidence,"))
-    check_replaceable("--output", unreadable, has_mark(b"file,reason\n"))
-    if contact_sheet is not None:
-        check_replaceable("--contact_sheet", contact_sheet, has_mark(SHEET_MARK.encode()))
+    options.check()
     described, state = read_checkpoint(folder.best)
-    dataset = UnlabelledImages(images, masks, described.preprocessing, max_pixels)
+    prepared = described.preprocessing
+    dataset = UnlabelledImages(options.images, options.masks, prepared, options.max_pixels)
     maps: list[Callback] = []
-    if explain is not None:
-        maps.append(_HeatMaps(explain, dataset, described.preprocessing.fill))
+    if options.explain is not None:
+        maps.append(_HeatMaps(options.explain, dataset, prepared.fill))
     model = build_model(described, state)
     temperature = Temperature.of_run(folder)
-    sheet = None if contact_sheet is None else ContactSheet(model.classes)
+    sheet = None if options.contact_sheet is None else ContactSheet(model.classes)
     signals = EndAtSignal("nothing is written; give the command again")
-    with whole_file(output) as beside, open_table(beside) as file:
+    with whole_file(options.output) as beside, open_table(beside) as file:
         table = PredictionTable(file, dataset, model.classes, temperature.value, sheet)
-        trainer = _trainer(described, accelerator, folder, [signals, table, *maps])
+        trainer = _trainer(described, options.accelerator, folder, [signals, table, *maps])
         with signals.watching():
-            trainer.predict(model, _loader(dataset, batch_size), return_predictions=False)
+            loader = _loader(dataset, options.batch_size)
+            trainer.predict(model, loader, return_predictions=False)
         if len(dataset.unreadable) == len(dataset):
             raise UserError(
                 f"none of the {len(dataset)} images can be read; the first: {dataset.unreadable[0]}"
             )
-        write_unreadable(unreadable, dataset)
-    say(f"{counted(table.written, 'image')}, view {described.preprocessing.view}: {output}")
+        write_unreadable(options.unreadable, dataset)
+    say(f"{counted(table.written, 'image')}, view {prepared.view}: {options.output}")
+    _show_notes(dataset, temperature, options.unreadable)
+    if sheet is not None and options.contact_sheet is not None:
+        figures.save(sheet.draw(), options.contact_sheet, SHEET_MARK)
+        say(f"contact sheet: {options.contact_sheet}")
+    if options.explain is not None:
+        say(f"heat maps: {options.explain}")
+    warn_of(folder, described)
+
+
+def _show_notes(dataset: UnlabelledImages, temperature: Temperature, unreadable: Path) -> None:
+    """Print notes on the images, and the temperature of the confidences."""
     if dataset.note:
         say(f"NOTE {dataset.note}")
     _note_possible_masks(dataset)
     say(f"confidence at temperature {temperature.value:.3g}: {temperature.why}")
     _note_unreadable(dataset, unreadable)
-    if sheet is not None and contact_sheet is not None:
-        figures.save(sheet.draw(), contact_sheet, SHEET_MARK)
-        say(f"contact sheet: {contact_sheet}")
-    if explain is not None:
-        say(f"heat maps: {explain}")
-    warn_of(folder, described)
 
 
 def warn_of(folder: RunFolder, described: Description) -> None:
@@ -158,7 +179,7 @@ def _trainer(
             logger=False,
             enable_checkpointing=False,
             default_root_dir=str(folder.path),
-            callbacks=callbacks,
+            callbacks=[*callbacks, progress_bar()],
             inference_mode=False,  # heat maps need gradients
         )
     except (MisconfigurationException, ValueError) as error:

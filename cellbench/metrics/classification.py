@@ -77,7 +77,7 @@ def derivatives(confusion: np.ndarray) -> dict[str, np.ndarray]:
     return found
 
 
-class Rows:
+class RowVariances:
     """Variances of metrics between groups, given the number of samples of each true class.
 
     The test set is stratified, so the mix of classes within a group is not a source of error.
@@ -187,7 +187,7 @@ def _intervals(
     Returns:
         The interval of each metric, (2,), and those of each class's metrics, (classes, 2).
     """
-    rows, by_count = Rows(by_group), derivatives(by_group.sum(axis=0))
+    rows, by_count = RowVariances(by_group), derivatives(by_group.sum(axis=0))
     right, true, predicted = _counts(by_group)
     right_error, _, predicted_error = _counts(rows.errors)
     recall = Shares(right, true)

@@ -158,8 +158,8 @@ def mean_contributions(sums: Array, counts: Array) -> Array:
     return contributions
 
 
-def degrees_of_freedom(contributions: Array, groups: int) -> float:
-    """Return the degrees of freedom of the sum of squared contributions; 0 if the sum is 0.
+def between_group_df(contributions: Array, groups: int) -> float:
+    """Return the degrees of freedom of a variance between groups; 0 if the variance is 0.
 
     If few groups cause most of the variance, there are fewer than the number of groups (Box 1953).
 
@@ -182,7 +182,7 @@ def variance_of(contributions: Array) -> tuple[float, float]:
         contributions: Contribution of each group to the estimate's error, (groups,); they sum to 0.
     """
     groups = len(contributions)
-    df = degrees_of_freedom(contributions, groups)
+    df = between_group_df(contributions, groups)
     return (float((contributions**2).sum()) * groups / (groups - 1) if df else 0.0), df
 
 

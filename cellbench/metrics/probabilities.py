@@ -12,9 +12,9 @@ from cellbench.metrics.classification import entry, evaluate
 from cellbench.metrics.intervals import (
     LEVEL,
     Shares,
+    between_group_df,
     bounded,
     critical,
-    degrees_of_freedom,
     mean_contributions,
     moderated,
     of_mean,
@@ -143,11 +143,11 @@ class Area:
         self.contributions: np.ndarray = one + other
         """Contribution of each group to the area's error, (groups,)."""
 
-    def _degrees_of_freedom(self) -> float:
+    def _combined_df(self) -> float:
         """Combine the degrees of freedom of both kinds of samples (Satterthwaite 1946)."""
         squares, parts = 0.0, 0.0
         for part, groups in zip(self._parts, self._groups, strict=True):
-            df, variance = degrees_of_freedom(part, groups), float((part**2).sum())
+            df, variance = between_group_df(part, groups), float((part**2).sum())
             squares += variance**2 / df if df else 0.0
             parts += variance
         return parts**2 / squares if squares else 0.0
@@ -166,7 +166,7 @@ class Area:
         a = self.value
         least, most = (_effective_pairs(a, *sizes) for sizes in (self._groups, self._samples))
         variance = float((self.contributions**2).sum()) if min(self._groups) > 1 else 0.0
-        df = self._degrees_of_freedom() if df is None else df
+        df = self._combined_df() if df is None else df
         spread = moderated(variance, df, a * (1 - a) / math.sqrt(least * most))
         return bounded(a, *spread, 0.0, 1.0, least)
 

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from cellbench.data.dataset import Batch, FeatureBatch
+from cellbench.models.backbones.channels import RGB
 from cellbench.models.co_teaching import CoTeacher
 from cellbench.models.config import ModelConfig
 from cellbench.models.epoch_metrics import WeightedMean, classification_metrics
@@ -29,12 +30,13 @@ from cellbench.utils.terminal import say
 
 
 class CellClassifier(CellNetwork):
-    """Network that classifies uint8 RGB images, and its training.
+    """Network that classifies uint8 images, and its training.
 
     Args:
         classes: Names of the classes.
         image_size: Height and width of the images in pixels.
         config: The options.
+        channels: Number of the images' channels; 3 for RGB.
 
     Raises:
         UserError: The network cannot be made, or has no stage of the name that is to be frozen.
@@ -45,8 +47,9 @@ class CellClassifier(CellNetwork):
         classes: tuple[str, ...],
         image_size: tuple[int, int],
         config: ModelConfig = ModelConfig(),  # noqa: B008  # frozen
+        channels: int = RGB,
     ) -> None:
-        super().__init__(classes, image_size, config)
+        super().__init__(classes, image_size, config, channels)
         self.description: dict[str, Any] = {}
         """Description of the run, in plain values, for checkpoints."""
         plan = make_plan(config, epochs=1, stages=len(self.stages))
@@ -79,12 +82,12 @@ class CellClassifier(CellNetwork):
         return extras
 
     @property
-    def freezes(self) -> bool:
+    def freezes_backbone(self) -> bool:
         """True if the whole backbone is frozen in at least one phase."""
         return self._freezing.backbone_ever_frozen
 
     @property
-    def sees_images(self) -> bool:
+    def needs_images(self) -> bool:
         """True if training needs the images, and not just the features of a frozen backbone."""
         changes_images = bool(self._mixing) or self.config.co_teaching is not None
         return changes_images or not self._freezing.backbone_always_frozen
@@ -207,21 +210,11 @@ class CellClassifier(CellNetwork):
             weights = balanced_weights(data.class_counts("train"))
             self._objective.class_weights = weights.to(self.device)
         if self.config.co_teaching is not None:
-            network = nn.ModuleDict(
-                {"backbone": self.backbone, "pool": self.pool, "head": self.head}
-            )
-            teacher = CoTeacher(
-                network, self._teacher_logits, self.config.co_teaching, len(data.table)
-            )
+            co_teaching, samples = self.config.co_teaching, len(data.table)
+            teacher = CoTeacher(self.parts, self.logits_by, co_teaching, samples)
             if self._teacher_state is not None:
                 teacher.restore(self._teacher_state)
             self._objective.teacher = teacher
-
-    def _teacher_logits(self, network: nn.ModuleDict, batch: Batch) -> Tensor:
-        """Return the logits of a batch, (B, classes), by a copy of this network."""
-        maps = network["backbone"](self.normalise(batch.images))
-        logits: Tensor = network["head"](network["pool"](maps))
-        return logits
 
     def training_step(self, batch: Batch | FeatureBatch) -> dict[str, Tensor]:
         """Return the loss with the penalties, and the logits, (B, classes)."""
@@ -282,17 +275,22 @@ class CellClassifier(CellNetwork):
 
 
 class FlatCellClassifier(CellClassifier):
-    """Network that classifies uint8 RGB images, and its training.
+    """Network that classifies uint8 images, and its training.
 
     Its options are those of `ModelConfig`, one by one: the keys of `model:` in a configuration.
 
     Args:
         classes: Names of the classes; taken from the data.
         image_size: Height and width of the images in pixels; taken from the data.
+        channels: Number of the images' channels; taken from the data.
         **options: Fields of `ModelConfig`.
     """
 
     def __init__(
-        self, classes: tuple[str, ...], image_size: tuple[int, int], **options: Any
+        self,
+        classes: tuple[str, ...],
+        image_size: tuple[int, int],
+        channels: int = RGB,
+        **options: Any,
     ) -> None:
-        super().__init__(classes, image_size, ModelConfig(**options))
+        super().__init__(classes, image_size, ModelConfig(**options), channels)

@@ -12,18 +12,20 @@ from torchmetrics import MetricCollection
 
 from cellbench.data.dataset import Batch, FeatureBatch
 from cellbench.models.backbones import factory
+from cellbench.models.backbones.channels import RGB
 from cellbench.models.config import ModelConfig
 from cellbench.models.epoch_metrics import WeightedMean, classification_metrics
 from cellbench.models.heads import HeadConfig, build_head
 
 
 class CellNetwork(LightningModule):
-    """Backbone, pooling and head that classify uint8 RGB images.
+    """Backbone, pooling and head that classify uint8 images.
 
     Args:
         classes: Names of the classes.
         image_size: Height and width of the images in pixels.
         config: The options; those of the training are not used here.
+        channels: Number of the images' channels, C below; 3 for RGB.
 
     Raises:
         UserError: The backbone cannot be made.
@@ -33,12 +35,17 @@ class CellNetwork(LightningModule):
     std: Tensor
 
     def __init__(
-        self, classes: tuple[str, ...], image_size: tuple[int, int], config: ModelConfig
+        self,
+        classes: tuple[str, ...],
+        image_size: tuple[int, int],
+        config: ModelConfig,
+        channels: int = RGB,
     ) -> None:
         super().__init__()
         self.classes = tuple(classes)
         self.image_size = (image_size[0], image_size[1])
         self.config = config
+        self.channels = channels
         built = factory.build(
             config.backbone,
             config.weights,
@@ -46,12 +53,13 @@ class CellNetwork(LightningModule):
             config.norm,
             config.head.pool,
             partial=config.partial_weights,
+            channels=channels,
         )
         self.backbone, self.pool = built.trunk, built.pool
         self.stages, self.loaded = built.stages, built.loaded
         self.head = build_head(config.head, built.width, len(classes))
-        self.register_buffer("mean", torch.tensor(built.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(built.std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(built.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(built.std).view(1, -1, 1, 1), persistent=False)
         self.to(memory_format=torch.channels_last)
         self.val_loss = WeightedMean()
         self.test_loss = WeightedMean()
@@ -68,6 +76,7 @@ class CellNetwork(LightningModule):
         return {
             "classes": list(self.classes),
             "image_size": list(self.image_size),
+            "channels": self.channels,
             "backbone": self.config.backbone,
             "norm": self.config.norm,
             "head": asdict(head) | {"hidden": list(head.hidden), "dropout": list(head.dropouts)},
@@ -83,8 +92,9 @@ class CellNetwork(LightningModule):
         """
         options = dict(arguments)
         classes, image_size = options.pop("classes"), options.pop("image_size")
+        channels = options.pop("channels", RGB)  # earlier versions had RGB alone
         head = HeadConfig(**options.pop("head"))
-        return cls(classes, image_size, ModelConfig(head=head, **options))
+        return cls(classes, image_size, ModelConfig(head=head, **options), channels)
 
     @property
     def grouped(self) -> bool:
@@ -92,16 +102,16 @@ class CellNetwork(LightningModule):
         return any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in self.backbone.modules())
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Normalise uint8 RGB images, (B, 3, H, W), as the backbone expects them; float32."""
+        """Normalise uint8 images, (B, C, H, W), as the backbone expects them; float32."""
         return (images.float() / 255 - self.mean) / self.std
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the pooled features, (B, D), of uint8 RGB images, (B, 3, H, W)."""
+        """Return the pooled features, (B, D), of uint8 images, (B, C, H, W)."""
         features: Tensor = self.pool(self.backbone(self.normalise(images)))
         return features
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits, (B, classes), of uint8 RGB images, (B, 3, H, W)."""
+        """Return the logits, (B, classes), of uint8 images, (B, C, H, W)."""
         logits: Tensor = self.head(self.features(images))
         return logits
 
@@ -112,6 +122,17 @@ class CellNetwork(LightningModule):
         else:
             logits = self(batch.images)
         return logits.float()
+
+    @property
+    def parts(self) -> nn.ModuleDict:
+        """The network's layers, of which a copy can be made for `logits_by`."""
+        return nn.ModuleDict({"backbone": self.backbone, "pool": self.pool, "head": self.head})
+
+    def logits_by(self, parts: nn.ModuleDict, batch: Batch) -> Tensor:
+        """Return the logits of a batch, (B, classes), by a copy of this network's `parts`."""
+        maps = parts["backbone"](self.normalise(batch.images))
+        logits: Tensor = parts["head"](parts["pool"](maps))
+        return logits
 
     def predict_step(self, batch: Batch) -> Tensor:
         """Return the probabilities of a batch, (B, classes), float32."""

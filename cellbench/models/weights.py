@@ -36,6 +36,8 @@ class Weights:
     """True for the backbone of a run, False for a whole network with its classifier."""
     norm: Norm = "batch"
     """Norm that the network was trained with, as in model.norm."""
+    channels: int = 3
+    """Number of channels of the images that the network was trained on."""
 
 
 class SkipInit(TorchFunctionMode):
@@ -97,7 +99,7 @@ def from_run(run: Path, name: str, *, partial: bool) -> Weights:
     try:
         checkpoint = torch_files.read(path, mapped=True)
         model = checkpoint[DESCRIPTION]["model"]
-        trained, norm = model["backbone"], model["norm"]
+        trained, norm, channels = model["backbone"], model["norm"], int(model.get("channels", 3))
         if norm not in NORMS:
             raise ValueError(f"unknown norm {norm}")
         state = checkpoint["state_dict"].items()
@@ -113,7 +115,7 @@ def from_run(run: Path, name: str, *, partial: bool) -> Weights:
             f"model.weights: the run {run} trained {trained}; give model.backbone: {trained}, or "
             "model.partial_weights: true to load the entries that fit"
         )
-    return Weights(own, f"the run {run}", of_run=True, norm=norm)
+    return Weights(own, f"the run {run}", of_run=True, norm=norm, channels=channels)
 
 
 def load(

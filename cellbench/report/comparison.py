@@ -19,7 +19,7 @@ from cellbench.metrics.tests import (
     resampled,
     unvaried,
 )
-from cellbench.report.values import MetricValues, groups_of
+from cellbench.report.metric_values import MetricValues, groups_of
 
 Metric = Literal["accuracy", "balanced_accuracy", "precision_macro", "f1_macro", "mcc", "kappa"]
 """Metrics by which conditions can be compared."""
@@ -339,7 +339,7 @@ def effects(compare: Comparer, found: Sequence[Condition]) -> list[Effect]:
     levels = _grid(found)
     if levels is None:
         return []
-    of = {tuple(str(each.settings[key]) for key in levels): each for each in found}
+    by_point = {tuple(str(each.settings[key]) for key in levels): each for each in found}
     shown = {key: key.rpartition(".")[2] for key in levels}
     names = list(levels)
     rows = []
@@ -347,7 +347,7 @@ def effects(compare: Comparer, found: Sequence[Condition]) -> list[Effect]:
     def contrast(chosen: Mapping[str, str]) -> Contrast:
         """Multiply (level - first level) over some factors, and average over the others."""
         weighted = []
-        for point, condition in of.items():
+        for point, condition in by_point.items():
             weight = 1.0
             for key, level in zip(names, point, strict=True):
                 if key not in chosen:

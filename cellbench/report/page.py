@@ -24,6 +24,8 @@ from cellbench.artifacts.finished import Finished
 from cellbench.artifacts.folder import whole_file
 from cellbench.config import strict_json, yaml
 from cellbench.data import files
+from cellbench.data.image_format import ImageFormat, Intensity
+from cellbench.data.views import as_rgb
 from cellbench.report import figures
 from cellbench.report.comparison import Comparison, curves
 from cellbench.report.report import (
@@ -163,6 +165,8 @@ def _splits(found: Sequence[Condition]) -> Iterator[dict[str, Any]]:
             "folds": folds,
             "n": n,
             "groups": len(set(runs[0].split.group.values())),
+            # Runs of earlier versions do not say.
+            "known": runs[0].metrics["split"].get("groups", ""),
             "sizes": {
                 part: sorted({len(split.parts[part]) for split in of_digest.values()})
                 for part in ("train", "val", "test")
@@ -269,6 +273,19 @@ def _root(run: Finished) -> Path | None:
     return Path(root) if isinstance(root, str) and Path(root).is_dir() else None
 
 
+def _shown_format(run: Finished) -> ImageFormat:
+    """Return the format in which a run's images can be shown: each with limits of its own."""
+    scaled = any(key.startswith("data.intensity.") for key in run.config)
+    channels = run.config.get("data.channels")
+    try:
+        return ImageFormat(
+            None if channels is None else tuple(channels),
+            Intensity("percentile 1", "percentile 99") if scaled else None,
+        )
+    except (UserError, TypeError):
+        return ImageFormat()  # no run has such a configuration
+
+
 def _picture(run: Finished, sample: str) -> str:
     """Return a sample's image as a data URL; empty if it is not exactly the one that was tested.
 
@@ -279,7 +296,7 @@ def _picture(run: Finished, sample: str) -> str:
     try:
         if root is None or files.fingerprint(root / sample) != run.split.content[sample]:
             return ""
-        image = files.read_image(root / sample)
+        image = as_rgb(files.read_image(root / sample, image_format=_shown_format(run)))
     except (UserError, ValueError):
         return ""
     width = min(max(1, round(image.shape[1] * IMAGE_HEIGHT / image.shape[0])), 3 * IMAGE_HEIGHT)

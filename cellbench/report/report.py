@@ -87,9 +87,9 @@ class Report:
         return [one.condition for one in self.scored]
 
     @property
-    def stamps(self) -> list[str]:
+    def warning_flags(self) -> list[str]:
         """Warning flags: reasons why the scores are unreliable."""
-        return self._by_reason({each.name: each.stamps for each in self.conditions})
+        return self._by_reason({each.name: each.warning_flags for each in self.conditions})
 
     @property
     def notes(self) -> list[str]:
@@ -105,12 +105,15 @@ class Report:
 
     def _by_reason(self, reasons: Mapping[str, Sequence[str]]) -> list[str]:
         """Return each reason once, with the conditions that it holds for if not for all."""
-        of: dict[str, list[str]] = {}
+        conditions: dict[str, list[str]] = {}
         for name, own in reasons.items():
             for reason in own:
-                of.setdefault(reason, []).append(name)
+                conditions.setdefault(reason, []).append(name)
         every = len(reasons)
-        return [r if len(names) == every else f"{'; '.join(names)}: {r}" for r, names in of.items()]
+        return [
+            r if len(names) == every else f"{'; '.join(names)}: {r}"
+            for r, names in conditions.items()
+        ]
 
     @property
     def verdict(self) -> list[str]:
@@ -212,15 +215,15 @@ def _basis(one: Comparison) -> str:
 
 def _unpaired(left_out: Sequence[Unpaired]) -> str:
     """Return the names of the runs that were left out, or their number if there are many."""
-    of: dict[str, list[str]] = {}
+    repeats: dict[str, list[str]] = {}
     for run in left_out:
         fold, split_seed, seed = run.repeat
         parts = [] if fold is None else [f"fold {fold}"]
         parts += [f"split seed {split_seed}"] if split_seed else []
-        of.setdefault(run.condition, []).append(" ".join([*parts, f"seed {seed}"]))
+        repeats.setdefault(run.condition, []).append(" ".join([*parts, f"seed {seed}"]))
     return ", ".join(
         f"{' and '.join(own) if len(own) <= MAX_NAMED else f'{len(own)} runs'} of {name}"
-        for name, own in of.items()
+        for name, own in repeats.items()
     )
 
 
@@ -361,7 +364,7 @@ def as_plain(report: Report) -> dict[str, Any]:
     return {
         "cellbench": cellbench.__version__,
         "verdict": report.verdict,
-        "stamps": report.stamps,
+        "stamps": report.warning_flags,
         "notes": report.notes,
         "metric": report.metric,
         "rope": report.rope,

@@ -21,14 +21,14 @@ class PendingFailures:
         self._study = study
         self.trials: list[OpenTrial] = []
 
-    def add(self, one: OpenTrial) -> None:
+    def add(self, trial: OpenTrial) -> None:
         """Add a trial that has failed."""
-        self.trials.append(one)
+        self.trials.append(trial)
 
     def store(self) -> None:
         """Mark all pending trials as failed in the study."""
-        for one in self.trials:
-            self._study.note(one.trial, "reason", one.failed)
-            self._study.note(one.trial, "duration", round(one.duration, 1))
-            self._study.tell(one.trial, TrialState.FAIL)
+        for trial in self.trials:
+            self._study.note(trial.optuna, "reason", trial.failed)
+            self._study.note(trial.optuna, "duration", round(trial.duration, 1))
+            self._study.tell(trial.optuna, TrialState.FAIL)
         self.trials.clear()

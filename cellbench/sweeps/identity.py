@@ -54,12 +54,12 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> 
     """
     found: list[str] = []
     for key in a.keys() | b.keys():
-        one, other = a.get(key), b.get(key)
-        if one == other:
+        first, second = a.get(key), b.get(key)
+        if first == second:
             continue
         # A parameter of the space is compared as a whole.
-        if isinstance(one, dict) and isinstance(other, dict) and prefix != "space: ":
-            found += _differing(one, other, f"{prefix}{key}{': ' if not prefix else '.'}")
+        if isinstance(first, dict) and isinstance(second, dict) and prefix != "space: ":
+            found += _differing(first, second, f"{prefix}{key}{': ' if not prefix else '.'}")
         else:
             found.append(f"{prefix}{key}")
     return found
@@ -76,11 +76,11 @@ def _only_ranges(a: Mapping[str, Any], b: Mapping[str, Any], key: str) -> bool:
     if not key.startswith("space: "):
         return False
     name = key.removeprefix("space: ")
-    one, other = a["space"].get(name), b["space"].get(name)
-    if not (isinstance(one, dict) and isinstance(other, dict)) or "low" not in one:
+    first, second = a["space"].get(name), b["space"].get(name)
+    if not (isinstance(first, dict) and isinstance(second, dict)) or "low" not in first:
         return False
-    rest = [{k: v for k, v in each.items() if k not in ("low", "high")} for each in (one, other)]
+    rest = [{k: v for k, v in each.items() if k not in ("low", "high")} for each in (first, second)]
     same_kind = all(
-        isinstance(one[k], int) == isinstance(other.get(k), int) for k in ("low", "high")
+        isinstance(first[k], int) == isinstance(second.get(k), int) for k in ("low", "high")
     )
-    return rest[0] == rest[1] and "low" in other and same_kind
+    return rest[0] == rest[1] and "low" in second and same_kind

@@ -32,51 +32,51 @@ class Judge:
         self._folder = folder
         self._runs = config.runs
 
-    def judge_epochs(self, one: OpenTrial, number: int) -> None:
+    def judge_epochs(self, trial: OpenTrial, run_index: int) -> None:
         """Judge a trial of a single run by the epochs that are new in its history.csv.
 
         Args:
-            one: The trial; stopped if it is pruned.
-            number: Number of the run.
+            trial: The trial; stopped if it is pruned.
+            run_index: Position of the run in `SweepConfig.runs`.
         """
         if len(self._runs) > 1 or self._config.pruner == "none":
             return
-        run = self._folder.run(one.trial.number, self._runs[number])
+        run = self._folder.run(trial.optuna.number, self._runs[run_index])
         rows = epochs(run)
-        while one.seen < len(rows) and not one.pruned:
-            if one.checkpoint is None:
-                one.checkpoint = read_checkpoint_config(run)
-            one.seen += 1
-            seen = rows[: one.seen]
-            (value,) = values_at(run, seen, one.checkpoint, self._config.metrics)
-            one.pruned = self._study.report(one.trial, one.seen, value)
-        if one.pruned:
-            one.stop()
+        while trial.seen < len(rows) and not trial.pruned:
+            if trial.checkpoint is None:
+                trial.checkpoint = read_checkpoint_config(run)
+            trial.seen += 1
+            seen = rows[: trial.seen]
+            (value,) = values_at(run, seen, trial.checkpoint, self._config.metrics)
+            trial.pruned = self._study.report(trial.optuna, trial.seen, value)
+        if trial.pruned:
+            trial.stop()
 
-    def judge_run(self, one: OpenTrial, number: int) -> None:
+    def judge_run(self, trial: OpenTrial, run_index: int) -> None:
         """Note the values of a finished run, and judge a trial of several runs by it.
 
         Args:
-            one: The trial; stopped if it is pruned, or failed if a value is not finite.
-            number: Number of the run.
+            trial: The trial; stopped if it is pruned, or failed if a value is not finite.
+            run_index: Position of the run in `SweepConfig.runs`.
         """
-        run = self._folder.run(one.trial.number, self._runs[number])
-        self.judge_epochs(one, number)
+        run = self._folder.run(trial.optuna.number, self._runs[run_index])
+        self.judge_epochs(trial, run_index)
         values = final_values(run, self._config.metrics)
         for name, value in zip(self._config.metrics, values, strict=True):
             if not math.isfinite(value):
-                one.failed = f"{run.path.name}: {name} is {value}"
-                one.stop()
+                trial.failed = f"{run.path.name}: {name} is {value}"
+                trial.stop()
                 return
         run.last.unlink(missing_ok=True)  # the run is over; a hundred of them would fill a disk
-        one.values[number] = values
-        if len(self._runs) == 1 or self._config.pruner == "none" or one.pruned:
+        trial.values[run_index] = values
+        if len(self._runs) == 1 or self._config.pruner == "none" or trial.pruned:
             return
-        first = [values[0] for values in one.values.values()]
+        first = [values[0] for values in trial.values.values()]
         if self._config.pruner == "wilcoxon":
-            step, value = number, first[-1]
+            step, value = run_index, first[-1]
         else:
             step, value = len(first), fmean(first)
-        if self._study.report(one.trial, step, value) and len(first) < len(self._runs):
-            one.pruned = True
-            one.stop()
+        if self._study.report(trial.optuna, step, value) and len(first) < len(self._runs):
+            trial.pruned = True
+            trial.stop()

@@ -39,15 +39,15 @@ class Launcher:
         self._folder = folder
         self._experiment = list(experiment)
 
-    def run_folder(self, one: OpenTrial, number: int) -> RunFolder:
+    def run_folder(self, trial: OpenTrial, run_index: int) -> RunFolder:
         """Return the folder of a trial's run."""
-        return self._folder.run(one.trial.number, self._config.runs[number])
+        return self._folder.run(trial.optuna.number, self._config.runs[run_index])
 
-    def start(self, one: OpenTrial, number: int) -> None:
+    def start(self, trial: OpenTrial, run_index: int) -> None:
         """Start a trial's run in a free worker."""
-        run = self.run_folder(one, number)
+        run = self.run_folder(trial, run_index)
         job = Job(
-            self._command_line(one, number),
+            self._command_line(trial, run_index),
             self._folder.log(run),
             self.free.pop(0),
             dict(os.environ),
@@ -56,23 +56,23 @@ class Launcher:
         run.path.parent.mkdir(parents=True, exist_ok=True)
         with hold_signals():
             job.start(self.command)
-            one.jobs[number] = job
+            trial.jobs[run_index] = job
 
-    def collect(self, one: OpenTrial, number: int) -> Job:
+    def collect(self, trial: OpenTrial, run_index: int) -> Job:
         """Take a run that has ended from its trial, and free its worker."""
-        job = one.jobs.pop(number)
+        job = trial.jobs.pop(run_index)
         self.free.append(job.slot)
         self.seconds.append(time.monotonic() - job.begun)
-        one.duration += self.seconds[-1]
+        trial.duration += self.seconds[-1]
         return job
 
-    def _command_line(self, one: OpenTrial, number: int) -> list[str]:
+    def _command_line(self, trial: OpenTrial, run_index: int) -> list[str]:
         """Return the command line of a trial's run."""
         return [
             "fit",
             *self._experiment,
-            *options(one.point),
-            *options(self._config.runs[number]),
-            f"--folder={self.run_folder(one, number).path}",
+            *options(trial.point),
+            *options(self._config.runs[run_index]),
+            f"--folder={self.run_folder(trial, run_index).path}",
             f"--test={str(self._config.compares).lower()}",
         ]

@@ -152,8 +152,8 @@ def _closed_figures() -> Iterator[None]:
     try:
         yield
     finally:
-        for number in set(matplotlib.pyplot.get_fignums()) - before:
-            matplotlib.pyplot.close(number)
+        for figure in set(matplotlib.pyplot.get_fignums()) - before:
+            matplotlib.pyplot.close(figure)
 
 
 def _draw(folder: SweepFolder, name: str, plot: Callable[[], Any]) -> bool:

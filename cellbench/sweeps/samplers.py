@@ -143,10 +143,10 @@ class CmaEsSampler(BaseSampler):
         if (
             self.GENERATION not in trial.system_attrs
         ):  # else it is run again, with its old parameters
-            number = self._storage.get_trial_id_from_study_id_trial_number(
+            trial_id = self._storage.get_trial_id_from_study_id_trial_number(
                 self._storage.get_study_id_from_name(study.study_name), trial.number
             )
-            self._storage.set_trial_system_attr(number, self.GENERATION, optimizer.generation)
+            self._storage.set_trial_system_attr(trial_id, self.GENERATION, optimizer.generation)
         optimizer.reseed_rng(self._seed)
         point = optimizer.ask()
         return {
@@ -168,14 +168,20 @@ class CmaEsSampler(BaseSampler):
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         # In the order in which they ended, so that a late one does not change earlier generations.
         done.sort(
-            key=lambda one: (one.datetime_complete is None, one.datetime_complete, one.number)
+            key=lambda trial: (
+                trial.datetime_complete is None,
+                trial.datetime_complete,
+                trial.number,
+            )
         )
         solved: dict[int, list[tuple[np.ndarray, float]]] = {}
-        for one in done:
-            generation = one.system_attrs.get(self.GENERATION)
-            if isinstance(generation, int) and space.keys() <= one.params.keys():
-                point = np.array([_to_unit(one.params[name], kind) for name, kind in space.items()])
-                solved.setdefault(generation, []).append((point, sign * float(one.values[0])))
+        for ended in done:
+            generation = ended.system_attrs.get(self.GENERATION)
+            if isinstance(generation, int) and space.keys() <= ended.params.keys():
+                point = np.array(
+                    [_to_unit(ended.params[name], kind) for name, kind in space.items()]
+                )
+                solved.setdefault(generation, []).append((point, sign * float(ended.values[0])))
         size = optimizer.population_size
         while len(solutions := solved.get(optimizer.generation, [])) >= size:
             optimizer.tell(solutions[:size])

@@ -66,7 +66,7 @@ def shown(point: Point) -> str:
 
 def _line(sweep: Sweep, ended: OpenTrial) -> str:
     """Return the outcome of a trial in one line."""
-    number = f"trial {ended.trial.number}"
+    number = f"trial {ended.optuna.number}"
     if ended.failed is not None:
         return f"{number} failed: {ended.failed} ({shown(ended.point)})"
     means = [fmean(values) for values in zip(*ended.values.values(), strict=True)]
@@ -87,7 +87,9 @@ def _counts(sweep: Sweep) -> str:
     names = {"running": TrialState.RUNNING, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
     parts += [f"{states[state]} {name}" for name, state in names.items() if states[state]]
     if total is not None and sweep.launcher.seconds and done < total:
-        left = (total - done) * len(sweep.config.runs) - sum(len(one.values) for one in sweep.open)
+        left = (total - done) * len(sweep.config.runs) - sum(
+            len(trial.values) for trial in sweep.open
+        )
         parts.append(f"about {_time(left * fmean(sweep.launcher.seconds) / sweep.workers)} left")
     best = None if sweep.config.compares else sweep.study.best()
     if best is not None:
@@ -107,14 +109,14 @@ def _state(sweep: Sweep) -> Group:
     table = Table(box=SIMPLE_HEAD)
     for column in ("trial", "run", "parameters", "epoch", "seconds"):
         table.add_column(column)
-    for one in sweep.open:
-        for number, job in one.jobs.items():
-            run = sweep.folder.run(one.trial.number, sweep.config.runs[number])
+    for trial in sweep.open:
+        for run_index, job in trial.jobs.items():
+            run = sweep.folder.run(trial.optuna.number, sweep.config.runs[run_index])
             rows = epochs(run)
             table.add_row(
-                str(one.trial.number),
-                f"{number + 1} of {len(sweep.config.runs)}",
-                printable(shown(one.point | sweep.config.runs[number])),
+                str(trial.optuna.number),
+                f"{run_index + 1} of {len(sweep.config.runs)}",
+                printable(shown(trial.point | sweep.config.runs[run_index])),
                 str(len(rows)),
                 f"{time.monotonic() - job.begun:.0f}",
             )

@@ -157,7 +157,7 @@ class Study:
             pairs = [(s * x, s * y) for s, x, y in zip(signs, a.values, b.values, strict=True)]
             return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
 
-        return [one for one in done if not any(dominates(other, one) for other in done)]
+        return [trial for trial in done if not any(dominates(other, trial) for other in done)]
 
     def best_trials(self) -> list[FrozenTrial]:
         """Return the best trial, or the Pareto front of a study with several metrics."""

@@ -112,22 +112,22 @@ class Sweep:
             self.study.hurry()
             raise
         finally:
-            for one in self.open:
-                one.stop()
+            for trial in self.open:
+                trial.stop()
             while self._jobs:
                 wait_for(self._jobs, POLL_S)
-                for one in self.open:
-                    for number, job in list(one.jobs.items()):
+                for trial in self.open:
+                    for run_index, job in list(trial.jobs.items()):
                         job.watch()
                         if job.exit_code is not None:
-                            del one.jobs[number]
-            for one in [*self.open, *self._failures.trials]:
-                self.study.give_back(one.trial)
+                            del trial.jobs[run_index]
+            for trial in [*self.open, *self._failures.trials]:
+                self.study.give_back(trial.optuna)
 
     @property
     def _jobs(self) -> list[Job]:
         """The runs in progress."""
-        return [job for one in self.open for job in one.jobs.values()]
+        return [job for trial in self.open for job in trial.jobs.values()]
 
     @property
     def _time_is_up(self) -> bool:
@@ -137,25 +137,26 @@ class Sweep:
 
     def _drop_lost_trials(self) -> None:
         """Stop the trials that another machine has taken over."""
-        for number in self.study.beat():
-            for one in [one for one in self.open if one.trial.number == number]:
-                one.lost = True
-                one.stop()
+        lost = self.study.beat()
+        for trial in self.open:
+            if trial.optuna.number in lost:
+                trial.lost = True
+                trial.stop()
 
     def _start_runs(self) -> None:
         """Give every free worker a run; one that an earlier command has finished needs none."""
         while self.launcher.free:
-            one = next((one for one in self.open if one.waiting), None)
-            if one is None and any(not other.jobs for other in self.open):
+            trial = next((trial for trial in self.open if trial.waiting), None)
+            if trial is None and any(not other.jobs for other in self.open):
                 return  # the study must know that these trials have ended before it is asked
-            one = one or self._next_trial()
-            if one is None:
+            trial = trial or self._next_trial()
+            if trial is None:
                 return
-            number = one.waiting.popleft()
-            if self.launcher.run_folder(one, number).metrics.is_file():
-                self._judge.judge_run(one, number)
+            run_index = trial.waiting.popleft()
+            if self.launcher.run_folder(trial, run_index).metrics.is_file():
+                self._judge.judge_run(trial, run_index)
             else:
-                self.launcher.start(one, number)
+                self.launcher.start(trial, run_index)
 
     def _next_trial(self) -> OpenTrial | None:
         """Ask the study for a trial; None if there is none now."""
@@ -165,74 +166,74 @@ class Sweep:
         if asked is None:
             self._asked_in_vain = time.monotonic()
             return None
-        one = OpenTrial(*asked, deque(range(len(self._runs))))
-        self.open.append(one)
-        return one
+        trial = OpenTrial(*asked, deque(range(len(self._runs))))
+        self.open.append(trial)
+        return trial
 
     def _check_runs(self, show: Show) -> None:
         """Take the results of the runs that have ended, and judge the others by their epochs."""
-        for one in list(self.open):
-            for number, job in list(one.jobs.items()):
+        for trial in list(self.open):
+            for run_index, job in list(trial.jobs.items()):
                 job.watch()
                 ended = job.exit_code is not None  # asked first, so that its last files are read
-                self._judge.judge_epochs(one, number)
+                self._judge.judge_epochs(trial, run_index)
                 if ended:
-                    self._take(one, number, self.launcher.collect(one, number))
-            if not one.jobs and not one.waiting:
-                self._conclude(one, show)
+                    self._take(trial, run_index, self.launcher.collect(trial, run_index))
+            if not trial.jobs and not trial.waiting:
+                self._conclude(trial, show)
 
-    def _take(self, one: OpenTrial, number: int, job: Job) -> None:
+    def _take(self, trial: OpenTrial, run_index: int, job: Job) -> None:
         """Take the result of a run that has ended: values, a failure, or another try."""
-        run = self.launcher.run_folder(one, number)
-        if one.pruned or one.lost or one.failed is not None:
+        run = self.launcher.run_folder(trial, run_index)
+        if trial.pruned or trial.lost or trial.failed is not None:
             return
         if job.exit_code == OTHER_RUN:  # begun on another kind of machine, or by another version
             shutil.rmtree(run.path)
-            one.checkpoint = None  # of that other run
-            one.waiting.appendleft(number)
+            trial.checkpoint = None  # of that other run
+            trial.waiting.appendleft(run_index)
             return
         if job.exit_code == 0 and run.metrics.is_file():
-            self._judge.judge_run(one, number)
+            self._judge.judge_run(trial, run_index)
             return
-        if job.killed and one.killed[number] + 1 < TRIES:
-            one.killed[number] += 1
-            one.waiting.appendleft(number)
+        if job.killed and trial.killed[run_index] + 1 < TRIES:
+            trial.killed[run_index] += 1
+            trial.waiting.appendleft(run_index)
             return
         reason = job.why()
-        one.failed = f"{run.path.name}: {reason}"
-        one.stop()
+        trial.failed = f"{run.path.name}: {reason}"
+        trial.stop()
         if job.exit_code == UNWRITABLE or shutil.disk_usage(self.folder.path).free < FULL_DISK:
             raise UserError(
                 f"{reason}; no run could go on; nothing is lost: make room, and give the same "
                 "command again"
             )
 
-    def _conclude(self, one: OpenTrial, show: Show) -> None:
+    def _conclude(self, trial: OpenTrial, show: Show) -> None:
         """Store the outcome of a trial whose runs have all ended."""
-        self.open.remove(one)
-        if one.lost:
+        self.open.remove(trial)
+        if trial.lost:
             return
-        if one.failed is not None:
-            self._failures.add(one)
-            show(self, one)
+        if trial.failed is not None:
+            self._failures.add(trial)
+            show(self, trial)
             if len(self._failures.trials) >= MAX_FAILURES:
                 raise UserError(
-                    f"{MAX_FAILURES} trials in a row have failed, the last for: {one.failed}; "
+                    f"{MAX_FAILURES} trials in a row have failed, the last for: {trial.failed}; "
                     f"their logs are in {self.folder.path / 'trials'}; give the same command "
                     "again to run them again"
                 )
             return
         self._failures.store()
-        self.study.note(one.trial, "duration", round(one.duration, 1))
-        if one.pruned:
-            self.study.tell(one.trial, TrialState.PRUNED)
+        self.study.note(trial.optuna, "duration", round(trial.duration, 1))
+        if trial.pruned:
+            self.study.tell(trial.optuna, TrialState.PRUNED)
         else:
-            self.study.note(one.trial, "values", [one.values[k] for k in sorted(one.values)])
-            means = [fmean(values) for values in zip(*one.values.values(), strict=True)]
-            self.study.tell(one.trial, TrialState.COMPLETE, means)
+            self.study.note(trial.optuna, "values", [trial.values[k] for k in sorted(trial.values)])
+            means = [fmean(values) for values in zip(*trial.values.values(), strict=True)]
+            self.study.tell(trial.optuna, TrialState.COMPLETE, means)
         if not self.config.compares:
             self._delete_checkpoints()
-        show(self, one)
+        show(self, trial)
 
     def _delete_checkpoints(self) -> None:
         """Delete all checkpoints but the best trial's; a hundred networks would fill a disk."""

@@ -18,7 +18,7 @@ class OpenTrial:
     in `SweepConfig.runs`.
     """
 
-    trial: Trial
+    optuna: Trial
     """Optuna's trial."""
     point: Point
     """Its parameters."""

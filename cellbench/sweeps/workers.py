@@ -271,8 +271,8 @@ def _work(
     if slot.gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(slot.gpus)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    for number in (1, 2):
-        os.dup2(output, number)
+    for descriptor in (1, 2):
+        os.dup2(output, descriptor)
     sys.stdout, sys.stderr = streams.lasting(1), streams.lasting(2)
     os.environ["LOKY_MAX_CPU_COUNT"] = str(slot.threads)  # the most that joblib.cpu_count returns
     import torch

@@ -20,16 +20,18 @@ def announcement(run: Run, precision: str, loading: str) -> str:
     data, model, trainer = run.data, run.model, run.trainer
     n = {part: len(data.partition.indices(part)) for part in ("train", "val", "test")}
     total = sum(p.numel() for p in model.parameters())
-    fold = "" if data.split.folds is None else f", fold {data.split.fold or 0}"
+    fold = "" if data.partition.fold is None else f", fold {data.partition.fold}"
+    fold += f" ('{data.partition.fold_name}')" if data.partition.fold_name is not None else ""
     purged = int((data.partition.parts == "purged").sum())
     out = f", {counted(purged, 'image')} purged: groups shared with a scored part" if purged else ""
     lines = [
         f"data       {type(data).__name__}, {len(data.classes)} classes, view {data.view}: "
         f"{n['train']} train, {n['val']} val, {n['test']} test images",
         f"split      {data.split.protocol}{fold}, digest {data.partition.digest[:12]}{out}",
-        f"images     {data.where}, {loading}",
+        f"groups     {_describe_groups(data)}",
+        f"images     {data.cache_location}, {loading}",
         *([f"masks      {data.mask_survey.text}"] if _shows_experts_masks(data) else []),
-        *([f"epoch      {data.shown}"] if run.trains and data.shown else []),
+        *([f"epoch      {data.epoch_summary}"] if run.trains and data.epoch_summary else []),
         f"model      {model.arguments['backbone']}, {total:,} parameters, "
         f"{model.trained:,} trained",
         *([f"weights    {model.loaded}"] if model.loaded else []),
@@ -38,8 +40,18 @@ def announcement(run: Run, precision: str, loading: str) -> str:
         f"run        {trainer.default_root_dir}",
     ]
     lines += [f"NOTE       {note}" for note in (*_notes_on_data(run), *_notes_on_model(run))]
-    lines += [f"UNRELIABLE {flag}" for flag in run.stamps]
+    lines += [f"UNRELIABLE {flag}" for flag in run.warning_flags]
     return "\n".join(lines)
+
+
+def _describe_groups(data: CellDataModule) -> str:
+    """Describe the groups that the split keeps in one part, if any are known."""
+    known = data.table.known_groups
+    if data.table.copies:
+        known += f"; {counted(len(data.table.copies), 'pair')} of near copies kept together"
+    if known == "none known" and data.split.protocol == "grouped":
+        known += ": each image counts as its own; patients or slides may be in several parts"
+    return known
 
 
 def _shows_experts_masks(data: CellDataModule) -> bool:
@@ -51,7 +63,9 @@ def _notes_on_data(run: Run) -> Iterator[str]:
     """Yield warnings about valid but unusual settings of the data and the training."""
     data = run.data
     if data.note:
-        yield data.note
+        yield from data.note.splitlines()
+    if data.stretching:
+        yield data.stretching
     batches = run.config["trainer"].get("limit_train_batches")
     if run.trains and batches is not None:
         limit = counted(batches, "batch", "batches")
@@ -79,5 +93,5 @@ def _notes_on_model(run: Run) -> Iterator[str]:
     swapped = model.arguments["norm"] == "group" and model.loaded is not None
     if swapped and model.trained < sum(p.numel() for p in model.parameters()):
         yield "what is frozen was trained with batch norm, and has group norm now"
-    if model.freezes and run.config["model"]["weights"] == "none":
+    if model.freezes_backbone and run.config["model"]["weights"] == "none":
         yield "the frozen backbone has random weights; give model.weights"

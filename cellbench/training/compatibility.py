@@ -2,9 +2,11 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from cellbench.artifacts.checkpoint import Description, check_pooling, read_checkpoint
 from cellbench.data.mask_format import UNKNOWN
+from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.views import needs_mask
 from cellbench.models.classifier import CellClassifier
 from cellbench.utils.errors import UserError
@@ -94,12 +96,18 @@ def changed_preprocessing(trained: Description, current: Description) -> list[st
         trained: The checkpoint's description.
         current: The description of the data that it is to be scored on.
     """
-    ours, theirs = asdict(current.preprocessing), asdict(trained.preprocessing)
-    # Other files may have other values for the same regions; those read them right.
-    for each in (ours, theirs):
-        each["mask_instance"] = each.pop("mask_format")["instance"]
+    ours, theirs = _settings(current.preprocessing), _settings(trained.preprocessing)
     return [
         f"{name} is {value} here, and was {theirs[name]} in training"
         for name, value in ours.items()
         if value != theirs[name]
     ]
+
+
+def _settings(prepared: Preprocessing) -> dict[str, Any]:
+    """Return the settings of a preprocessing by their names, those of its parts among them."""
+    settings = asdict(prepared)
+    settings |= settings.pop("image_format")
+    # Other files may have other values for the same regions; those read them right.
+    settings["mask_instance"] = settings.pop("mask_format")["instance"]
+    return settings

@@ -23,7 +23,7 @@ FORMAT = 2
 """Part of every file's name; raise it when features are computed or stored differently."""
 
 
-def keep(model: CellClassifier, data: CellDataModule, trainer: Trainer) -> str | None:
+def precompute(model: CellClassifier, data: CellDataModule, trainer: Trainer) -> str | None:
     """Give the data module the features of its images, if they are the same in every epoch.
 
     All images of the table have features, whatever their part of the split, so that folds share
@@ -40,8 +40,8 @@ def keep(model: CellClassifier, data: CellDataModule, trainer: Trainer) -> str |
     Raises:
         UserError: The features cannot be written.
     """
-    if not suffice(model, data):
-        if model.sees_images or not data.cache.features:
+    if not can_replace_images(model, data):
+        if model.needs_images or not data.cache.features:
             return None
         return (
             "features   not kept: data.augment (or data.smote) makes other images in every epoch; "
@@ -54,7 +54,7 @@ def keep(model: CellClassifier, data: CellDataModule, trainer: Trainer) -> str |
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             return model.features(images)
 
-    probe = compute(torch.zeros(1, 3, *data.input_size).byte().to(model.device))
+    probe = compute(torch.zeros(1, model.channels, *data.input_size).byte().to(model.device))
     width, dtype = probe.shape[1] * probe.element_size(), probe.dtype
     network = _identify(model, trainer)
 
@@ -71,9 +71,9 @@ def keep(model: CellClassifier, data: CellDataModule, trainer: Trainer) -> str |
     )
 
 
-def suffice(model: CellClassifier, data: CellDataModule) -> bool:
+def can_replace_images(model: CellClassifier, data: CellDataModule) -> bool:
     """Return True if the training can use features instead of images."""
-    return not model.sees_images and data.cache.features and data.variants is not None
+    return not model.needs_images and data.cache.features and data.variants is not None
 
 
 def _features(

@@ -17,7 +17,7 @@ def summarise(
     rows: Sequence[Mapping[str, str]],
     *,
     experiment: str,
-    stamps: Sequence[str],
+    warning_flags: Sequence[str],
     epoch: int | None,
     parameters: int,
 ) -> dict[str, Any]:
@@ -30,22 +30,23 @@ def summarise(
         data: The data module, set up.
         rows: Rows of the run's split.csv.
         experiment: The experiment's name.
-        stamps: The run's warning flags.
+        warning_flags: The run's warning flags.
         epoch: The epoch whose weights were scored; None if it is not known.
         parameters: Number of the network's parameters.
     """
     prior = _training_shares(data)
-    split = data.split
+    split = data.partition
     result: dict[str, Any] = {
         "experiment": experiment,
-        "stamps": list(stamps),
+        "stamps": list(warning_flags),
         "split": {
-            "digest": data.partition.digest,
+            "digest": split.digest,
             "masks": data.masks_digest,
-            "protocol": split.protocol,
+            "protocol": data.split.protocol,
+            "groups": data.table.known_groups,
             "folds": split.folds,
-            "fold": None if split.folds is None else split.fold or 0,
-            "n": {part: len(data.partition.indices(part)) for part in get_args(Part)},
+            "fold": split.fold,
+            "n": {part: len(split.indices(part)) for part in get_args(Part)},
         },
         "epoch": epoch,
         "view": data.view,

@@ -121,7 +121,7 @@ class Run:
     def __post_init__(self) -> None:
         """Describe the run for its checkpoints, and collect the warning flags known so far."""
         flags = (self.data.partition.leaky, self.data.table.conflict())
-        self.stamps = [flag for flag in flags if flag]
+        self.warning_flags = [flag for flag in flags if flag]
         self._record = RunRecord(self.folder, self.config, self.trainer.loggers, draws=self.draws)
         self.description = Description(
             cellbench=cellbench.__version__,
@@ -234,14 +234,14 @@ class Run:
         if trained.split != self.description.split:
             for run in unseen.lineage(ckpt_path.parent.parent):
                 unseen.check_unseen(part, self._split, self.config, run)
-            self.stamps.append("another split than the run's, without its training's images")
+            self.warning_flags.append("another split than the run's, without its training's images")
         else:
             compatibility.check_masks(trained, self.description)
-        self.stamps += compatibility.changed_preprocessing(trained, self.description)
+        self.warning_flags += compatibility.changed_preprocessing(trained, self.description)
 
     def _train(self, begun: Path | None) -> None:
         """Train, from a checkpoint if there is one, and write best.ckpt and last.ckpt."""
-        kept = features.keep(self.model, self.data, self.trainer)
+        kept = features.precompute(self.model, self.data, self.trainer)
         if kept and self.ranks.first:
             say(kept, flush=True)
         try:
@@ -283,7 +283,7 @@ class Run:
             self.data,
             self._split,
             experiment=self.config["name"],
-            stamps=self.stamps,
+            warning_flags=self.warning_flags,
             epoch=self._best_epoch() if self.callbacks.history.rows else None,
             parameters=sum(p.numel() for p in self.model.parameters()),
         )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 
 from cellbench.artifacts.checkpoint import WholeCheckpointIO, read_checkpoint
@@ -16,6 +16,7 @@ from cellbench.artifacts.folder import RunFolder
 from cellbench.config.values import shown
 from cellbench.training import precision
 from cellbench.training.distributed import environment
+from cellbench.training.lightning_output import progress_bar
 from cellbench.utils.errors import UserError
 
 # torch fills new memory if algorithms must be deterministic; that is not needed, and costs a few
@@ -167,6 +168,10 @@ def make_trainer(
         UserError: The machine lacks a requested device, or Lightning refuses the options.
     """
     callbacks = as_list(options["callbacks"])
+    shows_progress = options["enable_progress_bar"] is not False  # null means true
+    bars = []
+    if shows_progress and not any(isinstance(each, ProgressBar) for each in callbacks):
+        bars.append(progress_bar())
     plugins = as_list(options["plugins"])
     if (launched := environment()) is not None:
         plugins.append(launched)
@@ -177,7 +182,7 @@ def make_trainer(
         "enable_checkpointing": any(isinstance(each, Checkpoint) for each in callbacks),
         "sync_batchnorm": options["sync_batchnorm"] and device == "cuda",
         "logger": [*own_loggers, *as_list(options["logger"])] or False,
-        "callbacks": [*callbacks, *own_callbacks],
+        "callbacks": [*callbacks, *own_callbacks, *bars],
         "plugins": [*plugins, WholeCheckpointIO()],
     }
     with _user_errors(options):

@@ -10,11 +10,11 @@ from cellbench.data.splits import first_seen, read_split
 from cellbench.data.table import Part
 from cellbench.utils.errors import UserError
 
-Rows = Sequence[Mapping[str, str]]
+SplitRows = Sequence[Mapping[str, str]]
 """Rows of a split.csv."""
 
 
-def check_weights(rows: Rows, config: Mapping[str, Any]) -> None:
+def check_weights(rows: SplitRows, config: Mapping[str, Any]) -> None:
     """Refuse initial weights from a run that has seen images which are to be scored.
 
     Args:
@@ -31,7 +31,7 @@ def check_weights(rows: Rows, config: Mapping[str, Any]) -> None:
 
 def check_unseen(
     part: Part,
-    rows: Rows,
+    rows: SplitRows,
     config: Mapping[str, Any],
     run: Path,
     seen: Sequence[str] = ("train", "val"),

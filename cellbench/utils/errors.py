@@ -101,6 +101,8 @@ def find_user_error(error: BaseException | None) -> UserError | None:
 def suggest(name: object, allowed: Iterable[object], prefix: str = "") -> str:
     """Suggest the allowed names closest to `name`, or list all of them if they are few.
 
+    An allowed name that consists of the initials is the closest: `lr` of `learning_rate`.
+
     Args:
         name: The name that was given.
         allowed: The allowed names.
@@ -111,7 +113,9 @@ def suggest(name: object, allowed: Iterable[object], prefix: str = "") -> str:
         close and the list is long.
     """
     known = [str(each) for each in allowed]  # a key in a file may be a number
-    close = get_close_matches(str(name), known, n=3, cutoff=0.6)
+    initials = "".join(word[:1] for word in str(name).rpartition(".")[2].split("_"))
+    close = [each for each in known if "_" in str(name) and each.rpartition(".")[2] == initials]
+    close = sorted(close, key=len)[:3] or get_close_matches(str(name), known, n=3, cutoff=0.6)
     if close:
         return f"; closest: {', '.join(prefix + each for each in close)}"
     return f"; allowed: {', '.join(known)}" if 0 < len(known) <= 12 else ""

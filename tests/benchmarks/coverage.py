@@ -91,9 +91,9 @@ def logits(labels: np.ndarray, noise: np.ndarray, apart: float) -> np.ndarray:
     return means * (means[labels][:, None] * np.eye(len(SHARES))[labels] + noise) - means**2 / 2
 
 
-def softmax(of: np.ndarray) -> np.ndarray:
+def softmax(scores: np.ndarray) -> np.ndarray:
     """Return probabilities, (n, classes)."""
-    raised = np.exp(of - of.max(axis=1, keepdims=True))
+    raised = np.exp(scores - scores.max(axis=1, keepdims=True))
     return raised / raised.sum(axis=1, keepdims=True)
 
 
@@ -128,8 +128,10 @@ def draw(
     found = []
     for _ in range(setting.seeds):
         noise = shared + rng.normal(0, np.sqrt(NOISE["run"]), shape)
-        of = logits(labels, noise, apart)
-        found.append(softmax(of + np.log(counts / counts.sum()) if calibrated else SURE * of))
+        scores = logits(labels, noise, apart)
+        found.append(
+            softmax(scores + np.log(counts / counts.sum()) if calibrated else SURE * scores)
+        )
     runs = np.concatenate([fold + setting.folds * seed for seed in range(setting.seeds)])
     again = setting.seeds
     return np.tile(labels, again), np.concatenate(found), np.tile(group, again), runs

@@ -11,7 +11,7 @@ from typing import Any
 from cellbench.__main__ import main
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["cellbench.cli.running"])
+CONTEXT.set_forkserver_preload(["cellbench.cli.execution.running"])
 
 
 def apart(function: Callable[..., Any], *args: Any) -> Any:

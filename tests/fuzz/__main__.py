@@ -27,8 +27,8 @@ EVERY = 250
 
 def warm_up() -> None:
     """Imports what the commands would, so that an input takes no seconds for it."""
-    import_module("cellbench.cli.warm")
-    import_module("cellbench.cli.sweeping")
+    import_module("cellbench.cli.execution.warm")
+    import_module("cellbench.cli.execution.sweeping")
     for command in COMMANDS:
         import_module(f"cellbench.cli.{command}")
     from matplotlib import font_manager, get_cachedir

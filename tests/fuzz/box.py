@@ -141,7 +141,7 @@ def program(args: Sequence[str]) -> None:
     Two things differ: a sweep's workers are forked from this process, as a fork server of their own
     would import for ten seconds; and a run on several devices is not started.
     """
-    from cellbench.cli import running
+    from cellbench.cli.execution import running
     from cellbench.sweeps import workers
     from tests.conftest import last_of_each
 

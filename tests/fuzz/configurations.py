@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from tests.fuzz import damage, values
+from tests.fuzz import damage, odd_values
 from tests.fuzz.box import Box, Input
 from tests.fuzz.template import EXPERIMENT, PREDICT, SWEEPS, TINY, Template
 
@@ -67,9 +67,9 @@ def experiments(rng: Random, box: Box, template: Template) -> Input:
     given = Input("experiments", "", _taking_experiments(rng, box), own_code=True)
     if rng.random() < 0.7:
         key = rng.choice(list(flat(template.experiment)))
-        value = values.draw(rng)
+        value = odd_values.draw(rng)
         path.write_text(with_value(EXPERIMENT, key, value), errors="surrogateescape")
-        given.what = f"{key}: {values.shown(value)}"
+        given.what = f"{key}: {odd_values.shown(value)}"
         given.own_code = "!!python" not in value
         given.may_last = _lasts(key, value)
         given.network = _asks_network(key, value)
@@ -106,13 +106,13 @@ def _other_yaml(rng: Random, path: Path, keys: list[str]) -> str:
         "a dropped key": lambda: yaml.safe_dump({k: v for k, v in config.items() if k != top}),
         "a group that is a list": lambda: yaml.safe_dump(config | {top: [config[top]]}),
         "a list at the top": lambda: yaml.safe_dump([config]),
-        "a scalar at the top": lambda: values.draw(rng),
+        "a scalar at the top": lambda: odd_values.draw(rng),
         "two documents": lambda: text + "---\n" + text,
         "a directive": lambda: "%YAML 9.9\n---\n" + text,
         "comments alone": lambda: "# nothing\n",
         "an unclosed quote": lambda: text + "x: 'abc\n",
         "an unclosed list": lambda: text + "x: [1, 2\n",
-        "an awkward key": lambda: text + f"? {values.draw(rng)}\n: 1\n",
+        "an awkward key": lambda: text + f"? {odd_values.draw(rng)}\n: 1\n",
         "a long key": lambda: text + "k" * 5000 + ": 1\n",
         "an ESC key": lambda: text + '"\\e[31mkey": 1\n',
         "many keys": lambda: text + "".join(f"key{i}: {i}\n" for i in range(200_000)),
@@ -123,7 +123,7 @@ def _other_yaml(rng: Random, path: Path, keys: list[str]) -> str:
         "itself": lambda: "&a\nmodel: *a\n",
         "itself below": lambda: "data: &a {init_args: *a}\n",
         "a merge of itself": lambda: "model: &a\n  <<: *a\n",
-        "a bomb": lambda: f"x: {values.bomb()}\n",
+        "a bomb": lambda: f"x: {odd_values.bomb()}\n",
         "a bomb of merges": lambda: _merges(),
         "deep blocks": lambda: "".join(" " * i + f"k{i}:\n" for i in range(2000)),
         "deep lists": lambda: "x: " + "- " * 10_000 + "1\n",
@@ -200,10 +200,10 @@ def command_lines(rng: Random, box: Box, template: Template) -> Input:
         options = template.options.get(command) or list(flat(template.experiment))
         option = rng.choice([each for each in options if each not in ("help", "debug")])
         option = option.replace("data.init_args", "data")
-        value = values.draw(rng, hostile=0.1)
+        value = odd_values.draw(rng, hostile=0.1)
         if option in ("to", "runs") and value in (".", "..", "/"):
             value = "data"  # the user would ask for files there, or for a lock beside it
-        given = Input("command lines", f"--{option}={values.shown(value)}", base)
+        given = Input("command lines", f"--{option}={odd_values.shown(value)}", base)
         given.args.append(f"--{option}={value}")
         given.own_code = "!!python" not in value
         given.may_last = _lasts(option, value) or command == "sweep"
@@ -214,7 +214,7 @@ def command_lines(rng: Random, box: Box, template: Template) -> Input:
         argument = rng.choice(_ARGUMENTS)
         return Input(
             "command lines",
-            f"{values.shown(repr(argument))} at {position}",
+            f"{odd_values.shown(repr(argument))} at {position}",
             [*base[:position], argument, *base[position:]],
             own_code=True,
         )
@@ -279,14 +279,14 @@ def sweep_files(rng: Random, box: Box, template: Template) -> Input:
         path.write_text(yaml.safe_dump(keys))
         given.what = _other_yaml(rng, path, list(keys))
         return given
-    value = values.draw(rng)
+    value = odd_values.draw(rng)
     given.own_code = "!!python" not in value
     if chance < 0.55:
         known = ("experiment", "space", "metric", "direction", "sampler", "seed", "pruner")
         key = rng.choice((*known, "trials", "time", "timeout", "repeat"))
         text = with_value({k: v for k, v in keys.items() if k != key}, _HERE + "K", value)
         path.write_text(text.replace(_HERE + "K", key), errors="surrogateescape")
-        given.what = f"{key}: {values.shown(value)}"
+        given.what = f"{key}: {odd_values.shown(value)}"
         return given
     group = rng.choice(("space", "space", "space", "repeat"))
     option = rng.choice(
@@ -312,7 +312,7 @@ def sweep_files(rng: Random, box: Box, template: Template) -> Input:
     keys.setdefault(group, {})[_HERE + "K"] = _HERE
     body = yaml.safe_dump(keys, sort_keys=False).replace(f"{_HERE}K", option)
     path.write_text(body.replace(_HERE, text), errors="surrogateescape")
-    given.what = f"{group}: {option}: {values.shown(text)}"
+    given.what = f"{group}: {option}: {odd_values.shown(text)}"
     given.network = _asks_network(option, value)
     return given
 

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from cellbench.utils import torch_files
-from tests.fuzz import damage, values
+from tests.fuzz import damage, odd_values
 from tests.fuzz.box import Box, Input, Outcome
 from tests.fuzz.configurations import flat, with_value
 from tests.fuzz.template import PREDICT, Template
@@ -45,10 +45,10 @@ def run_folders(rng: Random, box: Box, template: Template) -> Input:
         # Every option, and places where no option is.
         key = rng.choice((*flat(config), *flat(template.experiment), "config", "data.config"))
         key = rng.choice((key, key, key, f"{key}.config", f"{key}.class_path"))
-        value = values.draw(rng, hostile=0.6)
+        value = odd_values.draw(rng, hostile=0.6)
         text = with_value(config, key, value)
         (run / "config.yaml").write_text(text, errors="surrogateescape")
-        given.what = f"config.yaml: {key}: {values.shown(value)}"
+        given.what = f"config.yaml: {key}: {odd_values.shown(value)}"
         return given
     if chance < 0.55:
         link = run / "figures"
@@ -321,9 +321,9 @@ def sweep_folders(rng: Random, box: Box, template: Template) -> Input:
 
 def _change_yaml(rng: Random, path: Path) -> str:
     config = yaml.safe_load(path.read_text())
-    key, value = rng.choice(list(flat(config))), values.draw(rng)
+    key, value = rng.choice(list(flat(config))), odd_values.draw(rng)
     path.write_text(with_value(config, key, value), errors="surrogateescape")
-    return f"{path.name}: {key}: {values.shown(value)}"
+    return f"{path.name}: {key}: {odd_values.shown(value)}"
 
 
 # Optuna's numbers of a journal's operations.
@@ -373,7 +373,7 @@ def _evil_database(rng: Random, path: Path) -> str:
     connection.execute(change)
     connection.commit()
     connection.close()
-    return f"{path.name}: {values.shown(change)}"
+    return f"{path.name}: {odd_values.shown(change)}"
 
 
 def _change_journal(rng: Random, path: Path) -> str:

@@ -8,12 +8,12 @@ from typing import Literal
 
 from scipy.stats import chisquare
 
-from cellbench.data import files
 from cellbench.data.download.transfer import Kaggle
 from cellbench.data.duplicates.sources import find_sources
 from cellbench.data.file_module import FileDataModule
 from cellbench.data.image_store import content_digests
 from cellbench.data.module import Check
+from cellbench.data.reading.table_file import read_table
 from cellbench.data.table import Part, Sample, join
 from cellbench.utils.errors import UserError
 
@@ -141,9 +141,9 @@ class BloodCellsDataModule(FileDataModule):
         folder = self._find(ORIGINALS, "the originals' folder")
         table = self._find(LABELS, "the originals' label file")
         samples = []
-        for row in files.read_table(table, {"Image"}, empty={"Category"}):
-            name = row["Category"].strip().lower()
-            image = folder / f"BloodImage_{row['Image'].strip().zfill(5)}.jpg"
+        for row in read_table(table, {"Image"}, empty={"Category"}):
+            name = row["Category"].lower()
+            image = folder / f"BloodImage_{row['Image'].zfill(5)}.jpg"
             if name in CLASSES and image.is_file():  # some rows have no image
                 samples.append(Sample(self._id(image), CLASSES.index(name), image))
         if not samples:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cellbench.data import files
 from cellbench.data.download.transfer import GitHub
 from cellbench.data.file_module import FileDataModule
+from cellbench.data.reading.table_file import read_table
 from cellbench.data.table import Sample
 from cellbench.utils.errors import UserError
 
@@ -73,8 +73,8 @@ class HPVDataModule(FileDataModule):
         folder = self._require(self.root / "Dataset 1", "the image folder")
         csv = self._require(self.root / "Class Labels of Dataset 1.csv", "the label file")
         labels: dict[str, str] = {}
-        for row in files.read_table(csv, {"image ID", "class label"}):
-            number, label = row["image ID"].strip(), row["class label"].strip()
+        for row in read_table(csv, {"image ID", "class label"}):
+            number, label = row["image ID"], row["class label"]
             if label not in CLASSES and label != BASOPHIL:
                 raise UserError(f"{csv}: image {number} has the label '{label}'; known are 1 to 5")
             if labels.setdefault(number.zfill(3), label) != label:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +39,37 @@ class OnRequest:
 
     licence: str
     """Licence of the dataset, in a few words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """Files that are drawn and not downloaded."""
+
+    licence: str
+    """Licence of the files, in a few words."""
+    draw: Callable[[Path], None]
+    """Function that draws them below a folder."""
+
+    def fetch(self, root: Path) -> Path:
+        """Draw the files below a folder, which must be empty or missing; all of them or none.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: The folder has other files.
+            OSError: A file cannot be written.
+        """
+        require_empty(root)
+        beside = root.with_name(f".{root.name}.drawn")
+        shutil.rmtree(beside, ignore_errors=True)  # of a killed process
+        beside.mkdir()
+        try:
+            self.draw(beside)
+            beside.rename(root)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        return root
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +192,7 @@ class Kaggle:
         return root
 
 
-Source = OnRequest | GitHub | Kaggle
+Source = OnRequest | Drawn | GitHub | Kaggle
 """Source of a dataset."""
 
 

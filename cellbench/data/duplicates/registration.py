@@ -7,6 +7,7 @@ from threading import local
 import cv2
 import numpy as np
 
+from cellbench.data.image_format import to_grey
 from cellbench.data.views import Image
 
 FORMAT = 5
@@ -49,7 +50,7 @@ _own = local()
 
 def to_compare(image: Image) -> np.ndarray:
     """Return an image in grey, uint8, at the size at which images are compared."""
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    grey = to_grey(image)
     longer = max(grey.shape)
     scale = min(max(longer, SHORTEST), LONGEST) / longer
     if scale == 1:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from cellbench.models.backbones import own_networks, timm_networks, torchvision_networks
+from cellbench.models.backbones.channels import RGB, set_channels
 from cellbench.models.heads import OwnPooling, Pool, build_pool
 from cellbench.models.norms import Norm, replace_batch_norms
 from cellbench.models.weights import SkipInit, Weights, from_file, from_run, load
-from cellbench.utils.errors import UserError, suggest
+from cellbench.utils.errors import UserError, counted, suggest
 
 STAGE_RATIO = 0.4
 """Share of a stage's map size below which the next stage begins. Halving both sides leaves 0.25;
@@ -29,13 +30,13 @@ class Backbone:
     """Network without classifier."""
 
     trunk: nn.Module
-    """Module from normalised images, (B, 3, H, W), to features, (B, C, h, w) or (B, C)."""
+    """Module from normalised images, (B, channels, H, W), to features, (B, C, h, w) or (B, C)."""
     shape: tuple[int, ...]
     """Shape of the features without the batch, (C, h, w) or (C,)."""
-    mean: tuple[float, float, float]
-    """Mean of the channels that the network expects, RGB, 0 to 1."""
-    std: tuple[float, float, float]
-    """Standard deviation of the channels that the network expects, RGB, 0 to 1."""
+    mean: tuple[float, ...]
+    """Mean that the network expects of each channel, 0 to 1."""
+    std: tuple[float, ...]
+    """Standard deviation that the network expects of each channel, 0 to 1."""
     pool: nn.Module
     """Module from the trunk's features to a vector, (B, width)."""
     width: int
@@ -111,6 +112,7 @@ def build(
     pool: Pool = "avg",
     *,
     partial: bool = False,
+    channels: int = RGB,
 ) -> Backbone:
     """Make a backbone.
 
@@ -122,6 +124,8 @@ def build(
         norm: group replaces each batch norm by a group norm, with the scales of the weights.
         pool: Reduction of feature maps to a vector.
         partial: Accept weights that fit only in part.
+        channels: Number of the images' channels. For other than 3, the network's first convolution
+            is changed (`set_channels`), and each channel is normalised by the mean of the RGB ones.
 
     Raises:
         UserError: The name is unknown, the weights cannot be read or do not fit, or the images are
@@ -129,9 +133,17 @@ def build(
     """
     library = _library(name)
     initial = _read_weights(library, name, weights, image_size, norm, partial=partial)
+    of_rgb = initial is not None and not initial.of_run
+    if initial is not None and initial.of_run and initial.channels != channels and not partial:
+        raise UserError(
+            f"model.weights: {initial.source} is for {initial.channels} channels, and the images "
+            f"have {channels}; choose as many with data.channels"
+        )
     try:
         with nullcontext() if initial is None or partial else SkipInit():
             network, trunk, own_pool = library.make(name, image_size, average=pool == "avg")
+            if channels != RGB and not of_rgb:
+                set_channels(trunk, channels, image_size, keep_filters=False)
     except ValueError as error:  # networks of a fixed input size say what they can take
         raise UserError(f"model.backbone: {name} at {image_size}: {error}") from error
     loaded = None
@@ -140,16 +152,41 @@ def build(
         # The entries of a run are those of the trunk.
         target, skip = (trunk, ()) if initial.of_run else (network, library.CLASSIFIERS)
         loaded = load(target, initial, skip, partial=partial)
+        if channels != RGB and of_rgb:
+            loaded += _spread_filters(name, trunk, channels, image_size)
     if norm not in ("batch", initial.norm if initial else "batch"):
         replaced = replace_batch_norms(trunk, norm)
         if not replaced:
             raise UserError(f"model.norm: {norm}, but {name} has no batch norm to replace")
         if loaded:
             loaded += f"; the {norm} norms keep only the scales of its {replaced} batch norms"
-    shape, stages = _inspect(name, trunk, image_size)
+    shape, stages = _inspect(name, trunk, image_size, channels)
     layers, width = build_pool(pool, shape) if own_pool is None else (own_pool, own_pool.width)
-    mean, std = library.normalisation(name, network)
+    mean, std = _normalisation(library, name, network, channels)
     return Backbone(trunk, shape, mean, std, layers, width, stages, loaded)
+
+
+def _spread_filters(name: str, trunk: nn.Module, channels: int, image_size: tuple[int, int]) -> str:
+    """Give each channel the mean of the RGB filters; return words for the user.
+
+    Raises:
+        UserError: The network cannot take so many channels.
+    """
+    try:
+        set_channels(trunk, channels, image_size, keep_filters=True)
+    except ValueError as error:
+        raise UserError(f"model.backbone: {name} with {channels} channels: {error}") from error
+    return f"; each of the {counted(channels, 'channel')} has the mean of its RGB filters"
+
+
+def _normalisation(
+    library: Library, name: str, network: nn.Module, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel; of other than RGB, the mean of theirs."""
+    mean, std = library.normalisation(name, network)
+    if channels == RGB:
+        return mean, std
+    return (sum(mean) / RGB,) * channels, (sum(std) / RGB,) * channels
 
 
 def _read_weights(
@@ -178,7 +215,7 @@ def _read_weights(
 
 
 def _inspect(
-    name: str, trunk: nn.Module, image_size: tuple[int, int]
+    name: str, trunk: nn.Module, image_size: tuple[int, int], channels: int
 ) -> tuple[tuple[int, ...], Stages]:
     """Return the shape of a trunk's features, and its stages, from a pass of a blank image."""
     sizes: dict[nn.Module, int] = {}  # height times width of each layer's maps
@@ -195,7 +232,7 @@ def _inspect(
     trunk.eval()
     try:
         with torch.no_grad():
-            features: Tensor = trunk(torch.zeros(1, 3, *image_size))
+            features: Tensor = trunk(torch.zeros(1, channels, *image_size))
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"data.image_size: {image_size} does not suit {name}: {reason}") from error

@@ -12,7 +12,7 @@ import torch.utils.serialization  # noqa: F401  # imported by the first save of 
 
 import cellbench.models.networks
 from cellbench.cli import fit, test  # noqa: F401
-from cellbench.cli.lightning_cli import CellbenchCLI
+from cellbench.cli.options.lightning_cli import CellbenchCLI
 
 for _module in pkgutil.iter_modules(cellbench.models.networks.__path__):
     with suppress(Exception):  # the error is reported by the run that asks for the network

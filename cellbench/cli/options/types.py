@@ -6,8 +6,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from cellbench.artifacts.checkpoint import CheckpointConfig
-from cellbench.cli.data_modules import DATA
-from cellbench.config.values import Linked, parameters
+from cellbench.cli.options.data_modules import DATA
+from cellbench.config.option_types import Linked, parameters
 from cellbench.models.classifier import FlatCellClassifier
 from cellbench.models.config import ModelConfig
 from cellbench.training.loggers import WandbConfig
@@ -36,7 +36,11 @@ MODEL = {
 LIMIT = int | None
 """Type of trainer.limit_train_batches, without Lightning's shares of the batches."""
 
-LINKED = {"classes": "data.classes", "image_size": "data.input_size"}
+LINKED = {
+    "classes": "data.classes",
+    "image_size": "data.input_size",
+    "channels": "data.n_channels",
+}
 """Options of the model that always take their values from the data."""
 
 

@@ -13,14 +13,14 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from cellbench.artifacts.checkpoint import CheckpointConfig
 from cellbench.cli import COMMANDS
-from cellbench.cli.checks import check_options
-from cellbench.cli.console import quieten_lightning
-from cellbench.cli.data_modules import DATA, data_modules
-from cellbench.cli.options import LIMIT, LINKED, OWN, experiment_types
-from cellbench.cli.parser import Parser, refuse_sweep_file, take_option
-from cellbench.config import keys, values
+from cellbench.cli.options.checks import check_options
+from cellbench.cli.options.data_modules import DATA, data_modules
+from cellbench.cli.options.parser import Parser, refuse_sweep_file, take_option
+from cellbench.cli.options.types import LIMIT, LINKED, OWN, experiment_types
+from cellbench.config import keys, option_types
 from cellbench.data.module import CellDataModule
 from cellbench.models.classifier import FlatCellClassifier
+from cellbench.training.lightning_output import quieten_lightning
 from cellbench.training.loggers import WandbConfig
 from cellbench.training.trainer import TRAINER_DEFAULTS
 from cellbench.utils.errors import UserError, find_user_error
@@ -37,6 +37,17 @@ class ExperimentParser(Parser, LightningArgumentParser):
     def check_file(self, path: str, config: Mapping[str, Any]) -> None:
         """Refuse a file that belongs to a sweep."""
         refuse_sweep_file(path, config)
+
+    def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
+        """Serialise options, those of the trainer in the order of Lightning's documentation."""
+        if "trainer" in namespace:
+            namespace = namespace.clone()
+            own = namespace["trainer"]
+            order = [name for name in option_types.parameters(Trainer) if name in own]
+            ordered: Any = {name: own[name] for name in order}
+            namespace["trainer"] = Namespace(**ordered)  # type: ignore[no-untyped-call]
+        text: str = super().dump(namespace, *args, **kwargs)
+        return text
 
 
 class CellbenchCLI(LightningCLI):
@@ -171,11 +182,7 @@ class CellbenchCLI(LightningCLI):
         config = keys.settings_of_run(json.loads(text))
         data, trainer = config["data"], config["trainer"]
         data["class_path"] = data["class_path"].rpartition(".")[2]
-        config["trainer"] = {
-            name: trainer[name]
-            for name in values.parameters(Trainer)
-            if trainer.get(name) is not None
-        }
+        config["trainer"] = {name: value for name, value in trainer.items() if value is not None}
         return config
 
 

@@ -17,7 +17,7 @@ from cellbench.sweeps.trial import OpenTrial
 from cellbench.utils.errors import UserError, counted
 from cellbench.utils.terminal import say
 
-_SECONDS_BETWEEN_WRITES = 10.0
+_WRITE_EVERY_S = 10.0
 """Seconds between two writings of trials.csv and best.yaml while a sweep runs."""
 
 
@@ -76,7 +76,7 @@ def _run_trials(sweep: Sweep, experiment: dict[str, Any]) -> None:
 
             def show(sweep: Sweep, ended: OpenTrial | None) -> None:
                 screen.show(sweep, ended)
-                if ended is not None and time.monotonic() - written > _SECONDS_BETWEEN_WRITES:
+                if ended is not None and time.monotonic() - written > _WRITE_EVERY_S:
                     write()
 
             sweep.run(show)

@@ -14,12 +14,12 @@ from jsonargparse import Namespace
 
 from cellbench.artifacts.folder import RunFolder, as_yaml, write_text
 from cellbench.cli import fit, test
-from cellbench.cli.checks import check_folder_name
-from cellbench.cli.exit_code import exit_code
-from cellbench.cli.lightning_cli import CellbenchCLI
-from cellbench.cli.parser import Parser, take_option
-from cellbench.cli.running import set_up_data
-from cellbench.cli.sweep_results import run_sweep
+from cellbench.cli.execution.exit_code import exit_code
+from cellbench.cli.execution.running import set_up_data
+from cellbench.cli.execution.sweep_results import run_sweep
+from cellbench.cli.options.checks import check_folder_name
+from cellbench.cli.options.lightning_cli import CellbenchCLI
+from cellbench.cli.options.parser import Parser, take_option
 from cellbench.config import keys, yaml
 from cellbench.sweeps import workers
 from cellbench.sweeps.config import SweepConfig

@@ -3,11 +3,11 @@
 import dataclasses
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from cellbench.config import keys, values, yaml
+from cellbench.config import keys, option_types, values, yaml
 from cellbench.utils.errors import UserError
 
 _WITHOUT_VALUE = {"-h", "--help", "--version", "--print_config"}
@@ -43,12 +43,19 @@ def check_given(args: Sequence[str], known: KnownOptions, check_file: CheckFile)
     """
     types: Mapping[str, Any] = known.types
     named: set[str] = set()
+    chosen: set[str] = set()
+    for argument in args:
+        _check_help(argument.partition("=")[0], types)
     for option, text in _given(args, known.lists):
         name, is_file = option.lstrip("-"), option in known.files
         kind = None
         if name and not is_file:
             _refuse_removed({name: None})
-            kind = values.find_type(types, name.removesuffix("+"))
+            kind = option_types.find_type(types, name.removesuffix("+"))
+            _check_class_is_chosen(name, chosen)
+            if name.endswith("+") and kind is not None:
+                group = types[name.partition(".")[0]]
+                values.check_append(option, kind, in_class=isinstance(group, option_types.OneOf))
         if text is None:
             raise UserError(f"{option}: expected a value")
         if is_file:
@@ -58,6 +65,7 @@ def check_given(args: Sequence[str], known: KnownOptions, check_file: CheckFile)
                 (kind,) = get_args(kind)
             config = {name: _check_option(option, text, kind)}
         types = _with_class(types, config)
+        chosen |= _chosen_classes(config)
         named |= {name.partition(".")[0], *config}
     missing = [
         shown
@@ -101,6 +109,50 @@ def _prints(option: str) -> bool:
     return option in _WITHOUT_VALUE or option.endswith(".help")
 
 
+def _check_help(option: str, types: Mapping[str, Any]) -> None:
+    """Check an option that asks for help on another; only classes have a help of their own.
+
+    Args:
+        option: The option, such as --data.help; any other is ignored.
+        types: The options' types, by name.
+
+    Raises:
+        UserError: There is no such help.
+    """
+    name = option.removeprefix("--").removesuffix(".help")
+    if f"--{name}.help" != option:
+        return
+    kind = option_types.find_type(types, name)
+    if not isinstance(kind, option_types.OneOf) and not keys.find(name).code:
+        page = "--data.help=CLASS" if name.startswith("data.") else "--help"
+        raise UserError(f"{option}: {name} has no help of its own; {page} shows all options")
+
+
+def _check_class_is_chosen(name: str, chosen: Collection[str]) -> None:
+    """Check that a class's option comes after the class itself.
+
+    Args:
+        name: The option, such as trainer.logger.save_dir; any other is ignored.
+        chosen: The options that have named a class so far.
+
+    Raises:
+        UserError: No class was named.
+    """
+    option = keys.find(name.removesuffix("+"))
+    names_it = (option.name, f"{option.name}.class_path")
+    if option.code and name.removesuffix("+") not in names_it and option.name not in chosen:
+        raise UserError(
+            f"--{name}: no class was chosen for {option.name}; give --{option.name}=CLASS before it"
+        )
+
+
+def _chosen_classes(config: Mapping[str, Any]) -> set[str]:
+    """Return the options that may name a class, and do in a configuration."""
+    given = [name for name, value in keys.flatten(config) if value not in (None, False)]
+    options = (keys.find(name.removesuffix("+")) for name in given)
+    return {option.name for option in options if option.code}
+
+
 def _read_config(
     option: str, text: str, types: Mapping[str, Any], check_file: CheckFile
 ) -> dict[str, Any]:
@@ -142,12 +194,12 @@ def _check_option(option: str, text: str, kind: Any) -> Any:
     _refuse_removed({name: value})
     if kind is None or name.endswith("+"):  # an element of a list, or several
         return value
-    if isinstance(value, str) and values.has_options(kind) and os.path.isfile(value):
+    if isinstance(value, str) and option_types.has_options(kind) and os.path.isfile(value):
         value = yaml.read_mapping(Path(value), option)
     try:
         values.check(name, value, kind)
     except UserError as mistake:
-        if isinstance(value, str) or not values.takes_text(kind):
+        if isinstance(value, str) or not option_types.takes_text(kind):
             raise
         try:
             values.check(name, text, kind)
@@ -173,7 +225,7 @@ def _with_class(types: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[
     """
     changed = {}
     for key, kind in types.items():
-        if isinstance(kind, values.OneOf):
+        if isinstance(kind, option_types.OneOf):
             given = config.get(key, config.get(f"{key}.class_path"))
             name = given.get("class_path") if isinstance(given, Mapping) else given
             if isinstance(name, str):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cellbench.data.datasets
-from cellbench.config.values import OneOf
+from cellbench.config.option_types import OneOf
 from cellbench.utils.errors import one_line
 
 if TYPE_CHECKING:  # not every command needs torch and lightning, which take six seconds

@@ -9,11 +9,12 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.loggers import Logger
 
+from cellbench.artifacts.checkpoint import read_checkpoint
 from cellbench.artifacts.folder import RunFolder
-from cellbench.cli.checks import check_folder_name
-from cellbench.cli.console import show
-from cellbench.cli.launch import launch
-from cellbench.cli.lightning_cli import CellbenchCLI, Command
+from cellbench.cli.execution.console import show
+from cellbench.cli.execution.launch import launch
+from cellbench.cli.options.checks import check_folder_name
+from cellbench.cli.options.lightning_cli import CellbenchCLI, Command
 from cellbench.config import keys
 from cellbench.data.datasets.synthetic import SyntheticDataModule
 from cellbench.data.loading import LoadingPlan
@@ -123,9 +124,12 @@ def _load(options: CellbenchCLI, made: Namespace, device: str, here: int, ranks:
         A description of the loading, with the reason.
     """
     data = made.data
+    if options.command != "fit" and data.asked_format.lacks_limits:
+        trained, _ = read_checkpoint(Path(options.config.ckpt_path))
+        data.trained_format = trained.preprocessing.image_format
     set_up_data(data, options.command, options.config.seed_everything, ranks)
-    kept = features.suffice(made.model, data)
-    epochs = 1 + (data.variants or 0) if kept else made.trainer.max_epochs
+    precomputed = features.can_replace_images(made.model, data)
+    epochs = 1 + (data.variants or 0) if precomputed else made.trainer.max_epochs
     data.plan = data.plan_loading(device, epochs, here)
     return str(data.plan)
 

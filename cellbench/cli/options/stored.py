@@ -6,8 +6,8 @@ The run may have been downloaded, so its configuration must not name code or a p
 from typing import Any
 
 from cellbench.artifacts.folder import RunFolder
-from cellbench.cli.options import stored_types
-from cellbench.cli.parser import Parser
+from cellbench.cli.options.parser import Parser
+from cellbench.cli.options.types import stored_types
 from cellbench.config import keys, values, yaml
 from cellbench.data.module import CellDataModule
 from cellbench.utils.errors import UserError

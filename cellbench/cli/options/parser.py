@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 import yaml as pyyaml
 from jsonargparse import ArgumentParser, Namespace, set_loader, set_parsing_settings
 
-from cellbench.cli.data_modules import DATA
-from cellbench.cli.given import KnownOptions, check_given
-from cellbench.config import values, yaml
+from cellbench.cli.options.data_modules import DATA
+from cellbench.cli.options.given import KnownOptions, check_given
+from cellbench.config import option_types, values, yaml
 from cellbench.utils.errors import UserError
 
 set_loader("yaml", yaml.load, exceptions=(pyyaml.YAMLError,))
@@ -54,10 +54,12 @@ class Parser(ArgumentParser):
     ) -> list[str]:
         """Add the options of a class, and remember their types."""
         if self.exit_on_error:
-            own = values.parameters(theclass)
+            own = option_types.parameters(theclass)
             if nested_key is None:
                 self.known.types |= own
-                self.known.required |= {name: f"--{name}" for name in values.required(theclass)}
+                self.known.required |= {
+                    name: f"--{name}" for name in option_types.required(theclass)
+                }
             else:
                 self.known.types[nested_key] = own
         names: list[str] = super().add_class_arguments(theclass, nested_key, *args, **kwargs)

@@ -1,0 +1,1 @@
+"""Execution of the commands that train: runs, sweeps, processes, results and exit codes."""

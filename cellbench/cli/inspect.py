@@ -1,0 +1,90 @@
+"""Command `inspect`: show how a folder or a table of images is understood."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cellbench.artifacts.folder import write_text
+from cellbench.cli.options.parser import Parser
+from cellbench.data.reading.describe import describe, median
+from cellbench.data.reading.experiment import MARK, as_text, plan_experiment
+from cellbench.data.reading.npz import Archive, find_archive
+from cellbench.data.reading.peek import Headers, read_headers
+from cellbench.data.reading.reading import Doubt, FolderOptions, Reading
+from cellbench.data.reading.sources import read_images
+from cellbench.utils.errors import UserError, one_line
+from cellbench.utils.terminal import say
+from cellbench.utils.untrusted import check_replaceable, has_mark
+
+
+def main(args: Sequence[str]) -> int:
+    """Run the command."""
+    given = _parser().parse_args(list(args))
+    if given.output is not None:
+        check_replaceable("--output", given.output, has_mark(MARK.encode()))
+    options = FolderOptions(given.mask_pattern, given.group_pattern, given.columns or {})
+    reading = read_images(given.folder, given.csv, options)
+    headers = _headers(reading, given.folder)
+    size = None
+    if headers.sizes:
+        widths, heights = zip(*headers.sizes, strict=True)
+        size = (median(widths), median(heights))
+    experiment, doubts = plan_experiment(reading, given.folder, size)
+    for line in describe(reading, headers):
+        say(line)
+    for doubt in (*reading.doubts, *doubts, *_doubt_headers(headers)):
+        say(f"DOUBT      {one_line(doubt)}")
+    text = as_text(experiment, reading)
+    say(f"\n{text}")
+    if given.output is None:
+        say("--output FILE writes this experiment, for fit --config FILE")
+        return 0
+    try:
+        given.output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output: cannot make {error.filename}: {error.strerror}") from error
+    write_text(given.output, text)
+    say(f"Next: python -m cellbench fit --config {given.output}")
+    return 0
+
+
+def _headers(reading: Reading, folder: Path) -> Headers:
+    """Return sizes and modes of the images."""
+    paths = [sample.image for sample in reading.samples if sample.image is not None]
+    if paths:
+        return read_headers(paths)
+    archive = find_archive(folder)
+    assert archive is not None
+    headers = Headers(len(reading.samples), len(reading.samples))
+    headers.sizes = [Archive(archive).size]
+    headers.modes["uint8, of an array"] = len(reading.samples)
+    return headers
+
+
+def _doubt_headers(headers: Headers) -> list[Doubt]:
+    """Return doubts about files whose header is no image's."""
+    if not headers.unreadable:
+        return []
+    return [
+        Doubt(
+            f"{len(headers.unreadable)} of {headers.looked} files that were looked at are no "
+            f"images or damaged, such as {headers.unreadable[0]}; audit lists all of them",
+            "data.exclude",
+        )
+    ]
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m cellbench inspect",
+        description="Show how a folder or a table of images is understood: classes, parts, groups, "
+        "masks, what is left out, and what looks suspicious; and the experiment that follows.",
+    )
+    parser.add_argument("folder", type=Path, help="the folder, as for data.root")
+    parser.add_argument("--csv", type=Path | None, help="a table of the images, as for data.csv")
+    parser.add_argument(
+        "--columns", type=dict[str, str | None] | None, help="its columns, as for data.columns"
+    )
+    parser.add_argument("--mask_pattern", type=str | None, help="as for data.mask_pattern")
+    parser.add_argument("--group_pattern", type=str | None, help="as for data.group_pattern")
+    parser.add_argument("--output", type=Path | None, help="the experiment's file to write (.yaml)")
+    return parser

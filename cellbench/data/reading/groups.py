@@ -1,0 +1,195 @@
+"""Groups, folds and domains of samples: by data.group_pattern, and guesses to suggest one."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+from cellbench.data.reading.listing import split_id
+from cellbench.data.table import Sample
+from cellbench.utils.errors import UserError, counted
+
+_KEY = "data.group_pattern"
+_ROLES = ("group", "fold", "domain")
+_LONGEST = 500
+_ALIKE = 0.9
+"""Share of the names of a class that must be built in one way before a pattern is suggested."""
+
+
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile `data.group_pattern`.
+
+    Raises:
+        UserError: It is no regular expression, or has no named group that means something.
+    """
+    if len(pattern) > _LONGEST:
+        raise UserError(f"{_KEY}: it is longer than {_LONGEST} characters")
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{_KEY}: '{pattern}' is no regular expression: {error}") from error
+    for name in compiled.groupindex:
+        if name not in _ROLES:
+            raise UserError(
+                f"{_KEY}: '{pattern}' has a group named '{name}'; allowed: {', '.join(_ROLES)}"
+            )
+    if not compiled.groupindex:
+        raise UserError(
+            f"{_KEY}: '{pattern}' has no named group; write the part that names the patient or "
+            r"slide as (?P<group>...), such as (?P<group>P\d+)"
+        )
+    return compiled
+
+
+def apply_pattern(samples: Sequence[Sample], pattern: str) -> list[Sample]:
+    """Return samples with the groups, folds and domains that `data.group_pattern` finds in ids.
+
+    Args:
+        samples: The samples.
+        pattern: The regular expression, searched in each id.
+
+    Raises:
+        UserError: The pattern is not valid, or does not fit each id.
+    """
+    compiled = compile_pattern(pattern)
+    found = []
+    unfit: list[str] = []
+    for sample in samples:
+        match = compiled.search(sample.id)
+        roles = {} if match is None else {k: v for k, v in match.groupdict().items() if v}
+        if len(roles) < len(compiled.groupindex):
+            unfit.append(sample.id)
+        else:
+            found.append(_with_roles(sample, roles))
+    if unfit:
+        raise UserError(
+            f"{_KEY}: '{pattern}' fits {len(found)} of {counted(len(samples), 'id')}, and not "
+            f"'{unfit[0]}'; all must fit"
+        )
+    return found
+
+
+def _with_roles(sample: Sample, roles: Mapping[str, str]) -> Sample:
+    return replace(
+        sample,
+        group=roles.get("group", sample.group),
+        fold=roles.get("fold", sample.fold),
+        domain=roles.get("domain", sample.domain),
+    )
+
+
+def level_claims(pattern: str | None, ids: Sequence[str]) -> Callable[[int], bool]:
+    """Return a function that tells whether a pattern names the folder at a level of each id.
+
+    Args:
+        pattern: `data.group_pattern`, or None.
+        ids: The ids of all images.
+    """
+    if pattern is None:
+        return lambda level: False
+    return partial(_names_level, compile_pattern(pattern), ids)
+
+
+def _names_level(compiled: re.Pattern[str], ids: Iterable[str], level: int) -> bool:
+    for path in ids:
+        folders = path.split("/")[:-1]
+        if level >= len(folders):
+            return False
+        start = sum(len(folder) + 1 for folder in folders[:level])
+        span = (start, start + len(folders[level]))
+        match = compiled.search(path)
+        if match is None or span not in {match.span(name) for name in compiled.groupindex}:
+            return False
+    return True
+
+
+def suggest_pattern(
+    by_class: Mapping[str, Sequence[str]], stems: Mapping[str, Sequence[str]], depth: int | None
+) -> tuple[str, int] | None:
+    """Suggest a `data.group_pattern`, from folders below the classes or from the files' names.
+
+    Args:
+        by_class: The ids of each class folder's images.
+        stems: The same without suffix, each once.
+        depth: Number of folders above an image that lies directly in a class folder; None if the
+            folders below the classes mean nothing.
+
+    Returns:
+        The pattern, which fits all ids, and the number of groups that it makes; None if nothing
+        hints at groups.
+    """
+    ids = [path for paths in by_class.values() for path in paths]
+    by_folder = [] if depth is None else _by_folder(by_class, depth)
+    for pattern in (*by_folder, *_by_name(stems)):
+        compiled = re.compile(pattern)
+        matches = [compiled.search(path) for path in ids]
+        groups = {match["group"] for match in matches if match}
+        if all(matches) and len(groups) < len(ids):
+            return pattern, len(groups)
+    return None
+
+
+def _by_folder(by_class: Mapping[str, Sequence[str]], depth: int) -> list[str]:
+    """Return a pattern of the folder below the class, if there are several in a class."""
+    below = {
+        key: {path.split("/")[depth] for path in paths if path.count("/") > depth}
+        for key, paths in by_class.items()
+    }
+    if max(map(len, below.values()), default=0) < 2:
+        return []
+    above = "[^/]+/" if depth == 1 else f"(?:[^/]+/){{{depth}}}"
+    return [f"^{above}(?P<group>[^/]+)/"]
+
+
+def _by_name(paths: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return patterns of a number in the names that several images of a class share."""
+    stems = {key: [split_id(path)[1] for path in each] for key, each in paths.items()}
+    n = sum(map(len, stems.values()))
+    candidates: list[tuple[bool, str]] = []
+    for position in range(4):
+        keys = {key: [_until(stem, position) for stem in each] for key, each in stems.items()}
+        if any(key is None for each in keys.values() for key in each):
+            break
+        distinct = {key: {k for k, _ in filter(None, each)} for key, each in keys.items()}
+        shared = n >= 1.5 * sum(map(len, distinct.values()))
+        most = max(map(len, distinct.values()))
+        if shared and most >= 2 and _built_alike(keys.values()):
+            enough = min(map(len, distinct.values())) >= 3
+            candidates.append((not enough, _as_pattern(stems, position)))
+    return [pattern for _, pattern in sorted(candidates, key=lambda each: each[0])[:1]]
+
+
+def _until(stem: str, position: int) -> tuple[str, str] | None:
+    """Return a name up to and with its number at a position, and what stands before the number."""
+    runs = list(re.finditer(r"\d+", stem))
+    if position >= len(runs):
+        return None
+    return stem[: runs[position].end()], stem[: runs[position].start()]
+
+
+def _built_alike(keys: Iterable[Sequence[tuple[str, str] | None]]) -> bool:
+    """Return True if what stands before a number has one form in nearly all names of a class."""
+    for each in keys:
+        forms: dict[str, int] = defaultdict(int)
+        for key in each:
+            if key is not None:
+                forms[re.sub(r"\d+", "0", re.sub(r"[^\W\d_]+", "a", key[1]))] += 1
+        if max(forms.values()) < _ALIKE * len(each):
+            return False
+    return True
+
+
+def _as_pattern(stems: Mapping[str, Sequence[str]], position: int) -> str:
+    """Return a pattern that finds the number at a position of a name, with what may vary before."""
+    split = [re.split(r"(\d+)", stem) for each in stems.values() for stem in each]
+    parts, first = [], None
+    for at in range(2 * position + 1):
+        values = {each[at] for each in split}
+        if len(values) == 1:
+            parts.append(re.escape(next(iter(values))))
+            continue
+        first = at if first is None else first
+        parts.append(r"\d+" if at % 2 else r"[^/\d]*?")
+    start = 2 * position + 1 if first is None else first
+    return f"(?:^|/){''.join(parts[:start])}(?P<group>{''.join(parts[start:])}\\d+)[^/]*$"

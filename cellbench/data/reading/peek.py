@@ -1,0 +1,169 @@
+"""Short looks into image files: sizes and modes from headers, and whether pixels are a mask's."""
+
+import os
+import struct
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import PIL.Image
+
+T = TypeVar("T")
+
+MAX_LOOKED = 2000
+"""Number of headers that are read at most."""
+_MAX_VALUES = 24
+"""Number of different colours up to which an image may be a mask."""
+_MAX_PIXELS = 16_000_000
+
+_MODES = {
+    "1": "grey, 1 bit",
+    "L": "grey, 8 bit",
+    "P": "palette, 8 bit",
+    "LA": "grey with alpha, 8 bit",
+    "La": "grey with alpha, 8 bit",
+    "PA": "palette with alpha, 8 bit",
+    "RGB": "RGB, 8 bit",
+    "RGBA": "RGB with alpha, 8 bit",
+    "RGBX": "RGB with a fourth plane, 8 bit",
+    "CMYK": "CMYK, 8 bit",
+    "YCbCr": "RGB, 8 bit",
+    "I": "grey, 32 bit",
+    "I;16": "grey, 16 bit",
+    "I;16B": "grey, 16 bit",
+    "I;16L": "grey, 16 bit",
+    "F": "grey, 32 bit float",
+}
+"""Names for Pillow's modes."""
+
+
+@dataclass
+class Headers:
+    """Sizes and modes of images, by their headers alone."""
+
+    total: int = 0
+    """Number of images there are."""
+    looked: int = 0
+    """Number of images that were looked at."""
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    """Width and height of those that could be read."""
+    modes: Counter[str] = field(default_factory=Counter)
+    """Number of images by colours, bits and pages."""
+    unreadable: list[Path] = field(default_factory=list)
+    """Files whose header could not be read."""
+
+
+def read_headers(paths: Sequence[Path]) -> Headers:
+    """Read the headers of images, of at most `MAX_LOOKED` evenly spread ones."""
+    chosen = spread(paths, MAX_LOOKED)
+    found = Headers(len(paths), len(chosen))
+    for path in chosen:
+        header = _read_header(path)
+        if header is None:
+            if path.is_file():  # else the reading has named it already
+                found.unreadable.append(path)
+            continue
+        size, mode = header
+        found.sizes.append(size)
+        found.modes[mode] += 1
+    return found
+
+
+def area(path: Path) -> int | None:
+    """Return the number of an image's pixels by its header; None if it cannot be read."""
+    header = _read_header(path)
+    return None if header is None else header[0][0] * header[0][1]
+
+
+def looks_like_mask(path: Path) -> bool | None:
+    """Return True if an image has few different colours; None if it has one, or is not readable."""
+    with suppress(Exception), warnings.catch_warnings():  # Pillow raises many kinds
+        warnings.simplefilter("ignore")
+        if not path.is_file():
+            return None
+        with PIL.Image.open(path) as image:
+            if image.width * image.height > _MAX_PIXELS:
+                return None
+            pixels = np.asarray(image)
+        if pixels.ndim == 3:  # one number a pixel: sorting whole rows is ten times slower
+            steps = [(np.iinfo(pixels.dtype).max + 1) ** plane for plane in range(pixels.shape[2])]
+            pixels = pixels.astype(np.uint64) @ np.array(steps, np.uint64)
+        values = len(np.unique(pixels))
+        return None if values == 1 else values <= _MAX_VALUES
+    return None
+
+
+def spread(items: Sequence[T], most: int) -> Sequence[T]:
+    """Return at most so many of some items, evenly spread."""
+    return items[:: -(-len(items) // most)] if items else items
+
+
+def _read_header(path: Path) -> tuple[tuple[int, int], str] | None:
+    """Return width and height, and a description of the pixels; None if it cannot be read."""
+    with suppress(Exception), warnings.catch_warnings():  # Pillow raises many kinds
+        warnings.simplefilter("ignore")
+        if not os.path.isfile(path):
+            return None
+        if path.suffix.lower() in (".tif", ".tiff") and (header := _read_tiff_header(path)):
+            return header
+        with PIL.Image.open(path) as image:
+            mode = _MODES.get(image.mode, image.mode)
+            pages = getattr(image, "n_frames", 1)
+            return image.size, mode if pages == 1 else f"{mode}, {pages} pages"
+    return None
+
+
+_TIFF_TYPES = {1: "B", 3: "H", 4: "I"}
+_COLOURS = {1: "grey", 3: "RGB"}
+_MAX_PAGES = 10_000
+
+
+def _read_tiff_header(path: Path) -> tuple[tuple[int, int], str] | None:
+    """Return width and height, and a description of the pixels, of any TIFF but BigTIFF.
+
+    Pillow does not open images of two or five planes. See TIFF 6.0, section 2, for the format.
+    """
+    with path.open("rb") as file:
+        order = {b"II*\0": "<", b"MM\0*": ">"}.get(file.read(4))
+        if order is None:
+            return None
+        (offset,) = struct.unpack(f"{order}I", file.read(4))
+        tags: dict[int, int] = {}
+        pages = 0
+        while offset and pages < _MAX_PAGES:
+            file.seek(offset)
+            (entries,) = struct.unpack(f"{order}H", file.read(2))
+            content = file.read(12 * entries)
+            (offset,) = struct.unpack(f"{order}I", file.read(4))
+            pages += 1
+            if pages > 1:
+                continue
+            for start in range(0, len(content), 12):
+                tag, kind, count = struct.unpack_from(f"{order}HHI", content, start)
+                form = _TIFF_TYPES.get(kind)
+                if form is None or tag not in (256, 257, 258, 262, 277, 339):
+                    continue
+                size = struct.calcsize(form)
+                if count * size <= 4:
+                    value = content[start + 8 : start + 8 + size]
+                else:
+                    position = file.tell()
+                    file.seek(*struct.unpack_from(f"{order}I", content, start + 8))
+                    value = file.read(size)
+                    file.seek(position)
+                (tags[tag],) = struct.unpack(f"{order}{form}", value)
+    planes, bits = tags.get(277, 1), tags.get(258, 1)
+    if tags.get(262) == 3 and planes == 1:
+        colours = "palette"
+    elif tags.get(262) == 5:
+        colours = "CMYK"
+    else:
+        colours = _COLOURS.get(planes, f"{planes} planes")
+    depth = f"{bits} bit" + (" float" if tags.get(339) == 3 else "")
+    described = f"{colours}, {depth}" + (f", {pages} pages" if pages > 1 else "")
+    return (tags[256], tags[257]), described

@@ -33,6 +33,7 @@ from cellbench.data.mask_files import MASK_SUFFIXES, read_labels, read_mask
 from cellbench.data.mask_format import MaskFormat, check_mask_values
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.unlabelled import UnlabelledImages
+from cellbench.inference.onnx_metadata import preprocessing_steps
 from cellbench.training.compatibility import changed_preprocessing, check_unchanged
 from cellbench.utils.errors import UserError, one_line
 from tests.conftest import SHARED, write_image
@@ -721,7 +722,7 @@ def test_masks_to_predict_may_have_any_suffix(tmp_path):
 
 
 class FakeModel:
-    """Stand-in for cellpose.models.CellposeModel: dark pixels are cells, a number for each."""
+    """Stand-in for cellpose.models.CellposeModel: dark pixels (bright of one channel) are cells."""
 
     made: ClassVar[list[dict]] = []
 
@@ -730,8 +731,9 @@ class FakeModel:
 
     def eval(self, x, diameter=None, channel_axis=None, max_size_fraction=0.4, min_size=15):
         assert x.dtype == np.uint8
-        assert (x.ndim, channel_axis, diameter) == (3, 2, None)
-        _, ids = cv2.connectedComponents((x.min(2) < 180).astype(np.uint8))
+        assert (x.shape[2], channel_axis, diameter) == (3, 2, None)
+        cell = x[..., 0] > 0 if not x[..., 1].any() else x.min(2) < 180
+        _, ids = cv2.connectedComponents(cell.astype(np.uint8))
         large = [
             k for k, n in enumerate(np.bincount(ids.ravel())) if n > max_size_fraction * ids.size
         ]
@@ -771,10 +773,36 @@ def test_cellpose_finds_the_cell_at_the_centre(fake_cellpose):
     assert np.array_equal(mask > 0, disc(32, 32, 26) | disc(3, 3, 3))
     assert fake_cellpose.made == [{"gpu": True, "pretrained_model": "cpsam"}]  # loaded once
     blank = np.full((SIDE, SIDE, 3), 230, np.uint8)
-    with pytest.raises(UserError, match=r"'x\.png': mask by Cellpose shows no cell"):
+    with pytest.raises(UserError, match=r"'x\.png': mask by data.masks: cellpose shows no cell"):
         prepared.prepare(blank, None, "x.png")
+    one = np.where(two_cells()[..., :1] < 200, np.uint8(250), np.uint8(0))
+    assert np.array_equal(prepared.segment(one, "x") > 0, disc(32, 32, 26))
+    with pytest.raises(
+        UserError, match=r"cellpose, which takes 3 channels at most, and .* gives 4"
+    ):
+        FolderDataModule(**options, channels=[0, 1, 2, 3])
+    assert FolderDataModule(**options, channels=[2]).preprocessing.masks == "cellpose"
     with pytest.raises(UserError, match=r"nucleus, but Cellpose outlines whole cells; use data\.m"):
         FolderDataModule(**options | {"view": "nucleus"})
+
+
+def test_the_automatic_mask_at_the_centre():
+    image, mask = np.full((120, 200, 3), (225, 220, 222), np.uint8), np.zeros((120, 200), np.uint8)
+    for x, value in ((100, 1), (25, 2)):  # a second white cell at the edge
+        cv2.circle(image, (x, 60), 24, (190, 160, 200), -1)
+        cv2.circle(image, (x, 60), 14, (90, 40, 140), -1)
+        cv2.circle(mask, (x, 60), 24, value, -1)
+    options = {"view": "masked", "masks": "auto", "root": Path("nowhere")}
+    every, centre = (
+        FolderDataModule(**options, mask_instance=instance).preprocessing
+        for instance in (None, "centre")
+    )
+    found = [each.segment(image, "x") > 0 for each in (every, centre)]
+    assert found[0][mask == 2].mean() > 0.9
+    assert found[1][mask == 1].mean() > 0.9
+    assert not found[1][mask == 2].any()
+    assert every.segments != centre.segments
+    assert "only the cell at the centre counts" in "\n".join(preprocessing_steps(centre))
 
 
 def test_masks_of_cellpose_serve_training_and_prediction(dataset, fit, fake_cellpose, tmp_path):

@@ -25,6 +25,9 @@ FORMAT = 1
 MODELS = keys.find("data.cellpose.model").words
 """Names of the models that Cellpose downloads itself; which there are depends on its version."""
 
+MAX_CHANNELS = 3
+"""Number of channels that the network of Cellpose has."""
+
 _ONE_AT_A_TIME = Lock()
 
 
@@ -88,7 +91,7 @@ def segment(image: Image, config: CellposeConfig, mask_format: MaskFormat) -> Ma
     of one cell is mostly cell.
 
     Args:
-        image: RGB, uint8, (H, W, 3).
+        image: uint8, (H, W, channels), RGB or at most three other channels.
         config: The model and its use.
         mask_format: The cells that count.
 
@@ -98,12 +101,16 @@ def segment(image: Image, config: CellposeConfig, mask_format: MaskFormat) -> Ma
     Raises:
         UserError: Cellpose is not installed or has no such model, or finds no cell.
     """
+    lacking = MAX_CHANNELS - image.shape[2]
     with _ONE_AT_A_TIME:
         ids, _, _ = _load(config.model).eval(
-            image, diameter=config.diameter, channel_axis=2, max_size_fraction=1.0
+            np.pad(image, ((0, 0), (0, 0), (0, lacking))),
+            diameter=config.diameter,
+            channel_axis=2,
+            max_size_fraction=1.0,
         )
     ids = np.asarray(ids, np.int64).reshape(image.shape[:2])
-    return mask_format.read(Labels(ids), "by Cellpose")
+    return mask_format.read(Labels(ids), "by data.masks: cellpose")
 
 
 @lru_cache(maxsize=1)

@@ -204,8 +204,7 @@ class MaskFormat:
         if self.kind == "values" and not self.given:
             self._check_upright(cell, name)
         if self.instance == "centre":
-            ids = labels.pixels if self.kind == "ids" else _pieces(cell)
-            mask[~at_centre(ids, name)] = BACKGROUND
+            mask = keep_centre(mask, name, labels.pixels if self.kind == "ids" else None)
         if not self.given and mask.min() == mask.max():  # two regions show an outline at least
             raise UserError(
                 f"mask {name} is all cell, without background; draw it, or leave its image out"
@@ -255,17 +254,21 @@ UNKNOWN = MaskFormat()
 """Format of masks that are recognised one by one, as before there were formats."""
 
 
-def at_centre(ids: _Integers, name: str) -> NDArray[np.bool_]:
-    """Return the pixels of the instance at the centre, or else of the nearest.
+def keep_centre(mask: Mask, name: str, ids: _Integers | None = None) -> Mask:
+    """Keep the cell that covers the image's centre, or else the one nearest to it.
 
     Args:
-        ids: Instance of each pixel, (H, W); 0 for the background.
-        name: The file's name, for errors.
+        mask: BACKGROUND, CYTOPLASM and NUCLEUS, (H, W).
+        name: The mask's name, for errors.
+        ids: Number of the cell that each pixel belongs to, (H, W), 0 for the background; None if
+            each piece of the mask is a cell.
 
     Raises:
-        UserError: There is no instance near the centre.
+        UserError: There is no cell near the centre.
     """
-    height, width = ids.shape
+    if ids is None:
+        ids = _number_pieces(mask)
+    height, width = mask.shape
     y, x = np.nonzero(ids)
     distance = np.hypot(y - (height - 1) / 2, x - (width - 1) / 2)
     reach = CENTRE_REACH * min(height, width) + 1
@@ -275,12 +278,13 @@ def at_centre(ids: _Integers, name: str) -> NDArray[np.bool_]:
             "out, or take all cells with data.mask_instance: all"
         )
     nearest = distance.argmin()
-    return np.asarray(ids == ids[y[nearest], x[nearest]])
+    return np.where(ids == ids[y[nearest], x[nearest]], mask, np.uint8(BACKGROUND))
 
 
-def _pieces(cell: NDArray[np.bool_]) -> _Integers:
+def _number_pieces(mask: Mask) -> _Integers:
     """Return the number of the piece that each pixel belongs to, 0 for the background."""
-    return np.asarray(cv2.connectedComponents(cell.astype(np.uint8))[1], np.int64)
+    cell = (mask > BACKGROUND).astype(np.uint8)
+    return np.asarray(cv2.connectedComponents(cell)[1], np.int64)
 
 
 def border(pixels: NDArray[Any]) -> NDArray[Any]:

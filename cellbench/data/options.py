@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from cellbench.config.bounds import bounds, check_bounds
-from cellbench.data import files
+from cellbench.data import cellpose, files
 from cellbench.data.augment import Transforms
 from cellbench.data.cache import CacheConfig
 from cellbench.data.cellpose import CellposeConfig
@@ -55,8 +55,8 @@ class DataOptions:
 
     mask_instance: Instance | None = None
     """Cells that count where a mask shows several: all, or only the one at the centre, or up to a
-    tenth of the shorter side from it. null takes all of an expert's mask, and the one at the centre
-    of Cellpose's."""
+    tenth of the shorter side from it. null takes the one at the centre of Cellpose's masks, and all
+    of others."""
 
     cellpose: CellposeConfig = field(default_factory=CellposeConfig)
     """Model of Cellpose, for masks: cellpose."""
@@ -130,13 +130,19 @@ class DataOptions:
                 "data.view: nucleus, but Cellpose outlines whole cells; use data.masks: auto, or "
                 "expert"
             )
+        if self.masks == "cellpose" and self.n_channels > cellpose.MAX_CHANNELS:
+            raise UserError(
+                f"data.masks: cellpose, which takes {cellpose.MAX_CHANNELS} channels at most, and "
+                f"data.channels gives {self.n_channels}; choose fewer, or use data.masks: expert"
+            )
         if self.smote is not None and self.balance != "none":
             raise UserError(f"data.smote: beside data.balance {self.balance}; choose one of them")
         if self.smote is not None and self.view == "silhouette":
             raise UserError("data.smote: two outlines have no blend; use another view")
         if not self.asked_format.is_rgb:
             others = counted(self.n_channels, "other channel")
-            of_colours = (("stain", self.stain, "none"), ("masks", self.masks, "expert"))
+            masks = "expert" if self.masks == "cellpose" else self.masks
+            of_colours = (("stain", self.stain, "none"), ("masks", masks, "expert"))
             for key, given, without in of_colours:
                 if given != without:
                     raise UserError(
@@ -178,10 +184,9 @@ class DataOptions:
             fit=self.fit,
             image_format=self.image_format,
         )
-        if self.masks != "cellpose":
-            return prepared
-        return replace(
-            prepared,
-            mask_format=MaskFormat("ids", instance=self.mask_instance or "centre"),
-            cellpose=self.cellpose.anywhere,
-        )
+        if self.masks == "cellpose":
+            counts = MaskFormat("ids", instance=self.mask_instance or "centre")
+            return replace(prepared, mask_format=counts, cellpose=self.cellpose.anywhere)
+        if self.masks == "auto":
+            return replace(prepared, mask_format=MaskFormat(instance=self.mask_instance or "all"))
+        return prepared

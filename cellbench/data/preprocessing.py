@@ -9,7 +9,7 @@ import numpy as np
 from cellbench.data import cellpose, segmentation
 from cellbench.data.cellpose import DEFAULT, CellposeConfig
 from cellbench.data.image_format import ImageFormat
-from cellbench.data.mask_format import UNKNOWN, MaskFormat
+from cellbench.data.mask_format import UNKNOWN, MaskFormat, keep_centre
 from cellbench.data.stain import Normalisation, normalise
 from cellbench.data.views import (
     BACKGROUND,
@@ -55,7 +55,7 @@ class Preprocessing:
     stain: Normalisation = "none"
     """Stain to normalise by, or none."""
     mask_format: MaskFormat = UNKNOWN
-    """Meaning of the values in expert masks; of Cellpose's, the cells that count."""
+    """Meaning of the values in expert masks; of others, the cells that count."""
     cellpose: CellposeConfig = DEFAULT
     """Model of Cellpose."""
     fit: Fit = "stretch"
@@ -74,7 +74,8 @@ class Preprocessing:
         if self.masks == "expert":
             return ""
         if self.masks == "auto":
-            return f"auto {segmentation.FORMAT}"
+            centre = " centre" if self.mask_format.instance == "centre" else ""
+            return f"auto {segmentation.FORMAT}{centre}"
         return f"{cellpose.identify(self.cellpose)} {self.mask_format.instance}"
 
     def segment(self, image: Image, name: str) -> Mask:
@@ -85,7 +86,10 @@ class Preprocessing:
         """
         try:
             if self.masks == "auto":
-                return segmentation.segment(image)
+                mask = segmentation.segment(image)
+                if self.mask_format.instance == "all":
+                    return mask
+                return keep_centre(mask, "by data.masks: auto")
             return cellpose.segment(image, self.cellpose, self.mask_format)
         except UserError as error:
             raise UserError(f"'{name}': {error}") from error

@@ -75,17 +75,23 @@ def _mask_steps(prepared: Preprocessing) -> list[str]:
     if prepared.masks == "auto":
         return [
             "find the cell's mask in that image: cellbench.data.segmentation.segment, which is "
-            "part of cellbench alone (0 background, 1 cytoplasm, 2 nucleus)"
+            f"part of cellbench alone (0 background, 1 cytoplasm, 2 nucleus){_centre(prepared)}"
         ]
     if prepared.masks == "cellpose":
         return [
             f"find the cells in that image with Cellpose, model {prepared.cellpose.model}, as "
-            "cellbench.data.cellpose.segment does (0 background, 1 cell)"
+            f"cellbench.data.cellpose.segment does (0 background, 1 cell){_centre(prepared)}"
         ]
     return [
         f"read its expert mask, of the image's size: {prepared.mask_format.describe()}; of other "
         "values the nearest counts"
     ]
+
+
+def _centre(prepared: Preprocessing) -> str:
+    """Return the rest of a sentence on masks if only one cell counts."""
+    centre = prepared.mask_format.instance == "centre"
+    return "; only the cell at the centre counts" if centre else ""
 
 
 def _stain_steps(prepared: Preprocessing) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cellbench.artifacts.checkpoint import Description, check_pooling, read_checkpoint
+from cellbench.data.mask_format import UNKNOWN
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.views import needs_mask
 from cellbench.models.classifier import CellClassifier
@@ -54,7 +55,7 @@ def check_unchanged(trained: Description, current: Description) -> None:
         UserError: The split, the labels, the masks or the preprocessing have changed.
     """
     ours, theirs = current.preprocessing, trained.preprocessing
-    if theirs.mask_format.kind == "unknown":  # the run is of an earlier version
+    if theirs.mask_format == UNKNOWN and ours.masks == "expert":  # a run of an earlier version
         ours = replace(ours, mask_format=theirs.mask_format)
     for what, changed, now, then in (
         ("split", "images or labels", current.split, trained.split),

@@ -12,12 +12,12 @@ import PIL.Image
 import pytest
 import tifffile
 import torch
-from cellbench.cli.stored import read_data
 
 from cellbench.__main__ import main
 from cellbench.artifacts.checkpoint import Description, read_checkpoint
 from cellbench.artifacts.folder import RunFolder
 from cellbench.audit.audit import audit
+from cellbench.cli.options.stored import read_data
 from cellbench.data import files
 from cellbench.data.augment import Augmentation
 from cellbench.data.cache import CacheConfig
@@ -29,6 +29,7 @@ from cellbench.data.smote import SmoteConfig
 from cellbench.data.splits import SplitConfig
 from cellbench.data.unlabelled import UnlabelledImages
 from cellbench.data.views import CYTOPLASM
+from cellbench.inference.onnx_metadata import preprocessing_steps
 from cellbench.training.compatibility import changed_preprocessing
 from cellbench.utils.errors import UserError
 from tests.conftest import SHARED
@@ -626,6 +627,22 @@ def test_a_run_keeps_its_limits_and_uses_them_everywhere(stacks, tmp_path, fit, 
     assert main(["export", f"--run={run.path}"]) == 0
 
 
+def test_five_channels_go_through_every_command(stacks, tmp_path, fit, capsys):
+    cache = f"--data.cache.folder={tmp_path / 'cache'}"
+    data = ["--data=FolderDataModule", f"--data.root={stacks}", cache, "--data.view=masked"]
+    how = ["--data.channels=[RFP,0,TL,1,3]", "--data.intensity={low: 0, high: 4095}"]
+    run = fit(*data, *how, "--data.augment=geometric", "--data.fit=pad")
+    masks = [f"--images={stacks}", f"--masks={stacks / 'masks'}"]
+    assert main(["test", f"--run={run}"]) == 0
+    heat = [f"--output={tmp_path / 'out.csv'}", f"--explain={tmp_path / 'heat'}"]
+    assert main(["predict", f"--run={run}", *masks, *heat]) == 0
+    assert main(["export", f"--run={run}"]) == 0
+    assert main(["explain", str(run)]) == 0
+    assert main(["report", str(run.parent)]) == 0
+    assert main(["audit", *data, *how, f"--output={tmp_path / 'audit'}"]) in (0, 1)
+    assert "error" not in capsys.readouterr().err
+
+
 def test_what_differs_in_a_format_is_said(stacks, tmp_path):
     def described(**options):
         prepared = stack_module(stacks, tmp_path, **options).preprocessing
@@ -638,10 +655,26 @@ def test_what_differs_in_a_format_is_said(stacks, tmp_path):
     ]
 
 
+def test_an_exported_network_says_how_its_images_are_read():
+    image_format = ImageFormat(("DAPI", 2), MEASURED, 9, limits=((1, 2), (3, 4.5)))
+    prepared = Preprocessing((24, 32), "masked", 9, fit="pad", image_format=image_format)
+    read, scaled, *others = preprocessing_steps(prepared)
+    assert "the channels 'DAPI', 2, by name or by number from 0, in this order" in read
+    assert "the limits are set to [[1, 2], [3, 4.5]] (low and high of each channel)" in scaled
+    assert "what is transparent shows the value 9" in scaled
+    assert any("pad the image with the value 9 to the shape of 24 x 32" in each for each in others)
+    own = replace(image_format, intensity=replace(MEASURED, per="image"), limits=None)
+    _, scaled, *_ = preprocessing_steps(replace(prepared, image_format=own))
+    assert "low = percentile 2 and high = percentile 98 of each channel of the image" in scaled
+    (read,) = preprocessing_steps(Preprocessing((24, 32), "raw", 0, fit="crop"))[:1]
+    assert "read the image as 8-bit RGB" in read
+
+
 def plain_description(**changes):
     prepared = Preprocessing((32, 32), "raw", 7, image_format=ImageFormat(fill=7, **changes))
     head = {"classes": ["a", "b"], "image_size": [32, 32], "backbone": "x", "norm": "batch"}
-    model = head | {"head": {}}
+    channels = prepared.n_channels
+    model = head | {"channels": channels, "head": {}}
     return Description("1", model, prepared, "32", "x", "y", "z", None)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import cellbench
 from cellbench.artifacts.checkpoint import Description
+from cellbench.data.image_format import ImageFormat
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.stain import STAINS
 from cellbench.data.views import BACKGROUND_MARGIN, CROP_MARGIN, silhouette_value
@@ -27,7 +28,7 @@ def describe(
     """
     prepared = described.preprocessing
     height, width = prepared.image_size
-    colours = "RGB" if model.channels == 3 else "channels in the order of the training"
+    colours = "RGB" if prepared.image_format.is_rgb else "channels in the order of the training"
     return {
         "cellbench": cellbench.__version__,
         "input": f"{INPUT}: uint8, (batch, {height}, {width}, {model.channels}), {colours}, 0 to "
@@ -60,11 +61,35 @@ def preprocessing_steps(prepared: Preprocessing) -> list[str]:
     The functions are those of OpenCV, because the training used its rounding.
     """
     return [
-        "read the image as 8-bit RGB, turned as its EXIF data say",
+        *_read_steps(prepared.image_format),
         *_mask_steps(prepared),
         *_stain_steps(prepared),
         *_geometry_steps(prepared),
         *_fill_steps(prepared),
+    ]
+
+
+def _read_steps(image_format: ImageFormat) -> list[str]:
+    """Return the steps from the file to an image of 8 bits."""
+    clear = f"what is transparent shows the value {image_format.fill}"
+    if image_format.channels is None:
+        channels = "RGB (the value of a grey image in each channel)"
+    else:
+        named = ", ".join(map(repr, image_format.channels))
+        channels = f"the channels {named}, by name or by number from 0, in this order"
+    if image_format.intensity is None:
+        return [f"read the image as 8-bit {channels}, turned as its EXIF data say; {clear}"]
+    ends = image_format.intensity
+    if image_format.limits is not None:
+        limits = f"to {[list(each) for each in image_format.limits]} (low and high of each channel)"
+    elif ends.measured:
+        limits = f"to low = {ends.low} and high = {ends.high} of each channel of the image"
+    else:
+        limits = f"to low = {ends.low} and high = {ends.high}"
+    return [
+        f"read the values of {channels}, turned as its EXIF data say",
+        f"scale each channel linearly by its limits: 255 * (value - low) / (high - low), clipped "
+        f"to 0 to 255 and rounded; the limits are set {limits}; {clear}",
     ]
 
 
@@ -114,6 +139,14 @@ def _geometry_steps(prepared: Preprocessing) -> list[str]:
         steps.append(
             "crop image and mask to the square about the cell's bounding box, with a margin of "
             f"{CROP_MARGIN} of the image's longer side, moved to lie inside the image"
+        )
+    if prepared.fit != "stretch":
+        mask = "" if prepared.view == "raw" else ", and the mask with background alike"
+        shape = f"the shape of {height} x {width}, both ends alike"
+        steps.append(
+            f"pad the image with the value {prepared.fill} to {shape}{mask}"
+            if prepared.fit == "pad"
+            else f"crop the image at its centre to {shape}{mask and ', and the mask alike'}"
         )
     resize = (
         f"resize to {height} x {width} (height x width), without keeping the aspect: first every "

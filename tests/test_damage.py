@@ -210,6 +210,7 @@ DESCRIPTIONS = {
     "a size of text": both_sizes(["32", "32"]),
     "a size of three": both_sizes([32, 32, 32]),
     "two sizes": described(model__image_size=[64, 64]),
+    "two numbers of channels": described(model__channels=4),
     "one class": described(model__classes=["a"]),
     "classes that are numbers": described(model__classes=[1, 2, 3, 4]),
     "a fill that is no byte": described(preprocessing__fill=-3),

@@ -175,6 +175,8 @@ class Description:
             "cellpose": CellposeConfig.from_plain(given.get("cellpose", {})),
         }
         prepared = Preprocessing(**(given | changed))
+        if prepared.n_channels != model.get("channels", 3):
+            raise ValueError("two different numbers of channels")
         return cls(**(plain | {"preprocessing": prepared}))
 
 

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import yaml
 from scipy import stats
 from sklearn.metrics import accuracy_score, roc_auc_score
 
@@ -718,3 +719,15 @@ def test_only_an_earlier_report_is_overwritten(fails, tmp_path, name):
     (output / name).unlink()
     assert main(args) == main(args) == 0
     assert fails(*args[:-1], f"--output={output / name}").endswith("is a file; give a folder")
+
+
+def test_a_run_of_an_earlier_version_has_the_defaults_of_newer_options(report, tmp_path):
+    old = draw(tmp_path / "runs" / "0", fold=0)
+    new = draw(tmp_path / "runs" / "1", fold=1)
+    for run, lines in ((old, []), (new, ["fit: stretch", "mask_instance: null"])):
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        for line in lines:
+            config["data"]["init_args"] |= yaml.safe_load(line)
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+    _, found, _ = report(tmp_path / "runs")
+    assert len(found["conditions"]) == 1

@@ -3,13 +3,15 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from cellbench.artifacts.finished import Finished
 from cellbench.config import keys
+from cellbench.data.options import DataOptions
 from cellbench.utils.errors import counted
 
 FEW_GROUPS = 5
@@ -208,9 +210,19 @@ def pool(runs: Sequence[Finished]) -> Pooled:
     )
 
 
+@cache
+def _defaults() -> dict[str, Any]:
+    """Return the defaults of the options of all data modules, by their dotted keys."""
+    options = asdict(DataOptions())
+    return keys.settings_of_condition(dict(keys.flatten({"data": options})))
+
+
 def _settings(run: Finished) -> dict[str, Any]:
-    """Return the options of a run that belong to its condition."""
-    settings = keys.settings_of_condition(run.config)
+    """Return the options of a run that belong to its condition.
+
+    A run of an earlier version lacks newer options, which then had the effect of their defaults.
+    """
+    settings = _defaults() | keys.settings_of_condition(run.config)
     if settings.get("data.train_labels") is not None:  # each fold and seed has its own
         settings["data.train_labels"] = "relabelled"
     return settings

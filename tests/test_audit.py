@@ -18,6 +18,7 @@ from cellbench.artifacts.conditions import Condition
 from cellbench.artifacts.finished import Finished, StoredSplit
 from cellbench.artifacts.folder import RunFolder
 from cellbench.artifacts.predictions import Predictions
+from cellbench.audit import shortcuts
 from cellbench.audit.labels import find_doubtful
 from cellbench.data import result_cache
 from cellbench.data.cache import CacheConfig
@@ -49,6 +50,12 @@ def audit(tmp_path, capsys):
 
 
 @pytest.fixture
+def few_trees(monkeypatch):
+    """Make the search for shortcuts fast, for tests of what else an audit finds."""
+    monkeypatch.setattr(shortcuts, "TREES", 5)
+
+
+@pytest.fixture
 def planted(tmp_path):
     """Two classes of 30 fields, with all that an audit must find."""
     root, rng = tmp_path / "cells", np.random.default_rng(3)
@@ -71,6 +78,7 @@ def planted(tmp_path):
     return root
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_what_is_planted_is_found(audit, planted):
     code, found = audit("--data=FolderDataModule", f"--data.root={planted}")
     assert found["n"] == 61
@@ -90,6 +98,7 @@ def test_what_is_planted_is_found(audit, planted):
     assert code == (1 if chosen["near"] else 0)
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_near_copies_that_cross_the_split_give_exit_code_1(audit, planted):
     (planted / "b" / "03.png").unlink()
     rows = [["path", "label", "split"]]
@@ -126,6 +135,7 @@ def test_a_split_by_image_of_slides_leaks(audit):
     assert grouped["groups"] == 0
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_every_fold_is_looked_at(audit):
     _, found = audit(
         "--data=SyntheticDataModule",
@@ -202,6 +212,7 @@ def test_tissue_has_no_cells_to_cut_out(audit, chaoyang_root):
     assert found["masks"] is None
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_an_interrupted_audit_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(result_cache, "_BATCH_IMAGES", 8)
     read, whole = [], SyntheticDataModule.read_image
@@ -283,6 +294,7 @@ def test_annotators_disagree_more_on_doubtful_labels():
     assert found.others.high == pytest.approx(wilson(0, len(slides))[1])
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_labels_are_doubted_by_the_runs_of_a_cross_validation(fit, audit, tmp_path):
     options = ["--data=SyntheticDataModule", "--data.samples=80", "--data.slides=40"]
     for fold in (0, 1):
@@ -309,6 +321,7 @@ def test_a_mistake_is_told_in_a_line(args, message, fails):
     assert re.search(message, fails("audit", *args))
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_runs_of_other_images_are_refused(tmp_path, fit, fails):
     fit("--data=SyntheticDataModule", "--data.samples=60")
     line = fails(
@@ -360,6 +373,7 @@ def test_where_no_cell_is_found_nothing_is_hidden(audit, tmp_path):
     assert found["masks"] is None
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_a_split_that_cannot_be_drawn_does_not_hold(audit, tmp_path):
     rng = np.random.default_rng(0)
     for name, n in (("a", 30), ("b", 3)):
@@ -422,6 +436,7 @@ def test_no_readable_image_is_one_line(fails, tmp_path):
     assert line == "none of the 2 images can be read"
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_the_stamps_of_runs_are_handed_on(fit, audit, tmp_path):
     options = ["--data=SyntheticDataModule", "--data.samples=80", "--data.slides=40"]
     fit(*options, "--data.split.protocol=image")

@@ -1,6 +1,7 @@
 """Look-alikes of the datasets, drawn into temporary folders, and what several tests use."""
 
 import os
+import shutil
 from pathlib import Path
 
 # Tests run two at once: threads of their own would wait for each other. Before torch is imported.
@@ -24,6 +25,9 @@ TINY = [
     "--trainer.enable_progress_bar=false",
 ]
 """Options that make any run take a second."""
+
+QUICK = [*TINY, "--figures=false"]
+"""Those of fit, and no figures, whose drawing takes as long as the training."""
 
 
 SWEEP = {
@@ -54,7 +58,25 @@ def last_of_each(args):
     return [a for i, a in enumerate(args) if "=" not in a or not repeated(i, a.partition("=")[0])]
 
 
+def few_cells(args, samples=80):
+    """Options that make the drawn cells few, unless the others name a dataset or a file."""
+    if any("--data=" in arg or "--config" in arg for arg in args):
+        return []
+    return [f"--data.samples={samples}", "--data.slides=40"]
+
+
+LONGEST = (
+    "test_fuzz.py",
+    "test_devices.py",
+    "test_sweep_kills.py",
+    "test_sweep_postgresql.py",
+    "test_resume.py",
+)
+"""Files with tests of many seconds, which run first: one at the end would leave a core idle."""
+
+
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     for item in items:
         if item.get_closest_marker("shared") and not SHARED.is_dir():
             item.add_marker(pytest.mark.skip(reason=f"no real images at {SHARED}"))
@@ -77,16 +99,26 @@ def fit(tmp_path):
     """Runs fit in-process; returns the run's folder."""
 
     def run(*args, name="tiny", runs=tmp_path / "runs", samples=80):
-        drawn = (
-            []
-            if any("--data=" in a or "--config" in a for a in args)
-            else [f"--data.samples={samples}", "--data.slides=40"]
-        )
-        options = [*drawn, *TINY, *args, f"--runs={runs}", f"--name={name}"]
+        options = [*few_cells(args, samples), *QUICK, *args, f"--runs={runs}", f"--name={name}"]
         assert main(["fit", *options]) == 0
         return max((Path(runs) / name).iterdir(), key=lambda path: path.stat().st_mtime_ns)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def _shared_run(tmp_path_factory):
+    """A finished run, which is trained once for all tests."""
+    runs = tmp_path_factory.mktemp("shared")
+    assert main(["fit", *few_cells([]), *QUICK, f"--runs={runs}", "--name=tiny"]) == 0
+    (run,) = (runs / "tiny").iterdir()
+    return run
+
+
+@pytest.fixture
+def run(_shared_run, tmp_path):
+    """The folder of a finished run: a copy that the test may change."""
+    return shutil.copytree(_shared_run, tmp_path / "runs" / "tiny" / _shared_run.name)
 
 
 @pytest.fixture

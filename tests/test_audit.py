@@ -18,6 +18,7 @@ from cellbench.artifacts.conditions import Condition
 from cellbench.artifacts.finished import Finished, StoredSplit
 from cellbench.artifacts.folder import RunFolder
 from cellbench.artifacts.predictions import Predictions
+from cellbench.audit import shortcuts
 from cellbench.audit.labels import find_doubtful
 from cellbench.data import result_cache
 from cellbench.data.cache import CacheConfig
@@ -49,6 +50,12 @@ def audit(tmp_path, capsys):
 
 
 @pytest.fixture
+def few_trees(monkeypatch):
+    """Make the search for shortcuts fast, for tests of what else an audit finds."""
+    monkeypatch.setattr(shortcuts, "TREES", 5)
+
+
+@pytest.fixture
 def planted(tmp_path):
     """Two classes of 30 fields, with all that an audit must find."""
     root, rng = tmp_path / "cells", np.random.default_rng(3)
@@ -71,6 +78,7 @@ def planted(tmp_path):
     return root
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_what_is_planted_is_found(audit, planted):
     code, found = audit("--data=FolderDataModule", f"--data.root={planted}")
     assert found["n"] == 61
@@ -102,6 +110,7 @@ def test_images_too_plain_for_near_copies_are_counted(audit, tmp_path, capsys):
     assert found["near_copies"] == []
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_near_copies_that_cross_the_split_give_exit_code_1(audit, planted):
     (planted / "b" / "03.png").unlink()
     rows = [["path", "label", "split"]]
@@ -138,6 +147,7 @@ def test_a_split_by_image_of_slides_leaks(audit):
     assert grouped["groups"] == 0
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_every_fold_is_looked_at(audit):
     _, found = audit(
         "--data=SyntheticDataModule",
@@ -214,6 +224,7 @@ def test_tissue_has_no_cells_to_cut_out(audit, chaoyang_root):
     assert found["masks"] is None
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_an_interrupted_audit_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(result_cache, "_BATCH_IMAGES", 8)
     read, whole = [], SyntheticDataModule.read_image
@@ -295,6 +306,7 @@ def test_annotators_disagree_more_on_doubtful_labels():
     assert found.others.high == pytest.approx(wilson(0, len(slides))[1])
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_labels_are_doubted_by_the_runs_of_a_cross_validation(fit, audit, tmp_path):
     options = ["--data=SyntheticDataModule", "--data.samples=80", "--data.slides=40"]
     for fold in (0, 1):
@@ -321,6 +333,7 @@ def test_a_mistake_is_told_in_a_line(args, message, fails):
     assert re.search(message, fails("audit", *args))
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_runs_of_other_images_are_refused(tmp_path, fit, fails):
     fit("--data=SyntheticDataModule", "--data.samples=60")
     line = fails(
@@ -372,6 +385,7 @@ def test_where_no_cell_is_found_nothing_is_hidden(audit, tmp_path):
     assert found["masks"] is None
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_a_split_that_cannot_be_drawn_does_not_hold(audit, tmp_path):
     rng = np.random.default_rng(0)
     for name, n in (("a", 30), ("b", 3)):
@@ -436,6 +450,7 @@ def test_no_readable_image_is_one_line(fails, tmp_path):
     )
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_the_stamps_of_runs_are_handed_on(fit, audit, tmp_path):
     options = ["--data=SyntheticDataModule", "--data.samples=80", "--data.slides=40"]
     fit(*options, "--data.split.protocol=image")

@@ -14,7 +14,7 @@ from cellbench.__main__ import main
 from cellbench.data.cache import CacheConfig
 from cellbench.data.datasets.folder import FolderDataModule
 from cellbench.utils import atomic
-from tests.conftest import TINY, draw_cell, write_image
+from tests.conftest import QUICK, draw_cell, write_image
 
 
 def module(root, folder, memory=0, **arguments):
@@ -122,7 +122,7 @@ def test_what_a_killed_process_left_is_removed(folder_root, folder):
 
 def fit_with(root, folder):
     return [
-        *["fit", "--data=FolderDataModule", f"--data.root={root}", *TINY, "--name=x"],
+        *["fit", "--data=FolderDataModule", f"--data.root={root}", *QUICK, "--name=x"],
         *["--data.cache.memory=0", f"--data.cache.folder={folder}", f"--runs={folder}-runs"],
     ]
 
@@ -158,6 +158,6 @@ def test_a_run_from_the_file_is_a_run_from_memory(folder_root, tmp_path):
         options = [f"--data.root={folder_root}", f"--runs={tmp_path}", f"--name={name}"]
         cache = [f"--data.cache.memory={memory}", f"--data.cache.folder={tmp_path / 'cache'}"]
         split = ["--data.augment=strong", "--data.num_workers=2" if memory else "--data.fill=0"]
-        assert main(["fit", "--data=FolderDataModule", *TINY, *options, *cache, *split]) == 0
+        assert main(["fit", "--data=FolderDataModule", *QUICK, *options, *cache, *split]) == 0
     texts = {path.read_text() for path in tmp_path.glob("*/*/predictions.csv")}
     assert len(texts) == 1

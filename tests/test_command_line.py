@@ -18,7 +18,7 @@ from cellbench.cli.options.repeated import refuse_repeated
 from cellbench.config import yaml
 from cellbench.config.option_types import parameters
 from cellbench.utils.errors import UserError, short_path
-from tests.conftest import TINY
+from tests.conftest import TINY, few_cells
 
 
 def test_help_and_version_import_nothing_heavy():
@@ -42,7 +42,7 @@ def test_every_command_has_its_module_and_help(capsys):
 
 def test_print_config_gives_a_config_that_runs(tmp_path, capsys, fit):
     with pytest.raises(SystemExit) as stopped:
-        main(["fit", "--data.samples=80", "--data.slides=40", *TINY, "--print_config"])
+        main(["fit", *few_cells([]), *TINY, "--print_config"])
     assert stopped.value.code == 0
     config = tmp_path / "printed.yaml"
     config.write_text(capsys.readouterr().out)
@@ -131,7 +131,7 @@ def test_print_config_gives_a_config_that_runs(tmp_path, capsys, fit):
 )
 def test_a_mistake_gets_one_line_and_leaves_nothing(args, message, tmp_path, fails):
     runs = tmp_path / "runs"
-    line = fails("fit", f"--runs={runs}", *TINY[:3], *args)
+    line = fails("fit", f"--runs={runs}", *few_cells(args), *TINY[:3], *args)
     assert message in line
     assert not runs.exists() or not any(runs.iterdir())
 
@@ -262,7 +262,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, fails):
 
 def test_runs_below_a_file_are_refused(tmp_path, fails):
     (tmp_path / "file").write_text("x")
-    assert "cannot make a folder in" in fails("fit", f"--runs={tmp_path}/file/runs", *TINY)
+    assert "cannot make a folder in" in fails(
+        "fit", f"--runs={tmp_path}/file/runs", *few_cells([]), *TINY
+    )
 
 
 def test_a_full_disk_is_said_and_what_was_there_is_kept(tmp_path):
@@ -395,9 +397,9 @@ def test_drawn_cells_are_announced_where_nobody_chose_data(fit, tmp_path, capsys
 
 
 def test_only_what_was_written_is_named_at_the_end(fit, capsys):
-    run = fit("--figures=false")
-    assert capsys.readouterr().out.endswith(f"\nmetrics.json and predictions.csv are in {run}\n")
     run = fit()
+    assert capsys.readouterr().out.endswith(f"\nmetrics.json and predictions.csv are in {run}\n")
+    run = fit("--figures=true")
     assert f"\nmetrics.json, predictions.csv and figures are in {run}\n" in capsys.readouterr().out
 
 

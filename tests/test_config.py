@@ -17,7 +17,7 @@ from cellbench.cli.options.types import stored_types
 from cellbench.config import option_types, strict_json, yaml
 from cellbench.sweeps.folder import merged
 from cellbench.utils.errors import MAX_MESSAGE, UserError, one_line
-from tests.conftest import EXPERIMENT, TINY
+from tests.conftest import EXPERIMENT, TINY, few_cells
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10)
@@ -252,7 +252,7 @@ def test_a_wrong_value_in_a_file(path, value, said, tmp_path, fails, monkeypatch
     ],
 )
 def test_a_wrong_value_on_the_command_line(option, said, tmp_path, fails):
-    line = fails("fit", f"--runs={tmp_path / 'runs'}", *TINY[:3], option)
+    line = fails("fit", f"--runs={tmp_path / 'runs'}", *few_cells([option]), *TINY[:3], option)
     assert said in line
     assert line.isprintable()
     assert len(line) <= MAX_MESSAGE
@@ -370,18 +370,18 @@ def every_option(config):
 
 
 @pytest.mark.slow
-def test_no_option_of_a_stored_configuration_names_code(fit, exploding):
+def test_no_option_of_a_stored_configuration_names_code(run, exploding):
     """Each of some 130 places gets each way to name a class; what is accepted is parsed."""
-    run = RunFolder(fit())
-    config = every_option(yaml.read(run.config))
+    folder = RunFolder(run)
+    config = every_option(yaml.read(folder.config))
     checked = list(places(config))
     assert len(checked) > 110
     accepted = set()
     for place in checked:
         for name in (*NAMES, str(exploding), {"__path__": str(exploding)}):
-            run.config.write_text(pyyaml.safe_dump(with_value(config, place, name)))
+            folder.config.write_text(pyyaml.safe_dump(with_value(config, place, name)))
             try:
-                read = read_config(run, whole=True)
+                read = read_config(folder, whole=True)
             except UserError:
                 continue
             assert isinstance(name, str | list)
@@ -402,8 +402,7 @@ def test_no_option_of_a_stored_configuration_names_code(fit, exploding):
     }
 
 
-def test_a_stored_configuration_neither_writes_elsewhere_nor_sends_data(fit, fails, tmp_path):
-    run = fit()
+def test_a_stored_configuration_neither_writes_elsewhere_nor_sends_data(run, fails, tmp_path):
     config = yaml.read(run / "config.yaml")
     config["data"]["init_args"]["cache"] = {"memory": 0, "folder": str(tmp_path / "other")}
     config["wandb"] |= {"mode": "online", "entity": "stranger", "project": "theirs"}
@@ -420,8 +419,7 @@ def test_a_stored_configuration_neither_writes_elsewhere_nor_sends_data(fit, fai
     assert "a run goes on as it began; remove --wandb.mode=online" in line
 
 
-def test_no_further_configuration_is_followed(fit, exploding, fails):
-    run = fit()
+def test_no_further_configuration_is_followed(run, exploding, fails):
     config = yaml.read(run / "config.yaml")
     for key in ("config", "ckpt_path", "resume", "folder", "run", "$schema", "subcommand"):
         (run / "config.yaml").write_text(pyyaml.safe_dump(config | {key: str(exploding)}))
@@ -432,9 +430,8 @@ def test_no_further_configuration_is_followed(fit, exploding, fails):
 
 @pytest.mark.parametrize("place", ["data.init_args.smote", "model.phases"])
 def test_no_command_runs_what_a_stored_configuration_names(
-    place, fit, exploding, fails, tmp_path, capsys
+    place, run, exploding, fails, tmp_path, capsys
 ):
-    run = fit()
     config = yaml.read(run / "config.yaml")
     bad = with_value(config, place.split("."), f"{MODULE}.X")
     (run / "config.yaml").write_text(pyyaml.safe_dump(bad))

@@ -27,24 +27,13 @@ from cellbench.training.callbacks.label_history import read_label_history
 from cellbench.utils import torch_files
 from cellbench.utils.atomic import replacing
 from cellbench.utils.errors import UserError
-from tests.conftest import TINY, draw_cell, write_image
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A finished run; tests damage a copy of it."""
-    runs = tmp_path_factory.mktemp("whole")
-    options = ["--data.samples=80", "--data.slides=40", *TINY, f"--runs={runs}", "--name=x"]
-    assert main(["fit", *options, "--figures=false"]) == 0
-    (run,) = (runs / "x").iterdir()
-    return run
+from tests.conftest import QUICK, TINY, draw_cell, write_image
 
 
 @pytest.fixture
-def run(whole, tmp_path):
-    copy = tmp_path / "run"
-    shutil.copytree(whole, copy)
-    return copy
+def run(run, tmp_path):
+    """A finished run to damage, directly in the test's folder."""
+    return run.rename(tmp_path / "run")
 
 
 @pytest.fixture
@@ -424,7 +413,7 @@ def weights_name(run, weights):
 def test_runs_that_were_trained_from_each_other_have_no_beginning(run, fails, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(run, other)
-    command = ["fit", "--data.samples=80", "--data.slides=40", *TINY, f"--model.weights={run}"]
+    command = ["fit", "--data.samples=80", "--data.slides=40", *QUICK, f"--model.weights={run}"]
     command.append(f"--runs={tmp_path / 'runs'}")
     for names in ({run: run}, {run: other, other: run}, {run: run / ".." / "run"}):
         for one, weights in names.items():

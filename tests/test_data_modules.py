@@ -164,11 +164,11 @@ class TestSynthetic(MaskedContract):
         found = {}
         for strength in (0.0, 1.0):
             data = SyntheticDataModule(
-                samples=400, slides=200, shortcut=strength, view="background", image_size=32
+                samples=160, slides=80, shortcut=strength, view="background", image_size=32
             )
             data.setup("fit")
             nucleus = SyntheticDataModule(
-                samples=400, slides=200, shortcut=strength, view="nucleus", image_size=32
+                samples=160, slides=80, shortcut=strength, view="nucleus", image_size=32
             )
             nucleus.setup("fit")
             found[strength] = self.nearest_mean(data), self.nearest_mean(nucleus)

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -22,6 +21,7 @@ from cellbench.data.sampling import BatchSampler, quotas
 from cellbench.data.splits import SplitConfig
 from cellbench.inference.rebuild import build_model
 from tests.conftest import draw_cell, write_image
+from tests.forked import fork_ranks, start
 from tests.test_resume import assert_same, results
 
 N = 41  # divides by nothing
@@ -165,7 +165,8 @@ def test_two_processes_make_one_run_folder_and_one_wandb_run(two):
     assert json.loads((two / "environment.json").read_text())["devices"] == 2
 
 
-def test_a_checkpoint_is_scored_alike_on_one_device_and_on_two(one):
+def test_a_checkpoint_is_scored_alike_on_one_device_and_on_two(one, monkeypatch):
+    fork_ranks(monkeypatch)
     assert (
         main(["test", "--run", str(one), "--trainer.devices=2", "--trainer.accelerator=cpu"]) == 0
     )
@@ -179,19 +180,20 @@ def test_a_checkpoint_is_scored_alike_on_one_device_and_on_two(one):
     assert_alike(result["metrics"], known["metrics"])
 
 
-def command(root, runs):
-    return [
-        *[sys.executable, "-m", "cellbench", "fit", *OPTIONS, "--trainer.devices=2"],
-        *[f"--data.root={root}", f"--runs={runs}", "--checkpoint.every=0"],
-    ]
-
-
 def begun(root, runs):
-    """A run on two devices that has made its first checkpoint."""
-    process = subprocess.Popen(command(root, runs), stderr=subprocess.PIPE, text=True)
-    while not list(runs.glob("run/*/checkpoints/last.ckpt")) and process.poll() is None:
+    """A run on two devices that has made its first checkpoint; `log` gets its output."""
+    places = [f"--data.root={root}", f"--runs={runs}"]
+    options = [*OPTIONS, *places, "--trainer.devices=2", "--checkpoint.every=0"]
+    process = start(["fit", *options], runs / "log")
+    while not list(runs.glob("run/*/checkpoints/last.ckpt")) and process.is_alive():
         time.sleep(0.01)
     return process
+
+
+def ended(process, runs):
+    """Wait for a run; return its exit code and its output."""
+    process.join(timeout=90)
+    return process.exitcode, (runs / "log").read_text()
 
 
 def ranks_of(process):
@@ -202,14 +204,15 @@ def ranks_of(process):
     return [int(line) for line in listed.stdout.split()]
 
 
-def test_a_terminated_run_on_two_devices_goes_on_to_the_same_bits(root, two, tmp_path):
+def test_a_terminated_run_on_two_devices_goes_on_to_the_same_bits(root, two, tmp_path, monkeypatch):
     process = begun(root, tmp_path)
-    process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=90)
-    assert process.returncode == 143
+    os.kill(process.pid, signal.SIGTERM)
+    code, said = ended(process, tmp_path)
+    assert code == 143
     run = run_of(tmp_path)
-    assert error.count(f"SIGTERM; go on with: python -m cellbench fit --resume {run}") == 1
+    assert said.count(f"SIGTERM; go on with: python -m cellbench fit --resume {run}") == 1
     assert not (run / "metrics.json").exists()
+    fork_ranks(monkeypatch)
     assert main(["fit", "--resume", str(run)]) == 0
     assert_same(run, results(two))
 
@@ -219,9 +222,9 @@ def test_a_terminated_run_on_two_devices_goes_on_to_the_same_bits(root, two, tmp
 def test_one_process_killed_ends_the_run_which_goes_on(root, two, tmp_path, victim):
     process = begun(root, tmp_path)
     os.kill(ranks_of(process)[victim], signal.SIGKILL)
-    _, error = process.communicate(timeout=90)
-    assert process.returncode == 137
-    assert f"the process of device {victim} was killed by SIGKILL" in error
+    code, said = ended(process, tmp_path)
+    assert code == 137
+    assert f"the process of device {victim} was killed by SIGKILL" in said
     run = run_of(tmp_path)
     assert main(["fit", "--resume", str(run)]) == 0
     assert_same(run, results(two))
@@ -232,7 +235,7 @@ def test_no_process_outlives_a_killed_launcher(root, tmp_path):
     process = begun(root, tmp_path)
     ranks = ranks_of(process)
     process.kill()
-    process.communicate()
+    process.join()
     end = time.monotonic() + 60
     while any(os.path.exists(f"/proc/{rank}") for rank in ranks):
         assert time.monotonic() < end
@@ -284,7 +287,8 @@ def test_balancing_shows_every_sample_of_a_class_before_any_again():
         ("--trainer.use_distributed_sampler=true", "trainer.use_distributed_sampler: true is not"),
     ],
 )
-def test_misuse_gets_one_line(root, tmp_path, capfd, option, says):
+def test_misuse_gets_one_line(root, tmp_path, capfd, monkeypatch, option, says):
+    fork_ranks(monkeypatch)
     args = ["fit", *OPTIONS, f"--data.root={root}", f"--runs={tmp_path}", "--trainer.devices=2"]
     assert main([*args, option]) == 2
     errors = [line for line in capfd.readouterr().err.splitlines() if "cellbench: error" in line]

@@ -202,8 +202,7 @@ def test_explain_compares_views_on_the_same_masks(fit, capsys, tmp_path):
     assert areas["raw"] == areas["masked"]
 
 
-def test_explain_is_done_once(fit, tmp_path, capsys):
-    run = fit()
+def test_explain_is_done_once(run, tmp_path, capsys):
     assert main(["explain", str(run), "--n=5"]) == 0
     first = (run / "attributions.csv").read_bytes()
     ids = {a.id for a in explained(run)}
@@ -265,7 +264,7 @@ def test_maps_of_one_pixel_have_no_grad_cam(fit, capsys):
 
 
 def test_an_image_that_has_changed_is_refused(fit, folder_root, fails):
-    run = fit("--data=FolderDataModule", f"--data.root={folder_root}", "--figures=false")
+    run = fit("--data=FolderDataModule", f"--data.root={folder_root}")
     _, parts = read_predictions(run / "predictions.csv")
     path = folder_root / parts["test"].ids[0]
     write_image(path, 255 - read_image(path))
@@ -277,7 +276,7 @@ def test_an_image_that_has_changed_is_refused(fit, folder_root, fails):
 
 def test_masks_that_have_changed_are_refused(fit, folder_root, fails):
     data = ["--data=FolderDataModule", f"--data.root={folder_root}", "--data.view=masked"]
-    run = fit(*data, "--figures=false")
+    run = fit(*data)
     replace_masks(folder_root)
     line = fails("explain", str(run))
     assert "the masks have changed since the training" in line
@@ -285,7 +284,7 @@ def test_masks_that_have_changed_are_refused(fit, folder_root, fails):
 
 
 def test_nothing_is_half_written(fit, fails):
-    run = fit("--figures=false")
+    run = fit()
     (run / "figures").write_text("in the way")
     assert "cannot write" in fails("explain", str(run), "--n=4")
     assert not (run / "attributions.csv").exists()

@@ -124,8 +124,8 @@ def test_what_no_graph_can_hold_is_said(view, masks, stain, words):
         assert each in steps
 
 
-def test_images_that_cannot_be_read_are_not_compared(fit, fails, tmp_path, capsys):
-    run, images = fit(), tmp_path / "images"
+def test_images_that_cannot_be_read_are_not_compared(run, fails, tmp_path, capsys):
+    images = tmp_path / "images"
     for number in range(3):
         write_image(images / f"{number}.png", np.full((40, 40, 3), 60 * number, np.uint8))
     (images / "1.png").write_bytes(b"")
@@ -141,15 +141,13 @@ def test_images_that_cannot_be_read_are_not_compared(fit, fails, tmp_path, capsy
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxscript", "onnxruntime"])
-def test_a_missing_package_is_one_line(fit, fails, monkeypatch, missing):
-    run = fit()
+def test_a_missing_package_is_one_line(run, fails, monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     line = fails("export", f"--run={run}")
     assert line == f"export needs the package {missing}: pip install 'cellbench[onnx]'"
 
 
-def test_a_checkpoint_that_is_none_is_refused(fit, fails, tmp_path):
-    run = fit()
+def test_a_checkpoint_that_is_none_is_refused(run, fails, tmp_path):
     (run / "checkpoints" / "best.ckpt").write_bytes(b"x" * 99)
     assert "is not a whole checkpoint" in fails("export", f"--run={run}")
     assert not (run / "export").exists()
@@ -158,8 +156,8 @@ def test_a_checkpoint_that_is_none_is_refused(fit, fails, tmp_path):
     assert line == "--masks: they are of --images, which is not given"
 
 
-def test_only_an_earlier_export_is_overwritten(fit, fails, tmp_path):
-    run, file = fit(), tmp_path / "model.onnx"
+def test_only_an_earlier_export_is_overwritten(run, fails, tmp_path):
+    file = tmp_path / "model.onnx"
     for output in (run / "metrics.json", run / "checkpoints" / "best.ckpt"):
         before = output.read_bytes()
         line = fails("export", f"--run={run}", f"--output={output}")

@@ -9,8 +9,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from cellbench.__main__ import main
+from cellbench.artifacts import figures
 from cellbench.artifacts.predictions import read_predictions
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.unlabelled import UnlabelledImages
@@ -31,9 +33,8 @@ def draw(folder, n, seed=0):
 
 
 @pytest.fixture
-def predict(fit, tmp_path):
+def predict(run, tmp_path):
     """Runs predict with a run of drawn cells; returns the rows and the run."""
-    run = fit()
 
     def run_predict(*args):
         output = tmp_path / "out" / "p.csv"
@@ -278,6 +279,9 @@ def test_no_file_of_another_kind_is_overwritten(predict, fails, tmp_path):
     heat = tmp_path / "heat" / "000.png.png"
     draw(heat.parent, 1)
     (heat.parent / "000.png").rename(heat)
+    figure = predict.run / "figures" / "confusion.png"
+    figure.parent.mkdir()
+    figures.save(Figure(), figure)
     listed = tmp_path / "own.unreadable.csv"
     listed.write_text("mine")
     args = [f"--run={predict.run}", f"--images={tmp_path / 'cells'}"]
@@ -286,7 +290,7 @@ def test_no_file_of_another_kind_is_overwritten(predict, fails, tmp_path):
         ("--output", predict.run / "predictions.csv"),
         ("--output", listed),
         ("--contact_sheet", tmp_path / "cells" / "000.png"),
-        ("--contact_sheet", sorted(predict.run.glob("figures/*.png"))[0]),
+        ("--contact_sheet", figure),
         ("--explain", heat),
     ):
         before = path.read_bytes()

@@ -23,7 +23,7 @@ from cellbench.label_noise.detection import correct, easy, noisy
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.co_teaching import CoTeacher, CoTeachingConfig
 from cellbench.models.config import ModelConfig
-from tests.conftest import TINY
+from tests.conftest import TINY, few_cells
 from tests.test_resume import assert_same, results, terminate_at
 
 PHASES = "--model.phases=[{epochs: 1, freeze: backbone}, {epochs: 2, freeze: stage2, lr: 0.0001}, "
@@ -66,11 +66,11 @@ def test_a_phase_leaves_what_it_freezes(fit):
 
 
 def test_phases_that_do_not_fill_the_training_are_refused(fails):
-    line = fails("fit", *TINY, PHASES)
+    line = fails("fit", *few_cells([]), *TINY, PHASES)
     assert line == (
         "model.phases: they last 4 epochs, and trainer.max_epochs is 2; make them equal"
     )
-    line = fails("fit", *TINY, "--model.phases=[{epochs: 2, freeze: stage8}]")
+    line = fails("fit", *few_cells([]), *TINY, "--model.phases=[{epochs: 2, freeze: stage8}]")
     assert line.startswith("model.phases: small_cnn has no stage 'stage8'")
 
 
@@ -121,7 +121,8 @@ def test_a_run_stops_early_and_keeps_its_best(fit):
 
 
 def test_patience_needs_something_to_get_better(fails):
-    line = fails("fit", *TINY, "--checkpoint.patience=2", "--checkpoint.monitor=last")
+    options = ["--checkpoint.patience=2", "--checkpoint.monitor=last"]
+    line = fails("fit", *few_cells([]), *TINY, *options)
     assert line.startswith("checkpoint.patience: the last epoch is never better")
 
 
@@ -407,6 +408,7 @@ def test_relabelling_lowers_the_noise(relabelled, capsys):
 def test_a_training_takes_the_new_labels(relabelled, tmp_path, fails):
     path, command = relabelled
     fit = ["fit", *command[1:], f"--runs={tmp_path}", "--name=again", "--label_history=true"]
+    fit.append("--figures=false")
     assert main([*fit, f"--data.train_labels={path}"]) == 0
     (run,) = (tmp_path / "again").iterdir()
     with path.open() as file:
@@ -485,7 +487,7 @@ def test_labels_that_changed_since_are_noticed(relabelled, fails, tmp_path, monk
     ],
 )
 def test_what_does_not_go_together_is_refused(fails, options, message):
-    assert message in fails("fit", *TINY, *options)
+    assert message in fails("fit", *few_cells(options), *TINY, *options)
 
 
 def test_class_weights_and_averages_go_together(fit):
@@ -516,7 +518,7 @@ def test_wrong_tables_of_labels_are_named(tmp_path, fails, text, message):
     path = tmp_path / "labels.csv"
     if text is not None:
         path.write_text(text)
-    assert message in fails("fit", *TINY, f"--data.train_labels={path}")
+    assert message in fails("fit", *few_cells([]), *TINY, f"--data.train_labels={path}")
 
 
 @pytest.mark.parametrize(
@@ -561,7 +563,7 @@ def test_seeds_with_tables_of_labels_of_their_own_are_pooled(relabelled, tmp_pat
         own = tmp_path / f"{seed}.csv"
         own.write_text(path.read_text())
         fit = ["fit", *command[1:], f"--runs={tmp_path / 'runs'}", "--name=pooled"]
-        fit += ["--trainer.max_epochs=1", f"--seed_everything={seed}"]
+        fit += ["--trainer.max_epochs=1", f"--seed_everything={seed}", "--figures=false"]
         assert main([*fit, f"--data.train_labels={own}"]) == 0
     runs, left = read_finished([tmp_path / "runs"])
     assert not left

@@ -17,12 +17,13 @@ from filelock import FileLock
 
 from cellbench.__main__ import main
 from cellbench.models.classifier import CellClassifier
-from tests.conftest import TINY, last_of_each, replace_masks
+from tests.conftest import QUICK, last_of_each, replace_masks
+from tests.forked import FORK
 
 OPTIONS = [
     "--data.samples=80",
     "--data.slides=40",
-    *TINY,
+    *QUICK,
     "--trainer.max_epochs=6",
     "--data.augment=strong",
     "--data.balance=balanced",
@@ -119,11 +120,8 @@ def kill_and_go_on(tmp_path, reference, seed, workers, kills=1):
         if (only_run(tmp_path) / "metrics.json").exists():  # it ended before the kill
             assert_same(only_run(tmp_path), reference)
             return
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
-    run = only_run(tmp_path)
-    if not (run / "metrics.json").exists():
-        raise AssertionError(done.stderr)
-    assert_same(run, reference)
+    assert main(arguments[arguments.index("fit") :]) == 0
+    assert_same(only_run(tmp_path), reference)
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
@@ -137,39 +135,36 @@ def test_a_run_killed_at_many_moments_ends_with_the_same_bits(tmp_path, referenc
     kill_and_go_on(tmp_path, reference, seed, workers=2 * (seed % 2), kills=1 + seed % 3)
 
 
-# A command that kills itself at the n-th call of a function, halfway through where that writes;
-# of the calls that write, those for last.ckpt are counted.
-KILLED = """
-import functools, importlib, os, signal, sys
-module, name, n, *args = sys.argv[1:]
-from cellbench.__main__ import main
-owner = functools.reduce(getattr, name.split(".")[:-1], importlib.import_module(module))
-name, calls = name.split(".")[-1], 0
-original = getattr(owner, name)
-
-@functools.wraps(original)
-def wrapped(*args, **kwargs):
-    global calls
-    calls += "last.ckpt" in str(args[1]) if module in ("os", "torch") else 1
-    if calls < int(n):
-        return original(*args, **kwargs)
-    if module == "torch":
-        original(*args, **kwargs)
-        os.truncate(args[1], os.path.getsize(args[1]) // 2)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-setattr(owner, name, wrapped)
-main(args)
-"""
-
 MOMENTS = {
-    "in a validation": ("cellbench.models.classifier", "CellClassifier.validation_step", 6),
-    "in a checkpoint's write": ("torch", "save", 5),
-    "before a checkpoint is moved": ("os", "replace", 4),
-    "in the last validation": ("cellbench.models.classifier", "CellClassifier.validation_step", 12),
-    "in the test": ("cellbench.models.classifier", "CellClassifier.test_step", 1),
-    "in the first checkpoint's write": ("torch", "save", 1),
+    "in a validation": (CellClassifier, "validation_step", 6),
+    "in a checkpoint's write": (torch, "save", 5),
+    "before a checkpoint is moved": (os, "replace", 4),
+    "in the last validation": (CellClassifier, "validation_step", 12),
+    "in the test": (CellClassifier, "test_step", 1),
+    "in the first checkpoint's write": (torch, "save", 1),
 }
+
+
+def run_killed(owner, name, n, arguments):
+    """Run a command that kills its process at the n-th call of a function.
+
+    Of a function that writes, only the calls for last.ckpt count, and torch.save has written half.
+    """
+    original, calls = getattr(owner, name), 0
+
+    @functools.wraps(original)
+    def wrapped(*args, **kwargs):
+        nonlocal calls
+        calls += owner is CellClassifier or "last.ckpt" in str(args[1])
+        if calls < n:
+            return original(*args, **kwargs)
+        if owner is torch:
+            original(*args, **kwargs)
+            os.truncate(args[1], os.path.getsize(args[1]) // 2)
+        return os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, name, wrapped)
+    main(arguments)
 
 
 @pytest.mark.parametrize(
@@ -180,11 +175,11 @@ MOMENTS = {
     ],
 )
 def test_a_run_killed_at_a_bad_moment_ends_with_the_same_bits(tmp_path, reference, moment):
-    module, name, n = MOMENTS[moment]
     arguments = ["fit", *OPTIONS, f"--runs={tmp_path}", ALWAYS]
-    killed = [sys.executable, "-c", KILLED, module, name, str(n), *arguments]
-    done = subprocess.run(killed, capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    process = FORK.Process(target=run_killed, args=(*MOMENTS[moment], arguments))
+    process.start()  # a fork, which has nothing to import
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     run = only_run(tmp_path)
     last = run / "checkpoints" / "last.ckpt"
     if "first" not in moment:
@@ -238,10 +233,9 @@ def test_auto_takes_only_an_unfinished_run_of_the_same_configuration(fit, tmp_pa
     assert (first / "metrics.json").exists()
 
 
-def test_resume_is_refused_where_it_would_not_be_exact(fit, fails):
-    run = fit()
+def test_resume_is_refused_where_it_would_not_be_exact(run, fails):
     assert "is finished" in fails("fit", "--resume", str(run))
-    assert "is not a run's folder" in fails("fit", "--resume", str(run / "figures"))
+    assert "is not a run's folder" in fails("fit", "--resume", str(run / "checkpoints"))
     (run / "metrics.json").unlink()
     line = fails("fit", "--resume", str(run), "--model.lr=1")
     assert "a run goes on as it began; remove --model.lr=1" in line
@@ -415,8 +409,7 @@ def test_two_processes_do_not_share_a_run(tmp_path, terminated, fails):
 
 
 @pytest.mark.parametrize("command", ["test", "validate", "predict"])
-def test_a_terminated_evaluation_does_not_exit_0(fit, folder_root, monkeypatch, command, capfd):
-    run = fit()
+def test_a_terminated_evaluation_does_not_exit_0(run, folder_root, monkeypatch, command, capfd):
     step = {"validate": "validation_step"}.get(command, f"{command}_step")
     monkeypatch.setattr(
         CellClassifier, step, lambda self, batch: os.kill(os.getpid(), signal.SIGTERM)

@@ -24,7 +24,7 @@ from cellbench.metrics.probabilities import score
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.config import ModelConfig
 from cellbench.training import precision
-from tests.conftest import TINY, draw_cell, write_image
+from tests.conftest import QUICK, TINY, draw_cell, write_image
 
 FILES = {
     "checkpoints/best.ckpt",
@@ -59,7 +59,7 @@ def weights(path):
 
 
 def test_a_run_writes_its_folder(fit):
-    run = fit()
+    run = fit("--figures=true")
     assert written(run) == FILES
     found = metrics(run)
     assert found["stamps"] == []
@@ -149,7 +149,7 @@ def test_the_best_epoch_is_scored_and_kept(fit):
 
 
 def test_the_last_epoch_can_be_chosen(fit):
-    run = fit("--checkpoint.monitor=last", "--trainer.max_epochs=3")
+    run = fit("--checkpoint.monitor=last", "--trainer.max_epochs=3", "--figures=true")
     assert written(run) == FILES
     best, last = (weights(run / "checkpoints" / f"{name}.ckpt") for name in ("best", "last"))
     assert all(torch.equal(best[key], last[key]) for key in best)
@@ -248,8 +248,7 @@ def test_another_view_at_test_is_stamped(fit, capsys):
 
 
 @pytest.mark.parametrize("change", [[], ["--data.shortcut=1"]])
-def test_a_split_that_trained_the_model_is_refused(fit, fails, change):
-    run = fit()
+def test_a_split_that_trained_the_model_is_refused(run, fails, change):
     line = fails("test", f"--run={run}", "--data.split.seed=5", *change)
     assert "is in the test split, but the run" in line
     assert "selected on the same" in line
@@ -315,8 +314,7 @@ def test_a_masked_model_needs_masks(fit, fails, hpv_root):
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "foreign", "code", "missing"])
-def test_a_checkpoint_that_is_none_is_refused(fit, fails, damage, capsys):
-    run = fit()
+def test_a_checkpoint_that_is_none_is_refused(run, fails, damage, capsys):
     best = run / "checkpoints" / "best.ckpt"
     whole = best.read_bytes()
     if damage == "foreign":
@@ -330,7 +328,7 @@ def test_a_checkpoint_that_is_none_is_refused(fit, fails, damage, capsys):
     line = fails("test", f"--run={run}")
     expected = "there is no checkpoint" if damage == "missing" else "is not a whole checkpoint"
     assert expected in line
-    assert fails("predict", f"--run={run}", f"--images={run}/figures") == line
+    assert fails("predict", f"--run={run}", f"--images={run}/checkpoints") == line
     assert "code has run" not in capsys.readouterr().out
 
 
@@ -339,8 +337,7 @@ class _Rogue:
         return (print, ("code has run",))
 
 
-def test_a_downloaded_run_names_no_code(fit, fails, tmp_path, monkeypatch):
-    run = fit()
+def test_a_downloaded_run_names_no_code(run, fails, tmp_path, monkeypatch):
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["trainer"]["callbacks"] = [{"class_path": "exploding_module.X"}]
     (run / "config.yaml").write_text(yaml.safe_dump(config))
@@ -393,12 +390,12 @@ def test_a_diverged_training_is_said_and_its_history_kept(fails, tmp_path):
 
 @pytest.mark.parametrize("view", View.__args__)
 def test_every_view_trains(fit, view):
-    run = fit(f"--data.view={view}", "--trainer.max_epochs=1")
+    run = fit(f"--data.view={view}", "--trainer.max_epochs=1", "--figures=true")
     assert metrics(run)["view"] == view
 
 
 def test_tensorboard_has_curves_and_pictures(fit):
-    run = fit("--tensorboard=true")
+    run = fit("--tensorboard=true", "--figures=true")
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     losses = [event.value for event in events.Scalars("val/loss")]
     assert losses == pytest.approx([float(r["val/loss"]) for r in rows(run / "history.csv")])
@@ -409,7 +406,7 @@ def test_tensorboard_has_curves_and_pictures(fit):
 
 
 def test_an_offline_wandb_run_is_whole(fit):
-    run = fit("--wandb.mode=offline", "--wandb.group=g", "--data.view=masked")
+    run = fit("--wandb.mode=offline", "--wandb.group=g", "--data.view=masked", "--figures=true")
     (log,) = run.glob("wandb/offline-run-*/run-*.wandb")
     command = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", str(log)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -462,8 +459,7 @@ def test_one_image_under_two_labels_is_stamped(fit, folder_root):
     assert "'blast/3 (0).jpg' (blast) and 'normal cell/x.jpg' (normal cell) have the same" in stamp
 
 
-def test_an_unfinished_run_is_not_tested(fit, fails, tmp_path, capsys):
-    run = fit()
+def test_an_unfinished_run_is_not_tested(run, fails, tmp_path, capsys):
     (run / "metrics.json").unlink()
     line = fails("test", f"--run={run}")
     assert line.startswith("--run: the run is unfinished")
@@ -550,7 +546,7 @@ def test_weights_that_have_seen_the_test_images_are_refused(fit, fails, tmp_path
     first = fit("--data.split.seed=0", name="first")
     again = [
         "fit",
-        *TINY,
+        *QUICK,
         "--name=again",
         "--data.samples=80",
         "--data.slides=40",

@@ -12,7 +12,7 @@ from cellbench.data.datasets.folder import FolderDataModule
 from cellbench.data.datasets.synthetic import SyntheticDataModule
 from cellbench.data.sampling import BatchSampler, SampleRequest, quotas
 from cellbench.data.smote import Smote, SmoteConfig
-from tests.conftest import TINY, draw_cell, write_image
+from tests.conftest import QUICK, TINY, draw_cell, few_cells, write_image
 
 
 def drawn(data):
@@ -155,7 +155,7 @@ def lonely(tmp_path):
 
 def test_a_class_of_one_image_is_named(lonely, fails):
     options = ["--data=FolderDataModule", f"--data.root={lonely}", "--data.csv=table.csv"]
-    options += ["--data.split.protocol=official", *TINY]
+    options += ["--data.split.protocol=official", *QUICK]
     line = fails("fit", *options, "--data.smote={}")
     assert line.startswith("data.smote: class 'b' has a single image in the training split")
     assert FolderDataModule.__name__ in options[0]
@@ -172,7 +172,7 @@ def test_a_class_of_one_image_is_named(lonely, fails):
     ],
 )
 def test_wrong_values_are_refused(fails, options, message):
-    assert message in fails("fit", *TINY, *options)
+    assert message in fails("fit", *few_cells(options), *TINY, *options)
 
 
 def test_a_run_with_synthetic_images_scores_real_ones(fit):

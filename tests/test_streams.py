@@ -10,10 +10,10 @@ import time
 import pytest
 
 from cellbench.utils import streams
-from tests.conftest import TINY, last_of_each
+from tests.conftest import QUICK, last_of_each
 
 PROGRAM = [sys.executable, "-m", "cellbench"]
-FIT = [*PROGRAM, "fit", "--data.samples=80", "--data.slides=40", *TINY, "--figures=false"]
+FIT = [*PROGRAM, "fit", "--data.samples=80", "--data.slides=40", *QUICK]
 
 PRINTS = """
 import os, sys, time

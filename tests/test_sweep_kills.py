@@ -16,6 +16,7 @@ import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from cellbench.__main__ import main
 from tests.conftest import EXPERIMENT, TINY, last_of_each
 
 SEARCH = {
@@ -100,7 +101,8 @@ def write(tmp_path, sweep):
 def disturbed(tmp_path, sweep, kills, *options):
     """Runs a sweep undisturbed, and killed so often; returns both tables."""
     file = write(tmp_path, sweep)
-    assert begin(file, tmp_path / "undisturbed", *options).wait() == 0
+    undisturbed = ["sweep", f"--config={file}", f"--runs={tmp_path / 'undisturbed'}"]
+    assert main([*undisturbed, *last_of_each([*TINY, *options])]) == 0
     dice, runs = random.Random(0), tmp_path / "disturbed"
     log, done, begun = runs.with_suffix(".log"), 0, 0
     process = None

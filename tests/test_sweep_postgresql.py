@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import EXPERIMENT
-from tests.test_sweep_kills import begin, rows
+from tests import forked
+from tests.conftest import EXPERIMENT, TINY
+from tests.test_sweep_kills import rows
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 pytestmark = pytest.mark.skipif(not BINARIES, reason="no PostgreSQL server; .ci/run installs it")
@@ -81,15 +82,21 @@ def write(tmp_path, trials):
     return file
 
 
+def begin(file, runs, server, *options):
+    """Start a sweep, with its output in a log beside its folder."""
+    places = [f"--config={file}", f"--runs={runs}", f"--storage={server.url}"]
+    return forked.start(["sweep", *places, *TINY, *options], runs.with_suffix(".log"))
+
+
 def share(tmp_path, server, trials, machines, workers, between):
     """Runs a sweep on several machines, as far as folders make them; returns all its rows."""
     file = write(tmp_path, trials)
-    options = [f"--storage={server.url}", f"--workers={workers}"]
     folders = [tmp_path / f"machine{i}" for i in range(machines)]
-    processes = [begin(file, folder, *options) for folder in folders]
+    processes = [begin(file, folder, server, f"--workers={workers}") for folder in folders]
     between(folders, processes)
     for folder, process in zip(folders, processes, strict=True):
-        assert process.wait() == 0, folder.with_suffix(".log").read_text()
+        process.join()
+        assert process.exitcode == 0, folder.with_suffix(".log").read_text()
     tables = [rows(folder) for folder in folders]
     assert all(table == tables[0] for table in tables)
     runs = [path.parent.name for f in folders for path in f.glob("sweep/trials/*/metrics.json")]
@@ -99,7 +106,7 @@ def share(tmp_path, server, trials, machines, workers, between):
 
 def until(condition, process):
     while not condition():
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.1)
 
 
@@ -135,9 +142,8 @@ def test_eight_workers_do_two_hundred_trials(tmp_path, server):
         server.start()
         until(done(100), processes[0])
         os.killpg(processes[3].pid, signal.SIGKILL)
-        processes[3].wait()
-        options = [f"--storage={server.url}", "--workers=2"]
-        processes[3] = begin(tmp_path / "sweep.yaml", folders[3], *options)
+        processes[3].join()
+        processes[3] = begin(tmp_path / "sweep.yaml", folders[3], server, "--workers=2")
 
     found = share(tmp_path, server, 200, machines=4, workers=2, between=disturb)
     assert [row["state"] for row in found] == ["done"] * 200
@@ -148,11 +154,12 @@ def test_eight_workers_do_two_hundred_trials(tmp_path, server):
 def test_a_server_that_is_not_there_at_first_is_waited_for(tmp_path, server):
     server.stop()
     file = write(tmp_path, 2)
-    process = begin(file, tmp_path / "runs", f"--storage={server.url}")
+    process = begin(file, tmp_path / "runs", server)
     log = tmp_path / "runs.log"
     until(lambda: "the storage does not answer; waiting" in log.read_text(), process)
     server.start()
-    assert process.wait() == 0, log.read_text()
+    process.join()
+    assert process.exitcode == 0, log.read_text()
     assert len(rows(tmp_path / "runs")) == 2
 
 
@@ -160,8 +167,10 @@ def test_a_server_that_is_not_there_at_first_is_waited_for(tmp_path, server):
 def test_a_database_that_is_none_is_said_at_once(tmp_path, server):
     file = write(tmp_path, 2)
     begun = time.monotonic()
-    address = server.url.replace("/postgres", "/nowhere")
-    assert begin(file, tmp_path / "runs", f"--storage={address}").wait() == 2
+    server.url = server.url.replace("/postgres", "/nowhere")
+    process = begin(file, tmp_path / "runs", server)
+    process.join()
+    assert process.exitcode == 2
     said = (tmp_path / "runs.log").read_text()
     assert "--storage: it cannot be used" in said
     assert 'database "nowhere" does not exist' in said

@@ -21,14 +21,14 @@ from cellbench.models.classifier import CellClassifier
 from cellbench.report.wandb import publish, workspace
 from cellbench.training import loggers
 from cellbench.utils.errors import UserError
-from tests.conftest import TINY
+from tests.conftest import QUICK, few_cells
 from tests.fake_wandb import ENTITY, KEY, FakeWandb
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:wandb_workspaces")
 
 ONLINE = "--wandb.mode=online"
 DEMO = Path(__file__).parents[1] / "experiments" / "demo.yaml"
-DRAWN = ["--data.samples=80", "--data.slides=40"]
+DRAWN = few_cells([])
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +83,7 @@ def test_an_online_run_arrives(fit, server):
         f"--config={DEMO}",
         *DRAWN,
         ONLINE,
+        "--figures=true",
         "--wandb.project=cells",
         "--wandb.group=views",
         '--wandb.tags=["first","second"]',
@@ -109,7 +110,7 @@ def test_an_online_run_arrives(fit, server):
 
 
 def test_a_run_that_fails_has_failed_there(fails, server, tmp_path):
-    options = [*TINY, *DRAWN, "--model.optimizer=sgd", "--model.lr=1e30", f"--runs={tmp_path}"]
+    options = [*QUICK, *DRAWN, "--model.optimizer=sgd", "--model.lr=1e30", f"--runs={tmp_path}"]
     assert "the training diverged" in fails("fit", *options, ONLINE)
     (run,) = server.runs.values()
     assert (run.state, run.exit_code) == ("failed", 1)
@@ -121,7 +122,7 @@ def test_a_run_that_fails_has_failed_there(fails, server, tmp_path):
 def test_a_run_that_is_interrupted_goes_on_as_the_same(
     signum, state, server, tmp_path, monkeypatch
 ):
-    command = ["fit", *TINY, *DRAWN, f"--runs={tmp_path}", "--name=x", ONLINE]
+    command = ["fit", *QUICK, *DRAWN, f"--runs={tmp_path}", "--name=x", ONLINE]
     with monkeypatch.context() as patched:
         signal_at(patched, 5, signum)  # in the second epoch
         assert main(command) == 128 + signum
@@ -140,7 +141,7 @@ def test_a_run_that_is_interrupted_goes_on_as_the_same(
 
 def test_a_server_that_refuses_the_key_is_said(fails, server, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY[::-1])
-    line = fails("fit", *TINY, *DRAWN, f"--runs={tmp_path}", ONLINE)
+    line = fails("fit", *QUICK, *DRAWN, f"--runs={tmp_path}", ONLINE)
     assert f"--wandb.mode: no run at {server.url}" in line
     assert "401" in line
     assert not list(tmp_path.rglob("config.yaml"))
@@ -153,7 +154,7 @@ def test_without_a_server_or_a_key_a_run_that_goes_on_loses_nothing(
 ):
     with monkeypatch.context() as patched:
         signal_at(patched, 5, signal.SIGTERM)
-        command = ["fit", *TINY, *DRAWN, f"--runs={tmp_path}", "--name=x", ONLINE]
+        command = ["fit", *QUICK, *DRAWN, f"--runs={tmp_path}", "--name=x", ONLINE]
         assert main(command) == 128 + signal.SIGTERM
     (folder,) = (tmp_path / "x").iterdir()
     kept = {path: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
@@ -201,7 +202,7 @@ def sync(*arguments):
 
 
 def test_an_offline_run_arrives_once_however_often_it_is_sent(fit, server):
-    folder = fit("--wandb.mode=offline", "--wandb.group=g")
+    folder = fit("--wandb.mode=offline", "--wandb.group=g", "--figures=true")
     (log,) = (folder / "wandb").glob("offline-run-*")
     assert server.operations.total() == 0
     for again in ([], [], ["--include-synced"]):
@@ -218,7 +219,7 @@ def test_an_offline_run_arrives_once_however_often_it_is_sent(fit, server):
 
 @pytest.mark.slow
 def test_an_offline_run_that_was_interrupted_arrives_as_one(server, tmp_path, monkeypatch):
-    command = ["fit", *TINY, *DRAWN, f"--runs={tmp_path}", "--name=x", "--wandb.mode=offline"]
+    command = ["fit", *QUICK, *DRAWN, f"--runs={tmp_path}", "--name=x", "--wandb.mode=offline"]
     with monkeypatch.context() as patched:
         signal_at(patched, 5, signal.SIGTERM)
         assert main(command) == 128 + signal.SIGTERM
@@ -310,7 +311,7 @@ def test_a_workspace_compares_conditions():
 
 def test_a_workspace_groups_by_what_a_run_sends(fit, server):
     """The path that a workspace groups by is there in the configuration of a run."""
-    fit(ONLINE, "--data.view=masked", "--figures=false")
+    fit(ONLINE, "--data.view=masked")
     (run,) = server.runs.values()
     spec = workspace("lab", "cells", ["data.view", "name"], "views")._to_model().spec
     found = []

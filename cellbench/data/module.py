@@ -15,6 +15,7 @@ from cellbench.data.duplicates.copies import Copy, find_copies
 from cellbench.data.hooks import DatasetHooks
 from cellbench.data.image_store import ImageStore, content_digests, digest_masks
 from cellbench.data.loading import Loaders, LoadingPlan, check_devices, plan_workers
+from cellbench.data.mask_confidence import find_doubtful, measure_confidence
 from cellbench.data.options import DataOptions
 from cellbench.data.sampling import take_in_turn
 from cellbench.data.smote import Smote
@@ -170,6 +171,17 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
     def masks_digest(self) -> str:
         """Digest of the masks that the view uses; empty if it uses none."""
         return digest_masks(self, self.listed, self.masks) if needs_mask(self.view) else ""
+
+    @cached_property
+    def mask_confidence(self) -> np.ndarray:
+        """Confidence of each sample's automatic mask, (n,), 0 to 1; NaN where no cell is found."""
+        table = self.table
+        return measure_confidence(self, table.samples, table.fingerprints, self.cache)
+
+    @property
+    def doubtful_masks(self) -> list[str]:
+        """Ids of the samples whose automatic masks are doubtful, the least certain first."""
+        return [self.table.samples[i].id for i in find_doubtful(self.mask_confidence)]
 
     @property
     def where(self) -> str:

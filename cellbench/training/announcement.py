@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 
 from cellbench.artifacts.conditions import few_groups
+from cellbench.data.mask_confidence import describe_doubtful
+from cellbench.data.views import needs_mask
 from cellbench.training.run import Run
 from cellbench.utils.errors import counted
 
@@ -44,6 +46,8 @@ def _notes_on_data(run: Run) -> Iterator[str]:
     data = run.data
     if data.note:
         yield data.note
+    if data.masks == "auto" and needs_mask(data.view) and (doubtful := data.doubtful_masks):
+        yield describe_doubtful(doubtful, len(data.table))
     batches = run.config["trainer"].get("limit_train_batches")
     if run.trains and batches is not None:
         limit = counted(batches, "batch", "batches")

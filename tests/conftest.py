@@ -151,6 +151,16 @@ def sweep_file(tmp_path):
     return write
 
 
+def draw_debris(seed):
+    """Purple blots of any shape, among which there is no cell."""
+    rng = np.random.default_rng(seed)
+    blots = cv2.GaussianBlur(rng.normal(0, 1, (200, 200)), (0, 0), 10) > 0.02
+    image = np.full((200, 200, 3), (230, 228, 226), np.float32)
+    image[blots] = (110, 70, 165)
+    noisy = cv2.GaussianBlur(image, (0, 0), 1) + rng.normal(0, 3, image.shape)
+    return np.clip(noisy, 0, 255).astype(np.uint8)
+
+
 def draw_cell(rng, label, size):
     """An RGB image and its mask (0, 128, 255): a disc whose colour and nucleus tell the class."""
     image = np.full((size, size, 3), (230, 220, 222), np.uint8)

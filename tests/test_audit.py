@@ -26,7 +26,7 @@ from cellbench.data.datasets.folder import FolderDataModule
 from cellbench.data.datasets.synthetic import SyntheticDataModule
 from cellbench.metrics.intervals import wilson
 from cellbench.utils.errors import UserError
-from tests.conftest import SHARED, write_image
+from tests.conftest import SHARED, draw_debris, write_image
 from tests.lookalikes import draw_field
 
 
@@ -383,6 +383,21 @@ def test_where_no_cell_is_found_nothing_is_hidden(audit, tmp_path):
     background = next(e for e in found["shortcuts"] if e["name"] == "background alone")
     assert background["note"] == "automatic masks; no cell in 40 of 80 images"
     assert found["masks"] is None
+    assert found["automatic_masks"]["no_cell"] == sorted(f"b/{i}.png" for i in range(40))
+
+
+def test_doubtful_automatic_masks_are_named(audit, tmp_path):
+    write_shortcut(tmp_path / "cells", lambda rng, label: rng.uniform(190, 220))
+    write_image(tmp_path / "cells" / "a" / "7.png", draw_debris(0))
+    (tmp_path / "cells" / "masks" / "a" / "7.png").unlink()
+    _, found = audit("--data=FolderDataModule", f"--data.root={tmp_path / 'cells'}")
+    masks = found["automatic_masks"]
+    assert masks["n"] == 80
+    assert [each["id"] for each in masks["doubtful"]] == ["a/7.png"]
+    assert masks["doubtful"][0]["confidence"] < masks["threshold"]
+    assert masks["no_cell"] == []
+    page = (tmp_path / "audit" / "audit.html").read_text(encoding="utf-8")
+    assert "1 of 80 masks are doubtful (confidence below 0.8): a/7.png (" in page
 
 
 @pytest.mark.usefixtures("few_trees")

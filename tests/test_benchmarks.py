@@ -21,6 +21,7 @@ SMALL = {
     "statistics": {"TRIALS": 10, "verdicts.TRIALS": 10, "verdicts.SIZES": (60,)},
     "smote": {"IMAGES": 120, "SIZE": 32, "REPETITIONS": 1},
     "augmentation": {"REPETITIONS": 1, "IMAGES": 4},
+    "masks": {"STEP": 150, "VARIANTS": ("as it is", "weak stain", "pale laboratory")},
     "input_path": {"REPETITIONS": 1, "IMAGES": 200, "SIZE": 32, "POLICIES": ["flips"]},
 }
 

@@ -24,7 +24,7 @@ from cellbench.metrics.probabilities import score
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.config import ModelConfig
 from cellbench.training import precision
-from tests.conftest import QUICK, TINY, draw_cell, write_image
+from tests.conftest import QUICK, TINY, draw_cell, draw_debris, write_image
 
 FILES = {
     "checkpoints/best.ckpt",
@@ -515,6 +515,19 @@ def test_automatic_masks_serve_training_and_prediction(fit, fails, hpv_root, tmp
     line = fails("fit", *options, cache, "--data.masks=auto", f"--runs={tmp_path / 'r'}")
     assert line.startswith("'Dataset 1/001.bmp': no white cell's nucleus is in the image")
     assert "data.exclude" in line
+
+
+def test_doubtful_masks_are_named_before_the_first_epoch(fit, hpv_root, tmp_path, capsys):
+    options = ["--data=HPVDataModule", f"--data.root={hpv_root}", "--data.view=masked"]
+    options += [f"--data.cache.folder={tmp_path / 'cache'}", "--data.masks=auto"]
+    fit(*options)
+    assert "automatic masks:" not in capsys.readouterr().out
+    write_image(hpv_root / "Dataset 1" / "001.bmp", draw_debris(0))
+    fit(*options)
+    out = capsys.readouterr().out.splitlines()
+    note = next(line for line in out if "automatic masks:" in line)
+    assert note.startswith("NOTE       automatic masks: 1 of ")
+    assert note.endswith("to exclude them: --data.exclude \"['Dataset 1/001.bmp']\"")
 
 
 def test_tissue_has_no_automatic_masks(fails, chaoyang_root):

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from cellbench.artifacts.conditions import Condition
 from cellbench.audit.images import Images, measure_images
 from cellbench.audit.labels import Doubtful, find_doubtful
@@ -30,6 +32,9 @@ class Audit:
     """Predictions of the class from something other than the cell."""
     overlap: Overlap | None
     """Agreement of automatic and expert masks; None if there are no expert masks."""
+    confidence: np.ndarray | None
+    """Confidence of the n automatic masks, (n,), 0 to 1, NaN where no cell is found; None if the
+    images show no single cells."""
     doubtful: list[Doubtful]
     """Doubtful labels, according to each of the cross-validations given."""
 
@@ -95,5 +100,6 @@ def audit(data: CellDataModule, runs: Sequence[Condition]) -> Audit:
         leaks,
         find_shortcuts(data, images, leaks.together),
         compare_masks(data, leaks.together),
+        data.mask_confidence if data.shows_cells else None,
         [find_doubtful(data, each) for each in runs],
     )

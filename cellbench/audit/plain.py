@@ -11,6 +11,8 @@ from cellbench.audit.audit import Audit
 from cellbench.audit.images import OUTLIERS
 from cellbench.audit.labels import Doubtful
 from cellbench.audit.masks import Overlap
+from cellbench.data.mask_confidence import find_doubtful
+from cellbench.data.segmentation import DOUBTFUL
 from cellbench.data.table import SampleTable
 
 
@@ -54,6 +56,9 @@ def as_plain(audit: Audit) -> dict[str, Any]:
         "masks": None
         if audit.overlap is None
         else {"format": data.mask_survey.text, **_plain_overlap(audit.overlap, ids)},
+        "automatic_masks": None
+        if audit.confidence is None
+        else _plain_confidence(audit.confidence, ids),
         "doubtful": [_plain_doubtful(each, table) for each in audit.doubtful],
     }
 
@@ -86,6 +91,17 @@ def _plain_overlap(overlap: Overlap, ids: Sequence[str]) -> dict[str, Any]:
             ids[position]: {part: _number(values[i]) for part, values in parts.items()}
             for i, position in enumerate(overlap.positions)
         },
+    }
+
+
+def _plain_confidence(confidence: np.ndarray, ids: Sequence[str]) -> dict[str, Any]:
+    """Return the doubtful automatic masks, and the images in which no cell is found."""
+    doubtful = find_doubtful(confidence)
+    return {
+        "n": len(confidence),
+        "threshold": DOUBTFUL,
+        "doubtful": [{"id": ids[i], "confidence": float(confidence[i])} for i in doubtful],
+        "no_cell": [ids[int(i)] for i in np.flatnonzero(np.isnan(confidence))],
     }
 
 

@@ -23,6 +23,7 @@ from cellbench.data.image_store import (
     measure_limits,
 )
 from cellbench.data.loading import Loaders, LoadingPlan, check_devices, plan_workers
+from cellbench.data.mask_confidence import find_doubtful, measure_confidence
 from cellbench.data.mask_format import MaskFormat
 from cellbench.data.mask_survey import MaskSurvey, survey_masks
 from cellbench.data.options import DataOptions
@@ -302,6 +303,17 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
         return (
             digest_masks(self, self.listed, super().preprocessing) if needs_mask(self.view) else ""
         )
+
+    @cached_property
+    def mask_confidence(self) -> np.ndarray:
+        """Confidence of each sample's automatic mask, (n,), 0 to 1; NaN where no cell is found."""
+        table = self.table
+        return measure_confidence(self, table.samples, table.fingerprints, self.cache)
+
+    @property
+    def doubtful_masks(self) -> list[str]:
+        """Ids of the samples whose automatic masks are doubtful, the least certain first."""
+        return [self.table.samples[i].id for i in find_doubtful(self.mask_confidence)]
 
     @property
     def cache_location(self) -> str:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from cellbench.artifacts.conditions import few_groups
+from cellbench.data.mask_confidence import describe_doubtful
 from cellbench.data.module import CellDataModule
 from cellbench.data.splits import fold_names
 from cellbench.data.views import needs_mask
@@ -69,6 +70,8 @@ def _notes_on_data(run: Run) -> Iterator[str]:
     if data.stretching:
         yield data.stretching
     yield from _unused_parts(data)
+    if data.masks == "auto" and needs_mask(data.view) and (doubtful := data.doubtful_masks):
+        yield describe_doubtful(doubtful, len(data.table))
     batches = run.config["trainer"].get("limit_train_batches")
     if run.trains and batches is not None:
         limit = counted(batches, "batch", "batches")

@@ -20,6 +20,7 @@ NAMES = (
     "sweeps",
     "report",
     "statistics",
+    "masks",
 )
 
 

@@ -100,6 +100,6 @@ def audit(data: CellDataModule, runs: Sequence[Condition]) -> Audit:
         leaks,
         find_shortcuts(data, images, leaks.together),
         compare_masks(data, leaks.together),
-        data.mask_confidence if data.shows_cells else None,
+        data.mask_confidence if data.segments else None,
         [find_doubtful(data, each) for each in runs],
     )

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from cellbench.artifacts.checkpoint import Description
+from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.views import as_rgb
 from cellbench.models.backbones import factory
 from cellbench.models.classifier import CellClassifier
@@ -101,6 +103,18 @@ def test_weights_of_a_run_on_other_channels_are_refused(tmp_path):
     same = factory.build("small_cnn", run, (64, 64), channels=4)
     for own, other in zip(same.trunk.parameters(), model.backbone.parameters(), strict=True):
         assert torch.equal(own, other)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_of_three_channels():
+    model = CellClassifier(("a", "b"), (64, 64), ModelConfig(backbone="small_cnn"))
+    prepared = Preprocessing((64, 64), "raw", 0)
+    plain = Description("1", model.arguments, prepared, "32", "x", "y", "z", None).as_plain()
+    for key in ("fit", "image_format", "mask_format", "cellpose"):
+        del plain["preprocessing"][key]
+    earlier = {k: v for k, v in model.arguments.items() if k != "channels"}
+    read = Description.from_plain(plain | {"model": earlier})
+    assert read.model == model.arguments
+    assert read.preprocessing == prepared
 
 
 def test_images_of_any_number_of_channels_are_shown_in_colours():

@@ -462,8 +462,11 @@ def test_the_list_of_datasets(capsys):
     lines = shown.splitlines()
     assert lines[0].startswith("usage: python -m cellbench fetch")
     listed = [line.split()[0] for line in lines[lines.index("datasets, with their licence:") + 1 :]]
-    assert listed == ["blood_cells", "chaoyang", "hpv", "hpv_slides", "leukemia", "wbc9"]
-    assert "  leukemia     see Kaggle      Peripheral blood smears with acute" in "\n".join(lines)
+    names = ["blood_cells", "chaoyang", "fluorescence_demo", "hpv", "hpv_slides", "leukemia"]
+    assert listed == [*names, "wbc9"]
+    assert "  leukemia           see Kaggle      Peripheral blood smears with acute" in "\n".join(
+        lines
+    )
 
 
 def test_an_unknown_dataset(fails):

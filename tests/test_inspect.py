@@ -99,7 +99,7 @@ def test_the_written_experiment_is_run_as_it_is(tmp_path, inspect, capsys):
     assert "NOTE       no samples: 1 .txt file: in a format" in printed
 
 
-def test_what_is_doubtful_is_said_before_a_run_and_by_audit(tmp_path, capsys):
+def test_what_is_doubtful_is_said_before_a_run_and_by_audit(tmp_path, capsys, fails):
     root = tmp_path / "cells"
     for k, name in enumerate(("all", "hem")):
         for i in range(12):
@@ -108,6 +108,9 @@ def test_what_is_doubtful_is_said_before_a_run_and_by_audit(tmp_path, capsys):
     draw(root / ".thumbs" / "a.png")
     data = ["--data=FolderDataModule", f"--data.root={root}", "--data.image_size=24"]
     quick = ["--model.backbone=small_cnn", "--trainer.max_epochs=1"]
+    line = fails("fit", *data, *quick, f"--runs={tmp_path / 'runs'}")
+    assert 'give "(?:^|/)UID_(?P<group>' in line  # no patient is divided in silence
+    data.append("--data.split.protocol=image")
     assert main(["fit", *data, *quick, f"--runs={tmp_path / 'runs'}"]) == 0
     run = capsys.readouterr().out
     assert main(["audit", *data, f"--output={tmp_path / 'audit'}"]) in (0, 1)

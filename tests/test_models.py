@@ -911,12 +911,13 @@ def test_help_describes_every_option_of_the_model(capsys):
 
 
 def test_checkpoints_describe_a_network_in_the_same_plain_values():
-    """Checkpoints of earlier versions hold exactly these keys."""
+    """Checkpoints of earlier versions hold exactly these keys, but for the channels."""
     head = HeadConfig(pool="max", hidden=(8,), dropout=0.1)
     network = model(norm="group", head=head, lr=0.5)
     assert network.arguments == {
         "classes": ["a", "b", "c"],
         "image_size": [64, 64],
+        "channels": 3,
         "backbone": "small_cnn",
         "norm": "group",
         "head": {"pool": "max", "hidden": [8], "dropout": [0.1, 0.1], "batch_norm": False},

@@ -134,11 +134,12 @@ class Description:
             TypeError: There is an unknown one.
             ValueError: `as_plain` never gives such a value.
         """
-        model, given = plain["model"], plain["preprocessing"]
+        model = {"channels": 3} | plain["model"]  # earlier versions had RGB alone
+        given = plain["preprocessing"]
         known = {"classes", "image_size", "channels", "backbone", "norm", "head"}
-        if model.keys() | {"channels"} != known:  # earlier versions had RGB alone
+        if model.keys() != known:
             raise ValueError("not what CellClassifier.arguments gives")
-        if not 1 <= model.get("channels", 3) <= MAX_CHANNELS:
+        if not 1 <= model["channels"] <= MAX_CHANNELS:
             raise ValueError("an impossible number of channels")
         classes = model["classes"]
         if not all(isinstance(name, str) for name in [*classes, model["backbone"], model["norm"]]):
@@ -175,9 +176,9 @@ class Description:
             "cellpose": CellposeConfig.from_plain(given.get("cellpose", {})),
         }
         prepared = Preprocessing(**(given | changed))
-        if prepared.n_channels != model.get("channels", 3):
+        if prepared.n_channels != model["channels"]:
             raise ValueError("two different numbers of channels")
-        return cls(**(plain | {"preprocessing": prepared}))
+        return cls(**(plain | {"model": model, "preprocessing": prepared}))
 
 
 STATE = ("callbacks", "loops", "lr_schedulers", "optimizer_states", "progress", "state_dict")

@@ -65,8 +65,9 @@ def _source(kind: type[FileDataModule]) -> Source:
 
 
 def _parser(datasets: dict[str, type[FileDataModule]]) -> Parser:
+    width = max(map(len, datasets)) + 2
     lines = [
-        f"  {name:13}{_source(kind).licence:16}{_docstring(kind).splitlines()[0]}"
+        f"  {name:{width}}{_source(kind).licence:16}{_docstring(kind).splitlines()[0]}"
         for name, kind in sorted(datasets.items())
     ]
     parser = Parser(

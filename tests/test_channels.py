@@ -1,10 +1,12 @@
 """Networks for images of other than three channels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from cellbench.artifacts.checkpoint import Description
+from cellbench.artifacts.checkpoint import Description, check_segmentation
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.views import as_rgb
 from cellbench.models.backbones import factory
@@ -126,3 +128,12 @@ def test_images_of_any_number_of_channels_are_shown_in_colours():
     five = np.zeros((1, 5, 5), np.uint8)
     five[0, range(5), range(5)] = 255  # one channel alone in each pixel
     assert len({tuple(pixel) for pixel in as_rgb(five)[0]}) == 5
+
+
+def test_a_run_on_masks_of_another_segmentation_is_refused():
+    prepared = Preprocessing((64, 64), "masked", 0, masks="auto")
+    now = Description("1", {}, prepared, "32", "x", "y", "z", None, segmentation=prepared.segments)
+    check_segmentation(now)
+    with pytest.raises(UserError, match=r"masks by another segmentation \(auto 1; here auto 2\)"):
+        check_segmentation(replace(now, segmentation=""))  # an earlier version
+    check_segmentation(replace(now, segmentation="", preprocessing=replace(prepared, view="raw")))

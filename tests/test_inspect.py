@@ -4,11 +4,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import yaml
 
 from cellbench.__main__ import main
+from cellbench.data.datasets.folder import FolderDataModule
+from cellbench.data.image_format import Intensity
+from cellbench.data.splits import SplitConfig
+from cellbench.utils.errors import UserError
+from tests.conftest import write_image
 from tests.test_reading import classes, draw, draw_mask
 
 OUTPUT_MARK = "# Written by cellbench inspect."
@@ -226,3 +232,48 @@ def test_100_000_images_take_seconds(tmp_path):
         "assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 500 * 1024"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_masks_under_unknown_names_are_refused_with_their_pattern(tmp_path, fails):
+    rng = np.random.default_rng(0)
+    for name in ("blast", "mono"):
+        for i in range(6):
+            noise = rng.integers(0, 256, (24, 24, 3), np.uint8)
+            write_image(tmp_path / "cells" / name / f"img_{i}.png", noise)
+            mask = np.where(noise[..., :1] > 128, 255, 0).astype(np.uint8).repeat(3, axis=2)
+            write_image(tmp_path / "cells" / name / f"img_{i}_Kontur.png", mask)
+    line = fails("inspect", str(tmp_path / "cells"))
+    assert "give data.mask_pattern: '{path}_Kontur.png'" in line
+    data = FolderDataModule(
+        root=tmp_path / "cells", mask_pattern="{path}_Kontur.png", group_pattern="none"
+    )
+    assert [sample.mask is not None for sample in data.table.samples] == [True] * 12
+
+
+def test_official_parts_that_divide_a_likely_patient_are_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for name in ("blast", "mono"):
+            for i in range(12):
+                path = tmp_path / part / name / f"PAT{i // 4}_{part}{i}.png"
+                write_image(path, rng.integers(0, 256, (24, 24, 3), np.uint8))
+    official = SplitConfig("official")
+    with pytest.raises(UserError, match=r"data\.group_pattern: names or folders look as if"):
+        _ = FolderDataModule(root=tmp_path, split=official).partition
+    own = FolderDataModule(root=tmp_path, split=official, group_pattern="none")
+    assert len(own.partition.indices("test")) == 24
+
+
+def test_images_of_several_depths_are_doubtful_and_share_no_scale(tmp_path, inspect):
+    for i in range(24):
+        pixels = np.random.default_rng(i).integers(0, 200, (24, 24)).astype(np.uint8)
+        deep = pixels.astype(np.uint16) * 20
+        path = tmp_path / "cells" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(path), deep if i % 3 == 0 else pixels)
+    shown, _ = inspect(tmp_path / "cells")
+    assert "16 images of 8 bit and 8 images of 16 bit" in shown
+    scale = Intensity("percentile 1", "percentile 99", per="dataset")
+    data = FolderDataModule(root=tmp_path / "cells", intensity=scale, group_pattern="none")
+    with pytest.raises(UserError, match=r"no scale of the dataset fits both"):
+        _ = data.image_format

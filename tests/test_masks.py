@@ -575,7 +575,9 @@ def test_what_was_trained_before_there_were_formats(dataset):
     """Checkpoints without the entries are read; the run can go on, and its masks are read alone."""
     data = FolderDataModule(root=dataset(lambda t, i: GREY[t]), view="masked")
     model = {"classes": ["a", "b"], "image_size": [128, 128], "backbone": "b", "norm": "batch"}
-    now = Description("1", model | {"head": {}}, data.preprocessing, "32", "d", "s", "l", None)
+    now = Description(
+        "1", model | {"channels": 3, "head": {}}, data.preprocessing, "32", "d", "s", "l", None
+    )
     plain = now.as_plain()
     assert Description.from_plain(json.loads(json.dumps(plain))) == now
     for name in ("mask_format", "cellpose"):

@@ -345,8 +345,8 @@ def test_laboratories_above_classes_need_a_pattern(tmp_path):
     for lab in ("lab a", "lab b"):
         classes(tmp_path / lab, n=3)
     line = refused(tmp_path)
-    assert "'lab a' and 'lab b' both hold a folder 'mono'" in line
-    assert LABS in line
+    assert "'lab a' and 'lab b' both hold 'mono'" in line
+    assert "(?P<domain>[^/]+) if a laboratory" in line
     reading = read(tmp_path, group_pattern=LABS.strip("'"))
     assert numbers(reading) == TWO
     assert {s.domain for s in reading.samples if s.id.startswith("lab a")} == {"lab a"}
@@ -380,7 +380,7 @@ def test_patients_in_folders_below_the_classes_are_suggested_as_groups(tmp_path)
 def test_levels_that_repeat_below_a_single_folder_are_refused(tmp_path):
     for lab in ("a", "b"):
         classes(tmp_path / "labs" / lab / f"slides of {lab}")
-    assert "both hold a folder 'mono'" in refused(tmp_path / "labs")
+    assert "both hold 'mono'" in refused(tmp_path / "labs")
     assert numbers(read(tmp_path / "labs", group_pattern=LABS.strip("'"))) == {
         "mono": 12,
         "neutro": 12,
@@ -390,10 +390,10 @@ def test_levels_that_repeat_below_a_single_folder_are_refused(tmp_path):
         for lab in ("a", "b"):
             classes(tmp_path / "above" / lab / part, n=1)
             classes(tmp_path / "below" / part / lab, n=1)
-    assert "'seg_test' and 'seg_train' both hold a folder 'mono'" in refused(tmp_path / "seg")
+    assert "'seg_test' and 'seg_train' both hold 'mono'" in refused(tmp_path / "seg")
     assert f"give {tmp_path / 'above' / 'a'} as data.root" in refused(tmp_path / "above")
     line = refused(tmp_path / "below")
-    assert "'test/a' and 'test/b' both hold a folder 'mono'" in line
+    assert "'test/a' and 'test/b' both hold 'mono'" in line
     assert "list the images in a table" in line
     pattern = "^[^/]+/[^/]+/(?P<group>[^/]+)/"
     assert read(tmp_path / "below", group_pattern=pattern).classes == ("a", "b")
@@ -535,7 +535,7 @@ def test_cellpose_files_are_masks_and_no_samples(tmp_path):
     assert numbers(reading) == TWO
     assert reading.found["masks"] == "12 of 12 images: X_cp_masks"
     assert reading.left_out == {
-        "pictures made of others (overlays, outlines, flows)": {".tif": 12, ".png": 12},
+        "pictures made of others (overlays, outlines, thumbnails)": {".tif": 12, ".png": 12},
         "masks of no image here": {".png": 1},
         "in a format that is not read as an image": {".npy": 12},
     }

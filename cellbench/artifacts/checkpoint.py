@@ -21,7 +21,7 @@ from cellbench.data.preprocessing import (
     Preprocessing,
 )
 from cellbench.data.stain import Normalisation
-from cellbench.data.views import View
+from cellbench.data.views import View, needs_mask
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.heads import OwnPooling
 from cellbench.models.norms import Norm
@@ -118,6 +118,9 @@ class Description:
     than this entry."""
     pooling: int = 1
     """Version of the pooling in the training, as in `POOLING`."""
+    segmentation: str = ""
+    """Segmentation that made the masks, as in `Preprocessing.segments`; empty if an expert did, or
+    if the checkpoint is older than this entry."""
 
     def as_plain(self) -> dict[str, Any]:
         """Return it as dictionaries, lists, strings and numbers, which weights_only=True allows."""
@@ -163,6 +166,7 @@ class Description:
         if list(model["image_size"]) != [height, width]:
             raise ValueError("two different image sizes")
         texts = [plain[key] for key in ("cellbench", "precision", "data", "split", "labels")]
+        texts.append(plain.get("segmentation", ""))
         if not all(isinstance(text, str) for text in [*texts, plain["leaky"] or ""]):
             raise ValueError("a description is not a text")
         if not isinstance(plain.get("pooling", 1), int):
@@ -243,6 +247,27 @@ def read_checkpoint(path: Path) -> tuple[Description, dict[str, torch.Tensor]]:
         raise _not_whole(path, "it does not describe its model") from error
     torch_files.check_finite(state, str(path))
     return description, state
+
+
+def check_segmentation(described: Description) -> None:
+    """Refuse a checkpoint whose masks this version of cellbench would make differently.
+
+    Args:
+        described: The checkpoint's description of itself.
+
+    Raises:
+        UserError: The segmentation is another one.
+    """
+    prepared = described.preprocessing
+    if prepared.masks == "expert" or not needs_mask(prepared.view):
+        return
+    # Automatic masks were of the first version before checkpoints said so.
+    trained = described.segmentation or ("auto 1" if prepared.masks == "auto" else "")
+    if trained not in ("", prepared.segments):
+        raise UserError(
+            f"the run was trained on masks by another segmentation ({trained}; here "
+            f"{prepared.segments}); train again"
+        )
 
 
 def check_pooling(described: Description, model: CellClassifier) -> None:

@@ -230,6 +230,8 @@ def _settings(run: Finished) -> dict[str, Any]:
 
 def _text(value: Any) -> str:
     """Return a value as text that tells null, "none", 0 and false apart, but not 1 and 1.0."""
+    if value == {}:  # an option of an earlier version is missing, which is null
+        value = None
     number = isinstance(value, float) and value.is_integer()
     return json.dumps(int(value) if number else value, sort_keys=True, default=str)
 

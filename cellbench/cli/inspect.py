@@ -1,10 +1,14 @@
 """Command `inspect`: show how a folder or a table of images is understood."""
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cellbench.artifacts.folder import write_text
 from cellbench.cli.options.parser import Parser
+from cellbench.data import files
+from cellbench.data.image_format import ImageFormat, Intensity
 from cellbench.data.reading.describe import describe, median
 from cellbench.data.reading.experiment import MARK, as_text, plan_experiment
 from cellbench.data.reading.npz import Archive, find_archive
@@ -29,10 +33,11 @@ def main(args: Sequence[str]) -> int:
         widths, heights = zip(*headers.sizes, strict=True)
         size = (median(widths), median(heights))
     pixels = pixel_options(first) if (first := reading.samples[0].image) else {}
+    seen = _doubt_pixels(first, pixels) if first else []
     experiment, doubts = plan_experiment(reading, given.folder, size, pixels)
     for line in describe(reading, headers):
         say(line)
-    for doubt in (*reading.doubts, *doubts, *_doubt_headers(headers)):
+    for doubt in (*reading.doubts, *doubts, *seen, *_doubt_headers(headers)):
         say(f"DOUBT      {one_line(doubt)}")
     text = as_text(experiment, reading)
     say(f"\n{text}")
@@ -61,16 +66,44 @@ def _headers(reading: Reading, folder: Path) -> Headers:
     return headers
 
 
+def _doubt_pixels(path: Path, options: Mapping[str, object]) -> list[Doubt]:
+    """Return a doubt about an image that cannot be read with the options that it seems to need."""
+    channels, intensity = options.get("channels"), options.get("intensity")
+    image_format = ImageFormat(
+        tuple(channels) if isinstance(channels, list) else None,
+        Intensity("percentile 1", "percentile 99") if intensity else None,
+    )
+    try:
+        files.read_image(path, image_format=image_format)
+    except UserError as error:
+        return [Doubt(str(error))]
+    return []
+
+
 def _doubt_headers(headers: Headers) -> list[Doubt]:
-    """Return doubts about files whose header is no image's."""
+    """Return doubts about files whose header is no image's, and about images of several depths."""
+    depths = Counter[str]()
+    for mode, n in headers.modes.items():
+        if depth := re.search(r"\d+ bit(?: float)?", mode):
+            depths[depth[0]] += n
+    several = [
+        Doubt(
+            f"{' and '.join(f'{n} images of {depth}' for depth, n in depths.most_common())}: no "
+            "scale of the dataset fits all; convert them, or scale each by itself",
+            "data.intensity: per: image",
+        )
+    ]
+    if depths.keys() <= {"1 bit", "8 bit"} or len(depths) < 2:
+        several = []
     if not headers.unreadable:
-        return []
+        return several
     return [
+        *several,
         Doubt(
             f"{len(headers.unreadable)} of {headers.looked} files that were looked at are no "
             f"images or damaged, such as {headers.unreadable[0]}; audit lists all of them",
             "data.exclude",
-        )
+        ),
     ]
 
 

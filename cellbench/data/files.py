@@ -58,11 +58,12 @@ _COMPLAINTS = re.compile(
 )
 _REDIRECTED = Lock()
 # A process that is forked in the middle of a decoding would wait for it for ever.
-os.register_at_fork(
-    before=_REDIRECTED.acquire,
-    after_in_parent=_REDIRECTED.release,
-    after_in_child=_REDIRECTED.release,
-)
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(
+        before=_REDIRECTED.acquire,
+        after_in_parent=_REDIRECTED.release,
+        after_in_child=_REDIRECTED.release,
+    )
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -228,6 +229,8 @@ def open_file(path: Path, max_pixels: int, n_channels: int = 4) -> Iterator[io.B
     Raises:
         UserError: It is not such a file, or cannot be read.
     """
+    if path.is_symlink() and not os.path.lexists(os.path.join(path.parent, os.readlink(path))):
+        raise unreadable(path, "it is a link to a file that does not exist; remove it")
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):  # a FIFO may block the reader, and a device has no end

@@ -14,6 +14,7 @@ import numpy as np
 from cellbench.data import files, result_cache
 from cellbench.data.cache import FORMAT, CacheConfig, Pixels, decode
 from cellbench.data.hooks import DatasetHooks
+from cellbench.data.image_format import FORMAT as LIMITS_FORMAT
 from cellbench.data.image_format import ImageFormat, NeedsOption, visible
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.stain import FORMAT as STAIN_FORMAT
@@ -100,10 +101,18 @@ def measure_limits(
 
     def measure(_: int) -> result_cache.Found:
         with ThreadPoolExecutor() as pool:
-            values = np.concatenate(list(pool.map(some_values, samples)))
-        return {"limits": intensity.limits(values)}
+            values = list(pool.map(some_values, samples))
+        first = values[0].dtype
+        for sample, own in zip(samples, values, strict=True):
+            if own.dtype != first:  # the images of fewer bits would become black
+                raise UserError(
+                    f"data.intensity: '{samples[0].id}' has {first} values and '{sample.id}' "
+                    f"{own.dtype}: no scale of the dataset fits both; convert the images, or "
+                    "give per: image"
+                )
+        return {"limits": intensity.limits(np.concatenate(values))}
 
-    identity = f"{replace(image_format, fill=0)} {MEASURED} {list(contents)}"
+    identity = f"{LIMITS_FORMAT} {replace(image_format, fill=0)} {MEASURED} {list(contents)}"
     found = result_cache.for_each("measuring intensities", [identity], lambda: measure, cache)
     return tuple((low, high) for low, high in found[0]["limits"].T.tolist())
 

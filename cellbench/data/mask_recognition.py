@@ -405,8 +405,16 @@ def _recognise_regions(masks: MaskSet, instance: Instance | None) -> MaskFormat:
         if _share(outwards) >= MOST and _share(inwards) <= FEW and instance is None:
             _refuse_order(masks, inner, outer)
     strays = [each.areas[~each.solid].sum() for each in examined]
-    if instance is not None or (_lie_side_by_side(regions) and np.mean(strays) <= MAX_STRAYS):
+    compressed = masks.names[0].lower().endswith((".jpg", ".jpeg", ".jpe", ".jfif"))
+    if (instance is not None and not compressed) or (
+        _lie_side_by_side(regions) and np.mean(strays) <= MAX_STRAYS
+    ):
         return MaskFormat("ids")
+    if compressed:
+        raise UserError(
+            f"the masks are JPEG files, whose compression has changed their values too much to "
+            f"tell them: {masks.shares()} ({masks.names[0]}); save them again as PNG"
+        )
     raise UserError(
         f"the values of the masks may mean several things: {masks.shares()} ({masks.names[0]}); "
         "name them, as data.mask_values: {background: 0, cytoplasm: 1, nucleus: 2}, or give "

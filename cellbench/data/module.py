@@ -242,7 +242,7 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
         if not asked.lacks_limits:
             return asked
         trained = self.trained_format
-        if trained is not None and trained.limits and trained.n_channels == asked.n_channels:
+        if trained is not None and trained.limits and trained.channels == asked.channels:
             return replace(asked, limits=trained.limits)
         positions = self.partition.indices("train")
         return replace(

@@ -2,7 +2,7 @@
 
 import torch
 
-from cellbench.artifacts.checkpoint import Description, check_pooling
+from cellbench.artifacts.checkpoint import Description, check_pooling, check_segmentation
 from cellbench.models.classifier import CellClassifier
 from cellbench.models.weights import SkipInit
 from cellbench.utils.errors import UserError
@@ -32,4 +32,5 @@ def build_model(described: Description, state: dict[str, torch.Tensor]) -> CellC
             "copy, or train again"
         ) from error
     check_pooling(described, model)
+    check_segmentation(described)
     return model

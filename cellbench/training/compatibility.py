@@ -4,7 +4,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from cellbench.artifacts.checkpoint import Description, check_pooling, read_checkpoint
+from cellbench.artifacts.checkpoint import (
+    Description,
+    check_pooling,
+    check_segmentation,
+    read_checkpoint,
+)
 from cellbench.data.mask_format import UNKNOWN
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.views import needs_mask
@@ -41,6 +46,7 @@ def load_weights(path: Path, model: CellClassifier) -> Description:
             "copy, or train again"
         ) from error
     check_pooling(description, model)
+    check_segmentation(description)
     return description
 
 

@@ -20,6 +20,7 @@ from cellbench.artifacts.folder import RunFolder
 from cellbench.artifacts.predictions import Predictions
 from cellbench.data.module import CellDataModule
 from cellbench.data.table import Part
+from cellbench.data.views import needs_mask
 from cellbench.models.classifier import CellClassifier
 from cellbench.training import compatibility, features, unseen
 from cellbench.training.callbacks.averaging import Averaging
@@ -134,6 +135,7 @@ class Run:
             labels=self.data.training.digest if self.trains else "",
             leaky=self.data.partition.leaky,
             masks=self.data.masks_digest,
+            segmentation=self.data.preprocessing.segments if needs_mask(self.data.view) else "",
             pooling=POOLING,
         )
         self.model.description = self.description.as_plain()

@@ -9,6 +9,7 @@ from pathlib import Path
 from cellbench.data.file_module import FileDataModule
 from cellbench.data.reading.describe import notes
 from cellbench.data.reading.folders import HOW_TO
+from cellbench.data.reading.groups import divides
 from cellbench.data.reading.npz import Archive, find_archive
 from cellbench.data.reading.reading import FolderOptions, Reading
 from cellbench.data.reading.sources import read_images
@@ -74,13 +75,16 @@ class FolderDataModule(FileDataModule):
         return list(self.reading.samples)
 
     def group_samples(self, samples: list[Sample]) -> list[Sample]:
-        """Return the samples as they are, if a grouped split may take them.
+        """Return the samples as they are, if their split may take them.
 
         Raises:
-            UserError: No group is known, and names or folders look as if there were some.
+            UserError: No group is known, and names or folders look as if there were some, which the
+                split could divide.
         """
         pattern = self.reading.suggested.get("group_pattern")
-        if self.split.protocol == "grouped" and pattern and self.group_pattern is None:
+        if pattern is None or self.group_pattern is not None or self.split.protocol == "image":
+            return samples
+        if self.split.protocol == "grouped" or divides(samples, str(pattern)):
             raise UserError(
                 "data.group_pattern: names or folders look as if several images were of one "
                 f'patient, slide or field; give "{pattern}" if it fits, another pattern, or none '

@@ -88,6 +88,11 @@ _WEAK: Mapping[Role, re.Pattern[str]] = {
 _GROUP_WORD = re.compile(
     r"patients?|subject|donor|participant|slides?|wsi|case|specimen|biopsy|animal|mouse|lesion|mrn"
 )
+_GROUP_PART = re.compile(
+    r"patient|pacient|pazient|pasient|spender|proband|donneur|donante|donatore|sujet|soggetto"
+    r"|objekttr|pr[aä]parat|vetrino"
+)
+"""Parts of words that mean a patient, a donor or a slide in other languages."""
 # A column such as patient_age describes a patient, and does not say which one it is.
 _ATTRIBUTE = re.compile(
     r"age|sex|gender|weight|height|race|ethnicity|date|time|year|month|day|status|diagnosis|history"
@@ -333,7 +338,8 @@ def _looks_like(name: str, values: set[str], rows: int) -> Role | None:
         return "fold"
     if len(values) < rows:  # as many groups as images divide nothing
         named = _USUAL["group"].fullmatch(key) or (
-            any(map(_GROUP_WORD.fullmatch, words)) and not any(map(_ATTRIBUTE.fullmatch, words))
+            (any(map(_GROUP_WORD.fullmatch, words)) or _GROUP_PART.search(key))
+            and not any(map(_ATTRIBUTE.fullmatch, words))
         )
         # Several crops of one image, which a second column of image names tells, are a group too.
         source = _USUAL["path"].fullmatch(key) and not re.search("tile|patch|crop", key)

@@ -19,6 +19,8 @@ def notes(reading: Reading) -> list[str]:
     if reading.left_out:
         counts = [f"{by_suffix(n, 3)}: {reason}" for reason, n in reading.left_out.items()]
         lines.append(f"no samples: {'; '.join(counts)}")
+    if "masks" in reading.found:
+        lines.append(f"files taken as masks: {reading.found['masks']}")
     if reading.unused_columns:
         lines.append(f"columns not used: {', '.join(reading.unused_columns)}")
     return [one_line(line) for line in (*lines, *reading.doubts)]

@@ -67,10 +67,8 @@ def _choose_split(reading: Reading) -> tuple[dict[str, Any], dict[str, Any], lis
     if samples[0].fold is not None:
         tried.append(({"protocol": "predefined", "fold": 0, "seed": 0}, {}))
     if {"train", "test"} <= {sample.split for sample in samples}:
-        tried.append(({"protocol": "official", "seed": 0}, {}))
-    if reading.suggested and not tried:
-        tried.append((grouped, dict(reading.suggested)))
-    tried.append((grouped, {}))
+        tried.append(({"protocol": "official", "seed": 0}, dict(reading.suggested)))
+    tried.append((grouped, dict(reading.suggested)))
     doubts: list[Doubt] = []
     for split, extra in tried:
         error = _split_error(reading, split, extra)

@@ -76,9 +76,13 @@ def read_folder(root: Path, options: FolderOptions) -> Reading:
         found |= describe_roles(samples, options.pattern)
     suggested: dict[str, object] = {}
     guesses: list[Doubt] = []
-    if options.group_pattern is None and not any(sample.group for sample in samples):
+    if options.group_pattern is None and not all(sample.group for sample in samples):
+        alone = {sample.id for sample in samples if sample.group is None}
+        ungrouped = {
+            folder: [id_ for id_ in ids if id_ in alone] for folder, ids in by_folder.items()
+        }
         depths = {folder.count("/") + 1 for folder in by_folder}
-        suggested, guesses = suggest_groups(by_folder, depths.pop() if len(depths) == 1 else None)
+        suggested, guesses = suggest_groups(ungrouped, depths.pop() if len(depths) == 1 else None)
     found |= {"masks": _describe_masks(samples, masks)} if masks.of else {}
     _count_others(listing)
     doubts = [

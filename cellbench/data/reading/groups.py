@@ -79,6 +79,15 @@ def _with_roles(sample: Sample, roles: Mapping[str, str]) -> Sample:
     )
 
 
+def divides(samples: Sequence[Sample], pattern: str) -> bool:
+    """Return True if official parts or folds divide a group that a pattern finds."""
+    first: dict[str | None, tuple[str | None, str | None]] = {}
+    return any(
+        first.setdefault(each.group, (each.split, each.fold)) != (each.split, each.fold)
+        for each in apply_pattern(samples, pattern)
+    )
+
+
 def level_claims(pattern: str | None, ids: Sequence[str]) -> Callable[[int], bool]:
     """Return a function that tells whether a pattern names the folder at a level of each id.
 

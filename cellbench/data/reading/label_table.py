@@ -22,6 +22,9 @@ from cellbench.data.reading.table_file import Table, read_table_file
 from cellbench.data.table import Part, Sample, check_ids
 from cellbench.utils.errors import UserError, counted
 
+OF_FOLDERS = "folders of the images"
+"""Origin of the classes of a table without labels."""
+
 _FLOAT = re.compile(r"(-?\d+)[.,]0+")
 """A whole number as pandas writes it in a column that lacks a value: 1.0."""
 
@@ -380,7 +383,7 @@ def _found(rows: _Rows, samples: Sequence[Sample], files: ListedFiles) -> dict[s
     ways = [f"{n:,} {way}" for way, n in files.ways.most_common(3)]
     if ways:
         found["paths"] += f" ({', '.join(ways)})"
-    found["classes"] = names.get("label", "folders of the images")
+    found["classes"] = names.get("label", OF_FOLDERS)
     if "mask" in of_role:
         n = sum(sample.mask is not None for sample in samples)
         found["masks"] = f"{names['mask']}: {n:,} of {counted(len(samples), 'image')}"

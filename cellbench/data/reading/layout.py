@@ -376,12 +376,17 @@ def _check_depth(
     first, second = owners[shared[0]][:2]
     depth = base.count("/") + 1 if base else 0
     above = f"(?:[^/]+/){{{depth}}}" if depth else ""
-    patterns = [] if in_part else [f"'^{above}(?P<domain>[^/]+)/'"]
-    patterns.append(f"'^{above}[^/]+/(?P<group>[^/]+)/'")
-    instead = "list the images in a table (data.csv)" if in_part else "give one folder as data.root"
+    inner_groups = f"'^{above}[^/]+/(?P<group>[^/]+)/' if the inner folders are patients"
+    if in_part:
+        patterns = f"{inner_groups}, or list the images in a table (data.csv)"
+    else:
+        patterns = (
+            f"'^{above}(?P<group>[^/]+)/' if '{first[-30:]}' is a patient, (?P<domain>[^/]+) if a "
+            f"laboratory, {inner_groups}"
+        )
     raise UserError(
-        f"data.root: '{first}' and '{second}' both hold a folder '{shared[0]}': which level is "
-        f"the class? Name the other with data.group_pattern, {' or '.join(patterns)}, or {instead}"
+        f"data.root: '{first[-30:]}' and '{second[-30:]}' both hold '{shared[0][:30]}': which "
+        f"level is the class? Name the other with data.group_pattern: {patterns}"
     )
 
 

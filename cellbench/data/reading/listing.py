@@ -22,7 +22,7 @@ _SYSTEM_NAMES = frozenset(
         *("icon\r", "__pycache__", "picasa.ini", "@recently-snapshot", "network trash folder"),
     }
 )
-_THUMBNAIL_NAMES = frozenset({"thumbs", "thumb", "thumbnails", "thumbnail", "_thumbs", "tn"})
+_THUMBNAIL_NAMES = frozenset({"thumbs", "thumbnails", "thumbnail", "_thumbs"})
 _MAX_DEPTH = 64
 
 

@@ -14,7 +14,7 @@ from cellbench.data.reading.reading import Doubt
 from cellbench.utils.errors import UserError, counted
 
 ORPHANS = "masks of no image here"
-DERIVED = "pictures made of others (overlays, outlines, flows)"
+DERIVED = "pictures made of others (overlays, outlines, thumbnails)"
 
 _MASK_WORDS = frozenset(
     {
@@ -31,10 +31,15 @@ _IMAGE_WORDS = frozenset(
 _WORD = r"(?:masks?|seg(?:mentation)?|labels?|gt|ground[-_ ]?truth|annotations?)"
 _AFTER = re.compile(rf"(.+?)[-_. ]?(?<![a-z])({_WORD})(?:[-_. ]?\d+)?", re.IGNORECASE)
 _BEFORE = re.compile(rf"({_WORD})[-_. ](.+)", re.IGNORECASE)
-_DERIVED = re.compile(r"(.+?)[-_. ](?:(?:cp[-_. ])?outlines?|overlay|contours?|flows?)", re.I)
+_DERIVED = re.compile(
+    r"(.+?)[-_. ](?:(?:cp[-_. ])?outlines?|overlay|contours?|flows?|thumb(?:nail)?s?)",
+    re.IGNORECASE,
+)
 _QUALIFIER = re.compile(
     r"(.+)[-_. ](?:cp|cells?|nucle(?:us|i)|cyto(?:plasm)?|bin(?:ary)?|instances?)", re.IGNORECASE
 )
+_ENDING = re.compile(r"(.+?)[-_. ]?[^\W\d_]+")
+"""Name of a file that may be named after another one: that name, and a word."""
 _HERLEV = "-d"
 """End of the names of masks in the Herlev set (Jantzen et al., 2005)."""
 
@@ -95,6 +100,7 @@ def take_masks(listing: Listing) -> Masks:
     _take_beside(listing, masks)
     _take_same_stem(listing, masks)
     _take_folders(listing, masks)
+    _refuse_unknown_names(listing)
     return masks
 
 
@@ -159,7 +165,10 @@ def check_pattern(pattern: str) -> None:
     """
     key = "data.mask_pattern"
     try:
-        names = [name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None]
+        fields = list(string.Formatter().parse(pattern))
+        if any(form or conversion for _, _, form, conversion in fields):
+            raise ValueError("only names may stand between the braces")
+        names = [name for _, name, _, _ in fields if name is not None]
     except ValueError as error:
         raise UserError(f"{key}: '{pattern}': {error}") from error
     allowed = ", ".join(f"{{{name}}}" for name in _FIELDS)
@@ -217,6 +226,31 @@ def _bare_stems(stem: str) -> Iterator[tuple[str, str]]:
             yield inner[1], f"X{stem[len(inner[1]) :]}"
     if match := _BEFORE.fullmatch(stem):
         yield match[2], f"{stem[: -len(match[2])]}X"
+
+
+def _refuse_unknown_names(listing: Listing) -> None:
+    """Refuse images that are named after others and look like their masks.
+
+    Raises:
+        UserError: There are some; the line gives the pattern that takes them as masks.
+    """
+    for folder, names in listing.images.items():
+        own = {stem_of(name) for name in names}
+        ends: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            stem = stem_of(name)
+            match = _ENDING.fullmatch(stem)
+            if match and match[1] in own:
+                ends[stem[len(match[1]) :] + suffix_of(name)].append(name)
+        for end, found in ends.items():
+            if len(found) < min(_TRIED, len(names) / 3):
+                continue
+            if all(looks_like_mask(listing.root / folder / name) for name in found[:_TRIED]):
+                raise UserError(
+                    f"data.root: '{join(folder, found[0])}' and {len(found) - 1} more in its "
+                    "folder are named after other images and have as few colours as masks; give "
+                    f"data.mask_pattern: '{{path}}{end}', or move them out"
+                )
 
 
 def _take_beside(listing: Listing, masks: Masks) -> None:

@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import get_args
 
 import numpy as np
@@ -74,6 +75,7 @@ class Archive:
         for part in self._parts:
             self._check(part, headers[f"{part}_images"], headers[f"{part}_labels"])
         self._loaded: dict[str, np.ndarray] = {}
+        self._lock = Lock()
 
     def _check(self, part: str, images: "_Header", labels: "_Header") -> None:
         where = f"{self.path}: {part}"
@@ -106,8 +108,9 @@ class Archive:
     def image(self, sample_id: str) -> Image:
         """Return an image as RGB, uint8, (H, W, 3)."""
         part, number = sample_id.split("/")
-        if part not in self._loaded:
-            self._loaded[part] = self._array(f"{part}_images")
+        with self._lock:  # threads would each unpack it
+            if part not in self._loaded:
+                self._loaded[part] = self._array(f"{part}_images")
         image: Image = self._loaded[part][int(number)]
         if image.ndim == 3 and image.shape[2] == 3:
             return image

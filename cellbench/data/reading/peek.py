@@ -24,6 +24,8 @@ MAX_LOOKED = 2000
 _MAX_VALUES = 24
 """Number of different colours up to which an image may be a mask."""
 _MAX_PIXELS = 16_000_000
+_LOOKED_PIXELS = 2**16
+"""Number of pixels, evenly spread, whose colours are counted."""
 
 _MODES = {
     "1": "grey, 1 bit",
@@ -94,6 +96,8 @@ def looks_like_mask(path: Path) -> bool | None:
             if image.width * image.height > _MAX_PIXELS:
                 return None
             pixels = np.asarray(image)
+        step = max(1, round((pixels.shape[0] * pixels.shape[1] / _LOOKED_PIXELS) ** 0.5))
+        pixels = pixels[::step, ::step]
         if pixels.ndim == 3:  # one number a pixel: sorting whole rows is ten times slower
             steps = [(np.iinfo(pixels.dtype).max + 1) ** plane for plane in range(pixels.shape[2])]
             pixels = pixels.astype(np.uint64) @ np.array(steps, np.uint64)
@@ -138,8 +142,9 @@ def pixel_options(path: Path) -> dict[str, object]:
         return {}
     options: dict[str, object] = {}
     if planes.values.shape[2] not in (1, len(RGB)):
-        named = [int(name) if name.isdecimal() else name for name in planes.names]
-        options["channels"] = named
+        names = planes.names
+        named = len(set(names)) == len(names) and not any(map(str.isdecimal, names))
+        options["channels"] = list(names) if named else list(range(len(names)))
     if planes.values.dtype not in (np.dtype(np.uint8), np.dtype(bool)):
         options["intensity"] = {"low": "percentile 1", "high": "percentile 99", "per": "dataset"}
     return options

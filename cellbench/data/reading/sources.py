@@ -12,7 +12,7 @@ from cellbench.data.reading.folders import (
     suggest_groups,
 )
 from cellbench.data.reading.groups import apply_pattern
-from cellbench.data.reading.label_table import read_label_table
+from cellbench.data.reading.label_table import OF_FOLDERS, read_label_table
 from cellbench.data.reading.layout import refuse_one_class
 from cellbench.data.reading.masks import check_pattern, expand
 from cellbench.data.reading.reading import FolderOptions, Reading
@@ -34,17 +34,17 @@ def read_images(root: Path, csv: Path | None, options: FolderOptions) -> Reading
         if options.columns:
             raise UserError("data.columns: they are those of a table; give it as data.csv")
         return read_folder(root, options)
-    reading = read_label_table(root, csv, options, _read_or_none(root))
+    folder: Reading | None = None
+    error: UserError | None = None
+    try:
+        folder = read_folder(root, FolderOptions())
+    except UserError as caught:  # the table may do without it
+        error = caught
+    reading = read_label_table(root, csv, options, folder)
+    if error is not None and reading.found.get("classes") == OF_FOLDERS:
+        raise error
     refuse_one_class(reading.classes, str(csv))
     return _complete(reading, root, options)
-
-
-def _read_or_none(root: Path) -> Reading | None:
-    """Return the reading of the folder beside a table; None if it has no meaning of its own."""
-    try:
-        return read_folder(root, FolderOptions())
-    except UserError:
-        return None
 
 
 def _complete(reading: Reading, root: Path, options: FolderOptions) -> Reading:
@@ -68,9 +68,9 @@ def _complete(reading: Reading, root: Path, options: FolderOptions) -> Reading:
         found["masks"] = f"{n} of {len(samples)} images: {options.mask_pattern}"
     doubts = [*reading.doubts, *doubt_numbers(reading.classes, samples)]
     suggested: dict[str, object] = {}
-    if options.group_pattern is None and not any(sample.group for sample in samples):
+    if options.group_pattern is None and not all(sample.group for sample in samples):
         by_class = {
-            name: [sample.id for sample in samples if sample.label == label]
+            name: [s.id for s in samples if s.label == label and s.group is None]
             for label, name in enumerate(reading.classes)
         }
         suggested, more = suggest_groups(by_class, None)

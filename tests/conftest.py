@@ -94,8 +94,27 @@ def _quiet_and_offline(monkeypatch, tmp_path_factory):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
 
 
+_DRAWN = {}
+
+
 @pytest.fixture
-def fit(tmp_path):
+def draw_once(monkeypatch):
+    """Lets a cell be drawn by the first test that needs it, and by no other."""
+    from cellbench.data.datasets.synthetic import SyntheticDataModule  # it imports torch
+
+    draw = SyntheticDataModule._draw
+
+    def look_up(self, sample):
+        key = (self.draw_seed, self.shortcut, sample)
+        if key not in _DRAWN:
+            _DRAWN[key] = draw(self, sample)
+        return tuple(array.copy() for array in _DRAWN[key])
+
+    monkeypatch.setattr(SyntheticDataModule, "_draw", look_up)
+
+
+@pytest.fixture
+def fit(tmp_path, draw_once):
     """Runs fit in-process; returns the run's folder."""
 
     def run(*args, name="tiny", runs=tmp_path / "runs", samples=80):
@@ -116,7 +135,7 @@ def _shared_run(tmp_path_factory):
 
 
 @pytest.fixture
-def run(_shared_run, tmp_path):
+def run(_shared_run, tmp_path, draw_once):
     """The folder of a finished run: a copy that the test may change."""
     return shutil.copytree(_shared_run, tmp_path / "runs" / "tiny" / _shared_run.name)
 

@@ -31,7 +31,7 @@ from tests.lookalikes import draw_field
 
 
 @pytest.fixture
-def audit(tmp_path, capsys):
+def audit(tmp_path, capsys, draw_once):
     """Runs the command; gives the exit code and what audit.json holds."""
 
     def run(*args):

@@ -258,8 +258,13 @@ def test_a_training_goes_on_from_its_whole_state_alone(run, fails, keys):
     assert "last.ckpt does not hold the state of this training" in line
     assert "or delete it to begin the training afresh" in line
     assert len(line) <= 300
-    last.unlink()
+
+
+def test_a_training_whose_state_was_deleted_begins_afresh(run):
+    (run / "metrics.json").unlink()
+    (run / "checkpoints" / "last.ckpt").unlink()
     assert main(["fit", f"--resume={run}"]) == 0
+    assert (run / "metrics.json").is_file()
 
 
 def test_probabilities_that_are_no_numbers_are_no_temperature(run, images, fails):

@@ -27,7 +27,7 @@ def test_an_experiment_runs_for_a_step(path, fit, request):
     data = ["--data.samples=80", "--data.slides=40"]
     if module in ROOTS:
         data = [f"--data.root={request.getfixturevalue(ROOTS[module])}"]
-    steps = ["--trainer.limit_train_batches=1", "--trainer.max_epochs=1"]
+    steps = ["--trainer.limit_train_batches=1", "--trainer.max_epochs=1", "--data.batch_size=4"]
     phases = config["model"].get("phases")
     if phases:  # all of them
         shown = ", ".join(f"{{epochs: 1, freeze: {phase['freeze']}}}" for phase in phases)

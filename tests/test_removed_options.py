@@ -9,7 +9,7 @@ from cellbench.__main__ import main
 from cellbench.artifacts.conditions import conditions
 from cellbench.artifacts.finished import read_finished
 from cellbench.artifacts.folder import RunFolder
-from tests.conftest import TINY
+from tests.conftest import QUICK, TINY
 
 LINE = "data.augment_on was removed: images are always augmented by albumentations"
 
@@ -58,7 +58,7 @@ def test_a_run_that_holds_a_removed_option_is_read_resumed_and_tested(fit, tmp_p
     again = json.loads((tested / "metrics.json").read_text())["test"]["metrics"]
     assert again == json.loads((run / "metrics.json").read_text())["test"]["metrics"]
 
-    same = ["--data.samples=80", "--data.slides=40", "--data.augment=flips", *TINY]
+    same = ["--data.samples=80", "--data.slides=40", "--data.augment=flips", *QUICK]
     same += [f"--runs={tmp_path / 'runs'}", "--name=tiny"]
     for given in ([f"--resume={run}"], [*same, "--resume=auto"]):
         (run / "config.yaml").write_text(text)

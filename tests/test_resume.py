@@ -20,6 +20,8 @@ from cellbench.models.classifier import CellClassifier
 from tests.conftest import QUICK, last_of_each, replace_masks
 from tests.forked import FORK
 
+pytestmark = pytest.mark.usefixtures("draw_once")
+
 OPTIONS = [
     "--data.samples=80",
     "--data.slides=40",

@@ -21,7 +21,7 @@ from cellbench.models.classifier import CellClassifier
 from cellbench.report.wandb import publish, workspace
 from cellbench.training import loggers
 from cellbench.utils.errors import UserError
-from tests.conftest import QUICK, few_cells
+from tests.conftest import QUICK, TINY, few_cells
 from tests.fake_wandb import ENTITY, KEY, FakeWandb
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:wandb_workspaces")
@@ -81,6 +81,7 @@ def signal_at(monkeypatch, step, signum):
 def test_an_online_run_arrives(fit, server):
     folder = fit(
         f"--config={DEMO}",
+        *TINY,
         *DRAWN,
         ONLINE,
         "--figures=true",

@@ -51,7 +51,7 @@ def _program(args: Sequence[str]) -> int:
 def fork_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the launcher fork the processes of several devices."""
     names = {"Popen": Rank, "PIPE": subprocess.PIPE, "DEVNULL": subprocess.DEVNULL}
-    monkeypatch.setattr("cellbench.cli.launch.subprocess", SimpleNamespace(**names))
+    monkeypatch.setattr("cellbench.cli.execution.launch.subprocess", SimpleNamespace(**names))
 
 
 class Rank:

@@ -13,6 +13,8 @@ from cellbench.utils.errors import UserError, counted
 _KEY = "data.group_pattern"
 _ROLES = ("group", "fold", "domain")
 _LONGEST = 500
+_SHARED = 1.5
+"""Least number of images for each group that is not a mere number of the file."""
 _ALIKE = 0.9
 """Share of the names of a class that must be built in one way before a pattern is suggested."""
 
@@ -80,12 +82,15 @@ def _with_roles(sample: Sample, roles: Mapping[str, str]) -> Sample:
 
 
 def divides(samples: Sequence[Sample], pattern: str) -> bool:
-    """Return True if official parts or folds divide a group that a pattern finds."""
-    first: dict[str | None, tuple[str | None, str | None]] = {}
-    return any(
-        first.setdefault(each.group, (each.split, each.fold)) != (each.split, each.fold)
-        for each in apply_pattern(samples, pattern)
-    )
+    """Return True if official parts or folds divide groups that a pattern finds.
+
+    Files are often numbered anew in each part: groups count only if several images of one part
+    share them.
+    """
+    found = apply_pattern(samples, pattern)
+    within = {(each.split, each.fold, each.group) for each in found}
+    shared = len(found) >= _SHARED * len(within)
+    return shared and len(within) > len({each.group for each in found})
 
 
 def level_claims(pattern: str | None, ids: Sequence[str]) -> Callable[[int], bool]:
@@ -161,7 +166,7 @@ def _by_name(paths: Mapping[str, Sequence[str]]) -> list[str]:
         if any(key is None for each in keys.values() for key in each):
             break
         distinct = {key: {k for k, _ in filter(None, each)} for key, each in keys.items()}
-        shared = n >= 1.5 * sum(map(len, distinct.values()))
+        shared = n >= _SHARED * sum(map(len, distinct.values()))
         most = max(map(len, distinct.values()))
         if shared and most >= 2 and _built_alike(keys.values()):
             enough = min(map(len, distinct.values())) >= 3

@@ -71,9 +71,8 @@ def read_folder(root: Path, options: FolderOptions) -> Reading:
         found["groups"] = (
             f"fields of the crops: {counted(len(set(crops.field_of.values())), 'group')}"
         )
-    if options.pattern is not None:
-        samples = apply_pattern(samples, options.pattern)
-        found |= describe_roles(samples, options.pattern)
+    samples, roles = find_roles(samples, options)
+    found |= roles
     suggested: dict[str, object] = {}
     guesses: list[Doubt] = []
     if options.group_pattern is None and not all(sample.group for sample in samples):
@@ -166,7 +165,21 @@ def _samples(
     return sorted(samples, key=lambda sample: sample.id)
 
 
-def describe_roles(samples: Sequence[Sample], pattern: str) -> dict[str, str]:
+def find_roles(
+    samples: Sequence[Sample], options: FolderOptions
+) -> tuple[list[Sample], dict[str, str]]:
+    """Return samples with what `data.group_pattern` finds, if it is given, and a description.
+
+    Raises:
+        UserError: The pattern is not valid, or does not fit each id.
+    """
+    if options.pattern is None:
+        return list(samples), {}
+    samples = apply_pattern(samples, options.pattern)
+    return samples, _describe_roles(samples, options.pattern)
+
+
+def _describe_roles(samples: Sequence[Sample], pattern: str) -> dict[str, str]:
     """Describe the groups, folds and domains that `data.group_pattern` has found."""
     found = {}
     for role in compile_pattern(pattern).groupindex:

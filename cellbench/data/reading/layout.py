@@ -197,12 +197,8 @@ def _with_parts(
     """Understand parts with class folders in them."""
     _refuse_double(parts)
     classes = _classes_in(listing, inner, "part")
-    layout = Layout()
-    for top, paths in inner.items():
-        for path in paths:
-            layout.label[path] = split_id(path)[1]
-            layout.part[path] = parts[top]
-    layout.found["classes"] = f"folders in {', '.join(f'{top}/' for top in inner)}"
+    layout = _classes_below(inner)
+    layout.part = {path: parts[top] for top, paths in inner.items() for path in paths}
     trained = next((classes[top] for top in inner if parts[top] == "train"), None)
     if trained is None:
         raise UserError(
@@ -291,13 +287,16 @@ def _with_folds(
     if len(set(folds.values())) < len(folds):
         raise UserError(f"data.root: two of the folders {', '.join(folds)} are the same fold")
     _classes_in(listing, inner, "fold")
-    layout = Layout()
-    for top, paths in inner.items():
-        for path in paths:
-            layout.label[path] = split_id(path)[1]
-            layout.fold[path] = folds[top]
-    layout.found["classes"] = f"folders in {', '.join(f'{top}/' for top in inner)}"
+    layout = _classes_below(inner)
+    layout.fold = {path: folds[top] for top, paths in inner.items() for path in paths}
     layout.found["folds"] = f"{len(folds)}, from the folders {', '.join(inner)}"
+    return layout
+
+
+def _classes_below(inner: Mapping[str, Sequence[str]]) -> Layout:
+    """Return the layout of class folders in parts or folds, whose meaning is still to be added."""
+    layout = Layout({path: split_id(path)[1] for paths in inner.values() for path in paths})
+    layout.found["classes"] = f"folders in {', '.join(f'{top}/' for top in inner)}"
     return layout
 
 

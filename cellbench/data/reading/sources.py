@@ -5,13 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from cellbench.data.reading.folders import (
-    describe_roles,
     doubt_numbers,
+    find_roles,
     patterns_given,
     read_folder,
     suggest_groups,
 )
-from cellbench.data.reading.groups import apply_pattern
 from cellbench.data.reading.label_table import OF_FOLDERS, read_label_table
 from cellbench.data.reading.layout import refuse_one_class
 from cellbench.data.reading.masks import check_pattern, expand
@@ -49,10 +48,8 @@ def read_images(root: Path, csv: Path | None, options: FolderOptions) -> Reading
 
 def _complete(reading: Reading, root: Path, options: FolderOptions) -> Reading:
     """Return the reading of a table with what the patterns add, and with doubts as of a folder."""
-    samples, found = list(reading.samples), dict(reading.found)
-    if options.pattern is not None:
-        samples = apply_pattern(samples, options.pattern)
-        found |= describe_roles(samples, options.pattern)
+    samples, roles = find_roles(reading.samples, options)
+    found = {**reading.found, **roles}
     if options.mask_pattern is not None:
         check_pattern(options.mask_pattern)
         paths = [root / os.path.normpath(expand(options.mask_pattern, s.id)) for s in samples]

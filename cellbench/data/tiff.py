@@ -2,6 +2,7 @@
 
 import io
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ _OPENCV = frozenset(
 
 _SAMPLES = {"MINISWHITE": 1, "MINISBLACK": 1, "RGB": 3, "PALETTE": 1, "SEPARATED": 4, "YCBCR": 3}
 """Samples of a pixel in the kinds of pictures that OpenCV converts to RGB."""
+
+_IEEE_FLOAT = 3
+"""Value of the tag SampleFormat for floating-point numbers (TIFF 6.0, 1992)."""
 
 _STACKED = {"Z": "z-slices", "T": "time points"}
 
@@ -83,6 +87,45 @@ def picture_kind(
             and (channels is None or not (grey or kind == "RGB"))
         )
         return None if not right else "grey" if grey else "colour"
+
+
+@dataclass(frozen=True)
+class Header:
+    """Facts in the header of a TIFF, about its first page but for their number."""
+
+    width: int
+    """Width in pixels, as it is stored."""
+    height: int
+    """Height in pixels, as it is stored."""
+    kind: str
+    """Meaning of the values, such as RGB."""
+    samples: int
+    """Number of values of a pixel."""
+    bits: int
+    """Bits of a value."""
+    floats: bool
+    """True if the values are floating-point numbers."""
+    pages: int
+    """Number of pages."""
+
+
+def read_header(path: Path, file: BinaryIO) -> Header:
+    """Read the header of a TIFF, however large its image.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    with _opened(path, file, sys.maxsize) as tif:
+        page = tif.pages.first
+        return Header(
+            int(page.imagewidth),
+            int(page.imagelength),
+            _kind(page),
+            int(page.samplesperpixel),
+            int(page.bitspersample),
+            page.sampleformat == _IEEE_FLOAT,
+            len(tif.pages),
+        )
 
 
 def read_size(path: Path, file: BinaryIO, max_pixels: int) -> tuple[int, int]:

@@ -1,7 +1,6 @@
 """Short looks into image files: sizes and modes from headers, and whether pixels are a mask's."""
 
 import os
-import struct
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import PIL.Image
 
-from cellbench.data import files
+from cellbench.data import files, tiff
 from cellbench.data.image_format import RGB, ImageFormat
 from cellbench.utils.errors import UserError
 
@@ -117,8 +116,9 @@ def _read_header(path: Path) -> tuple[tuple[int, int], str] | None:
         warnings.simplefilter("ignore")
         if not os.path.isfile(path):
             return None
-        if path.suffix.lower() in (".tif", ".tiff") and (header := _read_tiff_header(path)):
-            return header
+        if path.suffix.lower() in (".tif", ".tiff"):
+            with suppress(UserError):
+                return _read_tiff_header(path)
         with PIL.Image.open(path) as image:
             mode = _MODES.get(image.mode, image.mode)
             pages = getattr(image, "n_frames", 1)
@@ -150,52 +150,22 @@ def pixel_options(path: Path) -> dict[str, object]:
     return options
 
 
-_TIFF_TYPES = {1: "B", 3: "H", 4: "I"}
 _COLOURS = {1: "grey", 3: "RGB"}
-_MAX_PAGES = 10_000
 
 
-def _read_tiff_header(path: Path) -> tuple[tuple[int, int], str] | None:
-    """Return width and height, and a description of the pixels, of any TIFF but BigTIFF.
+def _read_tiff_header(path: Path) -> tuple[tuple[int, int], str]:
+    """Return width and height, and a description of the pixels, of any TIFF.
 
-    Pillow does not open images of two or five planes. See TIFF 6.0, section 2, for the format.
+    Pillow does not open images of two or five planes.
     """
     with path.open("rb") as file:
-        order = {b"II*\0": "<", b"MM\0*": ">"}.get(file.read(4))
-        if order is None:
-            return None
-        (offset,) = struct.unpack(f"{order}I", file.read(4))
-        tags: dict[int, int] = {}
-        pages = 0
-        while offset and pages < _MAX_PAGES:
-            file.seek(offset)
-            (entries,) = struct.unpack(f"{order}H", file.read(2))
-            content = file.read(12 * entries)
-            (offset,) = struct.unpack(f"{order}I", file.read(4))
-            pages += 1
-            if pages > 1:
-                continue
-            for start in range(0, len(content), 12):
-                tag, kind, count = struct.unpack_from(f"{order}HHI", content, start)
-                form = _TIFF_TYPES.get(kind)
-                if form is None or tag not in (256, 257, 258, 262, 277, 339):
-                    continue
-                size = struct.calcsize(form)
-                if count * size <= 4:
-                    value = content[start + 8 : start + 8 + size]
-                else:
-                    position = file.tell()
-                    file.seek(*struct.unpack_from(f"{order}I", content, start + 8))
-                    value = file.read(size)
-                    file.seek(position)
-                (tags[tag],) = struct.unpack(f"{order}{form}", value)
-    planes, bits = tags.get(277, 1), tags.get(258, 1)
-    if tags.get(262) == 3 and planes == 1:
+        header = tiff.read_header(path, file)
+    if header.kind == "PALETTE" and header.samples == 1:
         colours = "palette"
-    elif tags.get(262) == 5:
+    elif header.kind == "SEPARATED":
         colours = "CMYK"
     else:
-        colours = _COLOURS.get(planes, f"{planes} planes")
-    depth = f"{bits} bit" + (" float" if tags.get(339) == 3 else "")
-    described = f"{colours}, {depth}" + (f", {pages} pages" if pages > 1 else "")
-    return (tags[256], tags[257]), described
+        colours = _COLOURS.get(header.samples, f"{header.samples} planes")
+    depth = f"{header.bits} bit" + (" float" if header.floats else "")
+    pages = f", {header.pages} pages" if header.pages > 1 else ""
+    return (header.width, header.height), f"{colours}, {depth}{pages}"

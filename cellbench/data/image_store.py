@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -39,22 +39,13 @@ def mask_file_digests(source: DatasetHooks, samples: Sequence[Sample]) -> list[s
         return list(pool.map(digest, samples))
 
 
-def mask_digests(
-    source: DatasetHooks, samples: Sequence[Sample], preprocessing: Preprocessing
-) -> list[str]:
-    """Return a text for each sample that is equal only for equal masks; empty without a mask."""
-    if preprocessing.masks != "expert":
-        return [preprocessing.segments] * len(samples)
-    return mask_file_digests(source, samples)
+def digest_masks(masks: Mapping[str, str]) -> str:
+    """Return one digest of the masks of all samples.
 
-
-def digest_masks(
-    source: DatasetHooks, samples: Sequence[Sample], preprocessing: Preprocessing
-) -> str:
-    """Return one digest of the masks of all samples: of their files, or of the segmentation."""
-    digests = mask_digests(source, samples, preprocessing)
-    named = [(sample.id, mask) for sample, mask in zip(samples, digests, strict=True)]
-    return hashlib.blake2b(json.dumps(named).encode(), digest_size=16).hexdigest()
+    Args:
+        masks: For each sample's id a text that is equal only for equal masks.
+    """
+    return hashlib.blake2b(json.dumps(list(masks.items())).encode(), digest_size=16).hexdigest()
 
 
 MEASURED = 2**22
@@ -137,6 +128,8 @@ class ImageStore:
         table: Its samples.
         preprocessing: Steps from a decoded image to the input size.
         cache: Storage of the decoded images.
+        masks: For each sample's id a text that is equal only for equal masks; not used if the view
+            needs none.
     """
 
     def __init__(
@@ -145,7 +138,9 @@ class ImageStore:
         table: SampleTable,
         preprocessing: Preprocessing,
         cache: CacheConfig,
+        masks: Mapping[str, str],
     ) -> None:
+        self._masks = masks
         self._source = source
         self._table = table
         self._preprocessing = preprocessing
@@ -184,7 +179,7 @@ class ImageStore:
         contents = [f"{prefix} {content}" for content in self._table.fingerprints]
         if not self._with_masks:
             return contents
-        masks = mask_digests(self._source, self._table.samples, self._preprocessing)
+        masks = [self._masks[sample.id] for sample in self._table.samples]
         # These views change how the image is read; the others hide pixels after the cache.
         kind: str = view if view in ("crop", "nucleus") else "whole"
         if self._by_expert:

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 from cellbench.data.augment import Augmentation
 from cellbench.data.dataset import Batch, Rendering
 from cellbench.data.duplicates.copies import Copy, find_copies
-from cellbench.data.files import read_size
 from cellbench.data.hooks import DatasetHooks
 from cellbench.data.image_format import ImageFormat
 from cellbench.data.image_store import (
@@ -31,16 +30,11 @@ from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.sampling import take_in_turn
 from cellbench.data.smote import Smote
 from cellbench.data.splits import Split, draw
+from cellbench.data.stretching import describe_stretching
 from cellbench.data.table import Part, Sample, SampleTable, check_ids
 from cellbench.data.training_split import TrainingSplit, describe_epoch, make_training_split
 from cellbench.data.views import Image, needs_mask
 from cellbench.utils.errors import UserError, suggest
-
-_MOST_STRETCHED = 0.1
-"""Change of the aspect of a median cell above which the user is told."""
-
-_MEASURED_SIZES = 200
-"""Number of images, evenly spread, whose sizes are read for that."""
 
 
 @dataclass(frozen=True)
@@ -203,21 +197,8 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
         """Note on a change of the images' aspect by more than 10 %; None if there is none."""
         if self.fit != "stretch":
             return None
-        listed = self.table.samples
-        files_of = [sample.image for sample in listed[:: -(-len(listed) // _MEASURED_SIZES)]]
-        sizes = [read_size(path, self.max_pixels) for path in files_of if path is not None]
-        if self.view == "crop":
-            sizes = [(1, 1) for _ in sizes]  # the box is square unless the image is too narrow
-        height, width = self.input_size
-        changes = [np.log(w * height / (h * width)) for h, w in sizes]
-        if not changes or np.exp(abs(np.median(changes))) <= 1 + _MOST_STRETCHED:
-            return None
-        change = np.exp(abs(np.median(changes))) - 1
-        h, w = sizes[int(np.argsort(changes)[len(changes) // 2])]
-        shape = "square cut-outs" if self.view == "crop" else f"images such as {w}x{h}"
-        return (
-            f"{shape} are stretched to {width}x{height} pixels, which changes the aspect of a "
-            f"median cell by {change:.0%}; data.fit: pad or crop keeps it, and so may image_size"
+        return describe_stretching(
+            self.table.samples, self.input_size, self.max_pixels, square=self.view == "crop"
         )
 
     @property
@@ -259,7 +240,8 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
     @cached_property
     def images(self) -> ImageStore:
         """Images and masks at the network's input size."""
-        return ImageStore(self, self.table, self.preprocessing, self.cache)
+        masks = self._mask_digests if needs_mask(self.view) else {}
+        return ImageStore(self, self.table, self.preprocessing, self.cache, masks)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -290,7 +272,7 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
         masked = [sample for sample in self.listed if self.has_mask(sample)]
         return survey_masks(
             [sample.mask for sample in masked if sample.mask is not None],
-            mask_file_digests(self, masked),
+            [self._mask_file_digests[sample.id] for sample in masked],
             self.mask_values,
             self.mask_instance,
             self.cache,
@@ -300,9 +282,21 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
     @cached_property
     def masks_digest(self) -> str:
         """Digest of the masks that the view uses; empty if it uses none."""
-        return (
-            digest_masks(self, self.listed, super().preprocessing) if needs_mask(self.view) else ""
-        )
+        return digest_masks(self._mask_digests) if needs_mask(self.view) else ""
+
+    @cached_property
+    def _mask_digests(self) -> dict[str, str]:
+        """For each sample's id a text that is equal only for equal masks; empty without a mask."""
+        if self.masks == "expert":
+            return self._mask_file_digests
+        return dict.fromkeys((s.id for s in self.listed), super().preprocessing.segments)
+
+    @cached_property
+    def _mask_file_digests(self) -> dict[str, str]:
+        """Digest of each sample's mask file, by the sample's id; each file is read once for it."""
+        listed = self.listed
+        ids = (sample.id for sample in listed)
+        return dict(zip(ids, mask_file_digests(self, listed), strict=True))
 
     @cached_property
     def mask_confidence(self) -> np.ndarray:

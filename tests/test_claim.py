@@ -1,11 +1,14 @@
 """A run's folder: which one a command gets, and that no other process gets it too."""
 
+import errno
+
 import pytest
 from filelock import FileLock
 
 from cellbench.artifacts.folder import RunFolder, as_yaml
+from cellbench.training import claim
 from cellbench.training.claim import Claim, Destination
-from cellbench.utils.errors import OtherRun, UserError
+from cellbench.utils.errors import CannotWrite, OtherRun, UserError
 
 CONFIG = {"model": {"lr": 0.1}}
 
@@ -85,3 +88,21 @@ def test_a_given_folder_is_claimed_for_its_own_run_alone(tmp_path, begun):
     with pytest.raises(UserError, match=r"holds no run, but note\.txt"):
         acquire(tmp_path, folder=RunFolder(tmp_path / "else"))
     assert [path.name for path in (tmp_path / "else").iterdir()] == ["note.txt"]
+
+
+def test_a_folder_of_other_things_gets_no_lock(tmp_path, monkeypatch):
+    (tmp_path / "note.txt").write_text("mine")
+    locked = []
+    monkeypatch.setattr(claim, "FileLock", lambda path: locked.append(path))
+    with pytest.raises(UserError, match=r"holds no run, but note\.txt"):
+        acquire(tmp_path, folder=RunFolder(tmp_path))
+    assert locked == []
+
+
+def test_a_lock_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    def refuse(self, **options):
+        raise PermissionError(errno.EPERM, "Operation not permitted", self.lock_file)
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(CannotWrite, match=r"cannot write .*\.lock: Operation not permitted"):
+        acquire(tmp_path, folder=RunFolder(tmp_path / "new"))

@@ -135,4 +135,4 @@ def test_a_sweep_compares_channels(demo, tmp_path, capsys):
     )
     options = [f"--config={tmp_path / 'sweep.yaml'}", f"--runs={tmp_path / 'runs'}"]
     assert main(["sweep", *options]) == 0
-    assert "channels ['DAPI', 'pH3']" in capsys.readouterr().out
+    assert "channels DAPI+pH3" in capsys.readouterr().out

@@ -887,7 +887,7 @@ def test_cellpose_that_cannot_be_used_is_one_line(
 def test_the_real_masks_are_read_as_before():
     """The digest is that of the masks as they were read before there were formats."""
     data = HPVDataModule(root=SHARED / "hpv", view="masked")
-    assert data.mask_survey.text == "0 background, 128 cytoplasm, 255 nucleus"
+    assert data.mask_set.survey.text == "0 background, 128 cytoplasm, 255 nucleus"
     digest = hashlib.blake2b(digest_size=16)
     for sample in data.listed:
         image = data.read_image(sample)

@@ -27,6 +27,7 @@ from cellbench.data.image_format import ImageFormat, Intensity
 from cellbench.data.preprocessing import Preprocessing, resize
 from cellbench.data.smote import SmoteConfig
 from cellbench.data.splits import SplitConfig
+from cellbench.data.stretching import describe_stretching
 from cellbench.data.unlabelled import UnlabelledImages
 from cellbench.data.views import CYTOPLASM
 from cellbench.inference.onnx_metadata import preprocessing_steps
@@ -740,6 +741,17 @@ def test_the_aspect_stays_and_the_mask_lies_on_its_image(size, image_size, fit):
         assert abs(width - factor * np.count_nonzero(mask.any(0))) <= 1.5
 
 
+@pytest.mark.parametrize("shape", [(1, 3_000_000), (3_000_000, 1)])
+@pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
+def test_an_extremely_long_image_does_not_fill_the_memory(shape, fit):
+    image = np.full((*shape, 3), 200, np.uint8)  # padded first, it would take 27 TB
+    shown, _ = Preprocessing((32, 48), "raw", 9, fit=fit).prepare(image, None, "x")
+    assert shown.shape == (32, 48, 3)
+    long_side = (0 if shape[0] == 1 else 1) if fit == "pad" else None
+    expected = {None: 32 * 48, 0: 48, 1: 32}[long_side]  # padding leaves one line of it
+    assert np.count_nonzero((shown == 200).all(axis=2)) == expected
+
+
 def test_padding_is_the_fill_and_cropping_the_centre():
     image = np.full((20, 60, 2), 100, np.uint8)
     image[:, 20:40] = 200
@@ -784,7 +796,8 @@ def test_stretching_by_more_than_a_tenth_is_noted(tmp_path):
             PIL.Image.fromarray(wide).save(root / name / f"{i}.png")
 
     def note(**options):
-        return FolderDataModule(root=root, **options).stretching
+        data = FolderDataModule(root=root, **options)
+        return describe_stretching(data, data.table)
 
     assert note(image_size=32) == (
         "images such as 40x30 are stretched to 32x32 pixels, which changes the aspect of a median "
@@ -794,7 +807,8 @@ def test_stretching_by_more_than_a_tenth_is_noted(tmp_path):
     assert note(image_size=(26, 32)) is None  # by 8 %
     assert note(image_size=32, fit="pad") is None
     assert "changes the aspect of a median cell by 78%" in note(image_size=(32, 24))
-    assert SyntheticDataModule(samples=20, slides=10).stretching is None
+    made = SyntheticDataModule(samples=20, slides=10)
+    assert describe_stretching(made, made.table) is None
 
 
 def test_the_note_is_printed_before_a_run(fit, folder_root, capsys):

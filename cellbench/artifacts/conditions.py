@@ -240,4 +240,6 @@ def _shown(key: str, value: Any, *, alone: bool) -> str:
     """Return an option with its value, or the value alone if it is a telling word."""
     if alone and isinstance(value, str) and value != "none" and key not in _DIGESTS:
         return value
+    if isinstance(value, list | tuple) and all(isinstance(each, str | int) for each in value):
+        value = "+".join(map(str, value))  # such as the channels DAPI+pH3
     return f"{key.rpartition('.')[2]} {'null' if value is None else value}"

@@ -11,7 +11,9 @@ from cellbench.audit.labels import Doubtful, find_doubtful
 from cellbench.audit.leaks import Leaks, find_leaks
 from cellbench.audit.masks import Overlap, compare_masks
 from cellbench.audit.shortcuts import Shortcut, find_shortcuts
-from cellbench.data.module import CellDataModule, Check
+from cellbench.data.mask_confidence import measure_confidence
+from cellbench.data.module import CellDataModule
+from cellbench.data.published import Check
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def audit(data: CellDataModule, runs: Sequence[Condition]) -> Audit:
             be cached.
     """
     data = data.scaled_by_image  # the split, which other limits need, may not be to be believed
-    _ = data.mask_survey  # before all that takes long
+    _ = data.mask_set.survey  # before all that takes long
     images, unreadable = measure_images(data)
     data = data.without(unreadable)
     leaks = find_leaks(data)
@@ -100,6 +102,6 @@ def audit(data: CellDataModule, runs: Sequence[Condition]) -> Audit:
         leaks,
         find_shortcuts(data, images, leaks.together),
         compare_masks(data, leaks.together),
-        data.mask_confidence if data.segments else None,
+        measure_confidence(data, data.table, data.cache) if data.segments else None,
         [find_doubtful(data, each) for each in runs],
     )

@@ -55,7 +55,7 @@ def as_plain(audit: Audit) -> dict[str, Any]:
         "shortcuts": [asdict(shortcut) | {"tells": shortcut.tells} for shortcut in audit.shortcuts],
         "masks": None
         if audit.overlap is None
-        else {"format": data.mask_survey.text, **_plain_overlap(audit.overlap, ids)},
+        else {"format": data.mask_set.survey.text, **_plain_overlap(audit.overlap, ids)},
         "automatic_masks": None
         if audit.confidence is None
         else _plain_confidence(audit.confidence, ids),

@@ -24,7 +24,7 @@ import PIL.ImageOps
 from cellbench.data import tiff
 from cellbench.data.image_format import RGB, ImageFormat, Planes
 from cellbench.data.views import Image
-from cellbench.utils.errors import UserError
+from cellbench.utils.errors import UserError, reason_of
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -207,7 +207,7 @@ def _decode_transparent(path: Path, data: bytes) -> tuple[np.ndarray, np.ndarray
             pixels = np.asarray(PIL.ImageOps.exif_transpose(file).convert("RGBA"))
     except Exception as error:  # Pillow raises many kinds on damaged files
         raise unreadable(
-            path, f"the file is damaged ({error!s:.80}); restore or remove it"
+            path, f"the file is damaged ({reason_of(error)}); restore or remove it"
         ) from error
     return pixels[..., :3], pixels[..., 3].astype(np.float32) / np.float32(255)
 

@@ -16,6 +16,7 @@ from cellbench.data.cache import FORMAT, CacheConfig, Pixels, decode
 from cellbench.data.hooks import DatasetHooks
 from cellbench.data.image_format import FORMAT as LIMITS_FORMAT
 from cellbench.data.image_format import ImageFormat, NeedsOption, visible
+from cellbench.data.preprocessing import FORMAT as SIZE_FORMAT
 from cellbench.data.preprocessing import Preprocessing
 from cellbench.data.stain import FORMAT as STAIN_FORMAT
 from cellbench.data.table import Sample, SampleTable
@@ -173,7 +174,7 @@ class ImageStore:
     def _contents(self) -> list[str]:
         """Text for each sample that is equal only if the pixels read from its files are equal."""
         prepared, view = self._preprocessing, self._preprocessing.view
-        prefix = f"{prepared.image_format.identity} {prepared.fit}"
+        prefix = f"{SIZE_FORMAT} {prepared.image_format.identity} {prepared.fit}"
         if prepared.stain != "none":
             prefix += f" {prepared.stain} {STAIN_FORMAT}"
         contents = [f"{prefix} {content}" for content in self._table.fingerprints]

@@ -7,24 +7,21 @@ import numpy as np
 from cellbench.data import result_cache, segmentation
 from cellbench.data.cache import CacheConfig
 from cellbench.data.hooks import DatasetHooks
-from cellbench.data.table import Sample
+from cellbench.data.table import SampleTable
 from cellbench.utils.errors import UserError
 
 NAMED = 5
 """Number of doubtful masks that a note names."""
 
 
-def measure_confidence(
-    source: DatasetHooks, samples: Sequence[Sample], contents: Sequence[str], cache: CacheConfig
-) -> np.ndarray:
+def measure_confidence(source: DatasetHooks, table: SampleTable, cache: CacheConfig) -> np.ndarray:
     """Return the confidence of each sample's automatic mask, (n,), 0 to 1.
 
     It is NaN where no cell is found. Results are kept on disk: a second call is fast.
 
     Args:
         source: The dataset.
-        samples: Its samples.
-        contents: For each sample, a digest of its image.
+        table: Its samples.
         cache: Storage of the results.
 
     Raises:
@@ -34,13 +31,13 @@ def measure_confidence(
     def measure(i: int) -> result_cache.Found:
         """Return the confidence of one image's mask, (1,)."""
         try:
-            found = segmentation.segment_with_confidence(source.read_image(samples[i]))
+            found = segmentation.segment_with_confidence(source.read_image(table.samples[i]))
         except UserError:
             return {"confidence": np.array([np.nan])}
         return {"confidence": np.array([found.confidence])}
 
     how = f"{segmentation.FORMAT} {source.image_format.identity}"
-    identities = [f"{how} {content}" for content in contents]
+    identities = [f"{how} {content}" for content in table.fingerprints]
     results = result_cache.for_each("judging masks", identities, lambda: measure, cache)
     return np.concatenate([each["confidence"] for each in results])
 

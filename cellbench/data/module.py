@@ -14,39 +14,20 @@ from cellbench.data.dataset import Batch, Rendering
 from cellbench.data.duplicates.copies import Copy, find_copies
 from cellbench.data.hooks import DatasetHooks
 from cellbench.data.image_format import ImageFormat
-from cellbench.data.image_store import (
-    ImageStore,
-    content_digests,
-    digest_masks,
-    mask_file_digests,
-    measure_limits,
-)
+from cellbench.data.image_store import ImageStore, content_digests, measure_limits
 from cellbench.data.loading import Loaders, LoadingPlan, check_devices, plan_workers
-from cellbench.data.mask_confidence import find_doubtful, measure_confidence
 from cellbench.data.mask_format import MaskFormat
-from cellbench.data.mask_survey import MaskSurvey, survey_masks
+from cellbench.data.mask_set import MaskSet
 from cellbench.data.options import DataOptions
 from cellbench.data.preprocessing import Preprocessing
+from cellbench.data.published import Check, check_counts
 from cellbench.data.sampling import take_in_turn
 from cellbench.data.smote import Smote
 from cellbench.data.splits import Split, draw
-from cellbench.data.stretching import describe_stretching
 from cellbench.data.table import Part, Sample, SampleTable, check_ids
 from cellbench.data.training_split import TrainingSplit, describe_epoch, make_training_split
-from cellbench.data.views import Image, needs_mask
+from cellbench.data.views import Image
 from cellbench.utils.errors import UserError, suggest
-
-
-@dataclass(frozen=True)
-class Check:
-    """Comparison of a known fact about a dataset with its files."""
-
-    expected: str
-    """The known fact."""
-    found: str
-    """The same fact, counted in the files."""
-    holds: bool
-    """True if the two agree."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -182,33 +163,13 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
         """Compare what is known of the dataset with these files; `audit` shows it."""
         if self.published is None:
             return []
-        counts = zip(self.classes, self.published, strict=True)
-        expected = ", ".join(f"{n:,} {name}" for name, n in counts)
-        found = self._differing or "as published"
-        return [Check(f"the published numbers: {expected}", found, not self._differing)]
+        return [check_counts(self.classes, self.published, self.table.labels)]
 
     @property
     def note(self) -> str | None:
-        """Difference between the numbers of images and the published ones; None for none."""
-        return f"not the published set: {self._differing}" if self._differing else None
-
-    @property
-    def stretching(self) -> str | None:
-        """Note on a change of the images' aspect by more than 10 %; None if there is none."""
-        if self.fit != "stretch":
-            return None
-        return describe_stretching(
-            self.table.samples, self.input_size, self.max_pixels, square=self.view == "crop"
-        )
-
-    @property
-    def _differing(self) -> str:
-        """Classes whose number of images differs from the published one; empty if none does."""
-        if self.published is None:
-            return ""
-        found = np.bincount(self.table.labels, minlength=len(self.classes)).tolist()
-        triples = zip(self.classes, found, self.published, strict=True)
-        return ", ".join(f"{name} {n:,} of {known:,}" for name, n, known in triples if n != known)
+        """Notes on the files for the user, a line each; None for none."""
+        differing = [check.found for check in CellDataModule.checks(self) if not check.holds]
+        return f"not the published set: {differing[0]}" if differing else None
 
     # Pixels.
 
@@ -240,16 +201,21 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
     @cached_property
     def images(self) -> ImageStore:
         """Images and masks at the network's input size."""
-        masks = self._mask_digests if needs_mask(self.view) else {}
+        masks = self.mask_set.digests if self.mask_set.used else {}
         return ImageStore(self, self.table, self.preprocessing, self.cache, masks)
 
     @property
     def preprocessing(self) -> Preprocessing:
         """Steps from a decoded image to the network's input size."""
         prepared = super().preprocessing
-        if self.masks != "expert" or not needs_mask(self.view):
+        if self.masks != "expert" or not self.mask_set.used:
             return prepared
         return replace(prepared, mask_format=self.mask_format)
+
+    @cached_property
+    def mask_set(self) -> MaskSet:
+        """Masks of all samples."""
+        return MaskSet(self, self, self.listed)
 
     @property
     def mask_format(self) -> MaskFormat:
@@ -258,56 +224,7 @@ class CellDataModule(DataOptions, DatasetHooks, LightningDataModule):
         Raises:
             UserError: It is not certain.
         """
-        return self.mask_survey.format
-
-    @cached_property
-    def mask_survey(self) -> MaskSurvey:
-        """Survey of all mask files; each is read once for it, and not again in later runs.
-
-        Raises:
-            UserError: The meaning of their values is not certain.
-        """
-        if type(self).read_mask is not DatasetHooks.read_mask:
-            return MaskSurvey()  # the dataset has its own files or none
-        masked = [sample for sample in self.listed if self.has_mask(sample)]
-        return survey_masks(
-            [sample.mask for sample in masked if sample.mask is not None],
-            [self._mask_file_digests[sample.id] for sample in masked],
-            self.mask_values,
-            self.mask_instance,
-            self.cache,
-            self.max_pixels,
-        )
-
-    @cached_property
-    def masks_digest(self) -> str:
-        """Digest of the masks that the view uses; empty if it uses none."""
-        return digest_masks(self._mask_digests) if needs_mask(self.view) else ""
-
-    @cached_property
-    def _mask_digests(self) -> dict[str, str]:
-        """For each sample's id a text that is equal only for equal masks; empty without a mask."""
-        if self.masks == "expert":
-            return self._mask_file_digests
-        return dict.fromkeys((s.id for s in self.listed), super().preprocessing.segments)
-
-    @cached_property
-    def _mask_file_digests(self) -> dict[str, str]:
-        """Digest of each sample's mask file, by the sample's id; each file is read once for it."""
-        listed = self.listed
-        ids = (sample.id for sample in listed)
-        return dict(zip(ids, mask_file_digests(self, listed), strict=True))
-
-    @cached_property
-    def mask_confidence(self) -> np.ndarray:
-        """Confidence of each sample's automatic mask, (n,), 0 to 1; NaN where no cell is found."""
-        table = self.table
-        return measure_confidence(self, table.samples, table.fingerprints, self.cache)
-
-    @property
-    def doubtful_masks(self) -> list[str]:
-        """Ids of the samples whose automatic masks are doubtful, the least certain first."""
-        return [self.table.samples[i].id for i in find_doubtful(self.mask_confidence)]
+        return self.mask_set.survey.format
 
     @property
     def cache_location(self) -> str:

@@ -29,12 +29,16 @@ Fit = Literal["stretch", "pad", "crop"]
 """How an image of another shape is brought to that of the network's input.
 
 stretch: both sides are scaled to the input's; cells become wider or taller.
-pad: the shorter side is filled up on both ends, then the image is scaled.
+pad: the image is scaled, then its shorter side is filled up on both ends.
 crop: the longer side loses as much on both ends, then the image is scaled.
 """
 
 _OPENCV_CHANNELS = 4
 """Largest number of channels that OpenCV averages by area."""
+
+FORMAT = 2
+"""Part of every name of cached images; raise it when images are brought to the input size by
+another rule."""
 
 SMALLEST_SIDE, LARGEST_SIDE = 8, 4096
 """Pixels of a side of the network's input: larger ones fit no machine's memory."""
@@ -110,7 +114,7 @@ class Preprocessing:
                 left at `image_size`.
         """
         if not needs_mask(self.view):
-            return resize(self._fit(normalise(image, self.stain)), self.image_size), None
+            return self._resize(normalise(image, self.stain)), None
         if self.masks != "expert":
             mask = self.segment(image, name)
         if mask is None:
@@ -124,8 +128,8 @@ class Preprocessing:
         if self.view == "crop":
             box = crop_box(mask)
             image, mask = image[box], mask[box]
-        image, mask = self._fit(image), self._fit(mask, BACKGROUND)
-        small = resize_mask(mask, self.image_size)
+        mask = self._crop(mask)
+        small = self._pad(resize_mask(mask, self._shown_size(mask)), BACKGROUND)
         if not (small == NUCLEUS if self.view == "nucleus" else small > BACKGROUND).any():
             region = "nucleus" if self.view == "nucleus" else "cell"
             height, width = self.image_size
@@ -134,30 +138,46 @@ class Preprocessing:
                 f"data.view: {self.view}, but at {height}x{width} pixels nothing is left of the "
                 f"{region} in '{name}'; use a larger data.image_size{remedy}"
             )
-        return resize(image, self.image_size), small
+        return self._resize(image), small
 
-    def _fit(self, array: np.ndarray, fill: int | None = None) -> np.ndarray:
-        """Pad or crop an image or a mask to the shape of `image_size`, to the nearest pixel.
+    def _resize(self, image: Image) -> Image:
+        """Return an image at `image_size`."""
+        image = self._crop(image)
+        return self._pad(resize(image, self._shown_size(image)), self.fill)
+
+    def _crop(self, array: np.ndarray) -> np.ndarray:
+        """Return the centre of an image or a mask in the shape of `image_size`, if it is cropped.
 
         Args:
             array: The image or mask at its native size.
-            fill: Value of what is added; None for the fill of the view.
         """
-        if self.fit == "stretch":
+        if self.fit != "crop":
             return array
         height, width = array.shape[:2]
-        wide = width * self.image_size[0] > height * self.image_size[1]  # than image_size
-        if wide == (self.fit == "pad"):
-            height = max(1, round(width * self.image_size[0] / self.image_size[1]))
-        else:
+        if width * self.image_size[0] > height * self.image_size[1]:  # wider than image_size
             width = max(1, round(height * self.image_size[1] / self.image_size[0]))
-        if self.fit == "crop":
-            top, left = (array.shape[0] - height) // 2, (array.shape[1] - width) // 2
-            return array[top : top + height, left : left + width]
-        rows, columns = height - array.shape[0], width - array.shape[1]
-        margins = [(rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)]
-        margins += [(0, 0)] * (array.ndim - 2)
-        return np.pad(array, margins, constant_values=self.fill if fill is None else fill)
+        else:
+            height = max(1, round(width * self.image_size[0] / self.image_size[1]))
+        top, left = (array.shape[0] - height) // 2, (array.shape[1] - width) // 2
+        return array[top : top + height, left : left + width]
+
+    def _shown_size(self, array: np.ndarray) -> tuple[int, int]:
+        """Return the height and width that an image or a mask has within `image_size`."""
+        if self.fit != "pad":
+            return self.image_size
+        factor = min(new / old for new, old in zip(self.image_size, array.shape, strict=False))
+        height, width = (max(1, round(factor * side)) for side in array.shape[:2])
+        return height, width
+
+    def _pad(self, array: np.ndarray, fill: int) -> np.ndarray:
+        """Fill an image or a mask up to `image_size`, as much on both ends to the nearest pixel.
+
+        It comes after resizing: to pad first would make a square of the longer side, which fills
+        the memory for an image of 1 x 50,000,000 pixels.
+        """
+        missing = [new - old for new, old in zip(self.image_size, array.shape, strict=False)]
+        margins = [(n // 2, n - n // 2) for n in missing] + [(0, 0)] * (array.ndim - 2)
+        return np.pad(array, margins, constant_values=fill) if any(missing) else array
 
 
 def resize(image: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:

@@ -1,11 +1,10 @@
 """Note on images whose aspect the network's input changes."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from cellbench.data.files import read_size
-from cellbench.data.table import Sample
+from cellbench.data.options import DataOptions
+from cellbench.data.table import SampleTable
 
 _MOST_STRETCHED = 0.1
 """Change of the aspect of a median cell above which the user is told."""
@@ -14,25 +13,24 @@ _MEASURED_SIZES = 200
 """Number of images, evenly spread, whose sizes are read for that."""
 
 
-def describe_stretching(
-    samples: Sequence[Sample], input_size: tuple[int, int], max_pixels: int, *, square: bool
-) -> str | None:
+def describe_stretching(options: DataOptions, table: SampleTable) -> str | None:
     """Return a note on a change of the images' aspect by more than 10 %; None if there is none.
 
     Args:
-        samples: The samples; at least one.
-        input_size: Height and width of the network's input in pixels.
-        max_pixels: Largest number of pixels of an image.
-        square: True if square cut-outs of the images are stretched, and not the whole images.
+        options: Options of the dataset.
+        table: Its samples; at least one.
 
     Raises:
         UserError: The header of an image cannot be read.
     """
-    files_of = [sample.image for sample in samples[:: -(-len(samples) // _MEASURED_SIZES)]]
-    sizes = [read_size(path, max_pixels) for path in files_of if path is not None]
+    if options.fit != "stretch":
+        return None
+    square = options.view == "crop"  # cut-outs are stretched, not the whole images
+    files_of = [s.image for s in table.samples[:: -(-len(table) // _MEASURED_SIZES)]]
+    sizes = [read_size(path, options.max_pixels) for path in files_of if path is not None]
     if square:
         sizes = [(1, 1) for _ in sizes]  # the box is square unless the image is too narrow
-    height, width = input_size
+    height, width = options.input_size
     changes = [np.log(w * height / (h * width)) for h, w in sizes]
     if not changes or np.exp(abs(np.median(changes))) <= 1 + _MOST_STRETCHED:
         return None

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from cellbench.data.image_format import RGB, NeedsOption, Planes
-from cellbench.utils.errors import UserError
+from cellbench.utils.errors import UserError, reason_of
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage, TiffPageSeries
@@ -212,9 +212,8 @@ def _opened(path: Path, file: BinaryIO, max_pixels: int) -> Iterator["TiffFile"]
     except (UserError, MemoryError):
         raise
     except Exception as error:  # tifffile raises many kinds on damaged files
-        reason = " ".join(str(error).replace("\n", " ").split())
         raise UserError(
-            f"cannot read {path}: the file is damaged ({reason:.80}); restore or remove it"
+            f"cannot read {path}: the file is damaged ({reason_of(error)}); restore or remove it"
         ) from error
 
 
@@ -373,8 +372,7 @@ def _read_ome(path: Path, text: str) -> _Ome | None:
     except UserError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: its OME-XML is not valid ({reason:.80})") from error
+        raise UserError(f"{path}: its OME-XML is not valid ({reason_of(error)})") from error
     return _Ome(names, order, stacked)
 
 

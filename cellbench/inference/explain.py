@@ -77,7 +77,7 @@ def explain(run: Finished, data: CellDataModule, n: int) -> list[str]:
     described, state = read_checkpoint(run.folder.best)
     model = build_model(described, state).requires_grad_(False)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    if described.masks and described.masks != data.masks_digest:
+    if described.masks and described.masks != data.mask_set.digest:
         raise UserError("the masks have changed since the training; restore them")
     images = _read_images(run, data, described.preprocessing, choose(run.test.ids, n))
     nuclei = _distinguish_nuclei(images)

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterator
 
 from cellbench.artifacts.conditions import few_groups
-from cellbench.data.mask_confidence import describe_doubtful
+from cellbench.data.mask_confidence import describe_doubtful, find_doubtful, measure_confidence
 from cellbench.data.module import CellDataModule
 from cellbench.data.splits import fold_names
-from cellbench.data.views import needs_mask
+from cellbench.data.stretching import describe_stretching
 from cellbench.training.run import Run
 from cellbench.utils.errors import counted
 
@@ -33,7 +33,7 @@ def announcement(run: Run, precision: str, loading: str) -> str:
         f"split      {data.split.protocol}{fold}, digest {data.partition.digest[:12]}{out}",
         f"groups     {_describe_groups(data)}",
         f"images     {data.cache_location}, {loading}",
-        *([f"masks      {data.mask_survey.text}"] if _shows_experts_masks(data) else []),
+        *([f"masks      {data.mask_set.survey.text}"] if _shows_experts_masks(data) else []),
         *([f"epoch      {data.epoch_summary}"] if run.trains and data.epoch_summary else []),
         f"model      {model.arguments['backbone']}, {total:,} parameters, "
         f"{model.trained:,} trained",
@@ -59,7 +59,7 @@ def _describe_groups(data: CellDataModule) -> str:
 
 def _shows_experts_masks(data: CellDataModule) -> bool:
     """Return True if the view uses mask files."""
-    return needs_mask(data.view) and data.masks == "expert" and data.mask_format.kind != "unknown"
+    return data.mask_set.used and data.masks == "expert" and data.mask_format.kind != "unknown"
 
 
 def _notes_on_data(run: Run) -> Iterator[str]:
@@ -67,11 +67,14 @@ def _notes_on_data(run: Run) -> Iterator[str]:
     data = run.data
     if data.note:
         yield from data.note.splitlines()
-    if data.stretching:
-        yield data.stretching
+    if stretching := describe_stretching(data, data.table):
+        yield stretching
     yield from _unused_parts(data)
-    if data.masks == "auto" and needs_mask(data.view) and (doubtful := data.doubtful_masks):
-        yield describe_doubtful(doubtful, len(data.table))
+    if data.masks == "auto" and data.mask_set.used:
+        doubtful = find_doubtful(measure_confidence(data, data.table, data.cache))
+        if doubtful:
+            ids = [data.table.samples[i].id for i in doubtful]
+            yield describe_doubtful(ids, len(data.table))
     batches = run.config["trainer"].get("limit_train_batches")
     if run.trains and batches is not None:
         limit = counted(batches, "batch", "batches")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from filelock import BaseFileLock, FileLock, Timeout
 
 from cellbench.artifacts.folder import RunFolder
-from cellbench.utils.errors import OtherRun, UserError
+from cellbench.utils.errors import CannotWrite, OtherRun, UserError
 from cellbench.utils.terminal import say
 
 _ENDING_S = 60.0
@@ -80,6 +80,8 @@ class Claim:
     def _at(cls, folder: RunFolder, config: Mapping[str, Any]) -> "Claim":
         """Claim a given folder, for a new run or for the unfinished one in it."""
         folder.make()
+        if not folder.lock.exists():  # put none into a folder of other things
+            _check_content(folder, config)
         claim = cls._lock_or_refuse(folder, "--folder", patience=_ENDING_S)
         try:
             claim.fresh = not folder.config.is_file()
@@ -122,12 +124,18 @@ class Claim:
     def _try(
         cls, folder: RunFolder, patience: float = 0.0, *, fresh: bool = False
     ) -> "Claim | None":
-        """Lock a run's folder, if no other process has it."""
+        """Lock a run's folder, if no other process has it.
+
+        Raises:
+            CannotWrite: The lock cannot be written.
+        """
         lock = FileLock(folder.lock)
         try:
             lock.acquire(timeout=patience)
         except Timeout:
             return None
+        except OSError as error:
+            raise CannotWrite(f"cannot write {folder.lock}: {error.strerror}") from error
         return cls(folder, lock, fresh=fresh)
 
 

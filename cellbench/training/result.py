@@ -41,7 +41,7 @@ def summarise(
         "stamps": list(warning_flags),
         "split": {
             "digest": split.digest,
-            "masks": data.masks_digest,
+            "masks": data.mask_set.digest,
             "protocol": data.split.protocol,
             "groups": data.table.known_groups,
             "folds": split.folds,

@@ -134,7 +134,7 @@ class Run:
             # Only a training needs the table of its labels.
             labels=self.data.training.digest if self.trains else "",
             leaky=self.data.partition.leaky,
-            masks=self.data.masks_digest,
+            masks=self.data.mask_set.digest,
             segmentation=self.data.preprocessing.segments if needs_mask(self.data.view) else "",
             pooling=POOLING,
         )

@@ -1,6 +1,7 @@
 """Exceptions for mistakes that the user can correct, and the text of their messages."""
 
 import errno
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -64,6 +65,15 @@ class UserError(Exception):
 
     The message says what is wrong, where (file or key), and what to do.
     """
+
+
+def reason_of(error: Exception) -> str:
+    """Return a library's error in one short line: its text, or its kind if the text says nothing.
+
+    Some libraries raise errors whose whole text is a number.
+    """
+    text = " ".join(str(error).split())
+    return f"{text:.80}" if re.search(r"[^\W\d]{2}", text) else type(error).__name__
 
 
 class CannotWrite(UserError):

@@ -12,7 +12,7 @@ from cellbench.data.download.transfer import Kaggle
 from cellbench.data.duplicates.sources import find_sources
 from cellbench.data.file_module import FileDataModule
 from cellbench.data.image_store import content_digests
-from cellbench.data.module import Check
+from cellbench.data.published import Check
 from cellbench.data.reading.table_file import read_table
 from cellbench.data.table import Part, Sample, join
 from cellbench.utils.errors import UserError

@@ -11,13 +11,15 @@ from PIL import Image
 
 from cellbench.data.datasets.folder import FolderDataModule
 from cellbench.data.reading import groups
+from cellbench.data.reading.columns import parts_in
 from cellbench.data.reading.describe import notes
 from cellbench.data.reading.folders import read_folder
-from cellbench.data.reading.layout import folds_of, parts_of
+from cellbench.data.reading.layout import folds_of
+from cellbench.data.reading.parts import PART_WORDS, parts_of
 from cellbench.data.reading.peek import looks_like_mask, read_headers
 from cellbench.data.reading.reading import FolderOptions
 from cellbench.data.splits import SplitConfig
-from cellbench.utils.errors import MAX_MESSAGE, UserError
+from cellbench.utils.errors import MAX_MESSAGE, UserError, one_line
 
 RNG = np.random.default_rng(0)
 
@@ -169,6 +171,10 @@ def test_a_broken_link_and_a_pipe_are_named(tmp_path):
         ("TRAIN", "dev", "eval"),
         ("train_set", "Validation", "test data"),
         ("1_train", "2_val", "3_holdout"),
+        ("Trainingsdaten", "Validierung", "Testdaten"),
+        ("entrenamiento", "validaci\u00f3n", "prueba"),
+        ("entrai\u0302nement", "validation", "jeu de test"),
+        ("trainData", "ValidationSet", "held-out"),
     ],
 )
 def test_parts_above_the_classes_are_the_official_split(tmp_path, names):
@@ -195,6 +201,24 @@ def test_eval_is_the_part_that_is_lacking():
     assert parts_of({"a": "train", "b": "eval"}) == {"a": "train", "b": "test"}
     assert parts_of({"a": "train", "b": "eval", "c": "test"})["b"] == "val"
     assert parts_of({"a": "tests", "b": "control", "c": "test_simple"}) == {}
+
+
+@pytest.mark.parametrize("other", ["pruefung", "Pr\u00fcfung", "rest"])
+def test_a_folder_beside_the_training_part_is_no_class(tmp_path, other):
+    classes(tmp_path / "above" / "train")
+    classes(tmp_path / "above" / other)
+    assert "rename it train, val or test" in refused(tmp_path / "above")
+    classes(tmp_path / "flat", ("train", other))
+    assert "if it is one, rename it val or test" in refused(tmp_path / "flat")
+    for name in TWO:
+        classes(tmp_path / "below" / name, ("train", other))
+    assert f"holds the training part and '{other}'" in refused(tmp_path / "below")
+
+
+def test_folders_and_tables_know_the_same_words_for_parts():
+    words = {word: word for word in PART_WORDS}
+    assert parts_in(words) == parts_of(words)
+    assert parts_in(["train", "Test 2"]) == {"train": "train"}
 
 
 def test_parts_in_a_container_and_with_containers_in_them(tmp_path):
@@ -229,7 +253,7 @@ def test_something_beside_parts_is_refused(tmp_path):
     classes(tmp_path / "train")
     classes(tmp_path / "test")
     classes(tmp_path, ("new",))
-    assert "'test' looks like a part or fold" in refused(tmp_path)
+    assert "'new' beside it does not: move out what is no part, rename it" in refused(tmp_path)
 
 
 def test_classes_that_differ_between_parts_in_case_are_refused(tmp_path):
@@ -263,6 +287,19 @@ def test_folds_with_parts_in_them_are_refused(tmp_path):
         for part in ("train", "test"):
             classes(tmp_path / fold / part, n=2)
     assert "the fold 'fold1' has parts of its own" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("CV1", "CV2"), ("split_0", "split_1"), ("fold1", "f", "fold2")])
+def test_folders_that_may_be_folds_name_the_pattern(tmp_path, names):
+    for name in names:
+        classes(tmp_path / "above" / name)
+        for each in TWO:
+            classes(tmp_path / "below" / each, (name,))
+    for place, pattern in (("above", "^(?P<fold>[^/]+)/"), ("below", "^[^/]+/(?P<fold>[^/]+)/")):
+        assert f"'{pattern}'" in refused(tmp_path / place)
+        reading = read(tmp_path / place, group_pattern=pattern)
+        assert reading.classes == tuple(TWO)
+        assert {sample.fold for sample in reading.samples} == set(names)
 
 
 # Which folders are classes.
@@ -476,6 +513,16 @@ def test_a_pattern_gives_folds_and_domains(tmp_path):
     assert groups.compile_pattern("(?P<group>a)")
 
 
+@pytest.mark.parametrize("other", ["p1", "P01", "P1 ", "P1.0"])
+def test_groups_of_a_pattern_that_are_nearly_alike_are_refused(tmp_path, other):
+    classes(tmp_path, name="P1_{}")
+    classes(tmp_path, ("mono",), name=other + "_{}")
+    pattern = r"/(?P<group>[^_]+)_"
+    line = refused(tmp_path, group_pattern=pattern)
+    assert line.startswith("data.group_pattern: groups 'P1' (12 images) and ")
+    assert "(6) differ only in case, blanks, zeros" in line
+
+
 # Masks.
 
 
@@ -636,6 +683,7 @@ def test_masks_by_a_pattern(tmp_path, pattern, mask):
     [
         ("nowhere/{path}.png", "'nowhere/{path}.png' fits no file (no "),
         ("masks/a.png", "is one path for all images"),
+        ("{path}.png", "gives each image's own path, such as 'mono/img_000.png'"),
         ("masks/{nmae}.png", "has {nmae}; allowed: {path}, {parent}, {name}, {stem}"),
         ("masks/{path.png", "data.mask_pattern: 'masks/{path.png'"),
     ],
@@ -799,3 +847,29 @@ def test_masks_are_told_by_their_colours(tmp_path):
     names = ("image", "mask", "plain", "rgb", "broken")
     looked = [looks_like_mask(tmp_path / f"{name}.png") for name in names]
     assert looked == [False, True, None, True, None]
+
+
+LONG = "a long name " * 16
+
+
+def test_long_names_leave_the_remedy_in_the_line(tmp_path):
+    a, b = f"{LONG}a", f"{LONG}b"
+    for i, (folders, remedy) in enumerate(
+        [
+            ([f"train/{a}", f"rest/{a}"], "rename it train, val or test if it is one"),
+            ([f"fold1/{a}", f"fold2/{a}", b], "^(?P<fold>[^/]+)/'"),
+            ([f"{a}/{a}", f"{b}/{a}", f"{a}/{b}", f"{b}/{b}"], "if the inner is a patient"),
+            ([a, a.upper()], "give them one name, or names that differ"),
+            ([f"train/{a}", f"test/{a}", f"test/{b}"], "move it out, or rename it"),
+            ([a], "or a table (data.csv)"),
+            ([f"{a}/train", f"{a}/{b}", b], "if it is one, or move it out"),
+        ]
+    ):
+        root = tmp_path / str(i)
+        for folder in folders:
+            classes(root, (folder,), n=1)
+        with pytest.raises(UserError) as raised:
+            read(root)
+        line = one_line(raised.value)
+        assert remedy in line
+        assert " ... " not in line

@@ -11,6 +11,7 @@ from cellbench.__main__ import main
 from cellbench.data.datasets.folder import FolderDataModule
 from cellbench.data.reading.label_table import read_label_table
 from cellbench.data.reading.reading import FolderOptions, Reading
+from cellbench.data.reading.sources import read_images
 from cellbench.data.reading.table_file import read_table_file
 from cellbench.data.table import Sample
 from cellbench.utils.errors import UserError, one_line
@@ -414,7 +415,7 @@ def test_a_table_without_labels_takes_them_from_the_folders(root, read, refused)
     assert reading.found["classes"] == "folders of the images"
     # What the caller knows of the folders goes before the first folder of the path.
     other = read(as_csv(("path", "label"), [(p, f"{n}cyte") for p, n in ROWS]), "other.csv")
-    known = read_label_table(root, Path("t.csv"), FolderOptions(), other)
+    known = read_label_table(root, Path("t.csv"), FolderOptions(), lambda *_: other)
     assert known.classes == ("monocyte", "neutrocyte")
     (root / "flat.png").touch()
     assert refused(text + "flat.png,P9\n") == (
@@ -438,15 +439,15 @@ def test_what_no_column_gives_is_that_of_the_folder(root, read):
 
     def with_folder(**columns):
         options = FolderOptions(columns=columns)
-        return read_label_table(root, Path("t.csv"), options, folder)
+        return read_label_table(root, Path("t.csv"), options, lambda *_: folder)
 
+    (root / "masks" / "mono").mkdir(parents=True)
+    (root / "masks" / IMAGES[3]).touch()
+    (root / "masks" / "other.png").touch()
     reading = with_folder()
     assert values_of(reading, "split") == ["train", "test"] * 10 + [None] * 4
     assert values_of(reading, "fold") == [str(i % 3) for i in range(24)]
     assert reading.samples[3].mask == root / "masks" / IMAGES[3]
-    (root / "masks" / "mono").mkdir(parents=True)
-    (root / "masks" / IMAGES[3]).touch()
-    (root / "masks" / "other.png").touch()
     assert with_folder().left_out == {"not in the table": {".png": 1}}
     assert reading.found["parts"] == "folders"
     assert reading.found["folds"] == "column 'fold': 3 folds"
@@ -622,7 +623,7 @@ def test_two_labels_in_one_cell_are_doubtful(read):
 def test_an_image_occurs_once(refused):
     assert refused(PLAIN + "mono/img_000.png,mono\n") == (
         "t.csv, line 26: sample 'mono/img_000.png' occurs more than once in the dataset's table, "
-        "first in line 2; remove one"
+        "first in line 2; remove one (or cut out each cell)"
     )
     assert refused(PLAIN + "mono\\img_000.png,neutro\n") == (
         "t.csv, line 26: 'mono\\img_000.png' has the label 'neutro', and in line 2 'mono'; an "
@@ -720,9 +721,9 @@ def test_names_in_another_unicode_form_are_found(root, read):
 def test_missing_files_are_counted_and_named(root, read, refused):
     rows = [(path.replace("img", "pic") if i % 2 else path, n) for i, (path, n) in enumerate(ROWS)]
     assert refused(as_csv(("path", "label"), rows)) == (
-        "t.csv lists 'mono/pic_001.png', 'mono/pic_003.png', 'mono/pic_005.png', ..., but there "
-        "are no such files below data.root (12 of 24 in column 'path'); correct the table, or "
-        "data.root"
+        "t.csv lists 'mono/pic_001.png', 'mono/pic_003.png', 'mono/pic_005.png' and 9 others, but "
+        "there are no such files below data.root (12 of 24 in column 'path'); correct the table, "
+        "or data.root"
     )
     assert refused(PLAIN + "mono,mono\n") == (
         "t.csv lists 'mono', but there is no such file below data.root (1 of 25 in column 'path'); "
@@ -751,7 +752,7 @@ def test_masks_are_found_below_the_root_or_in_masks(root, read, refused, place):
     if folder == "seg":
         rows[0] = (*rows[0][:2], rows[0][0])
         assert refused(as_csv(("path", "label", "mask"), rows)) == (
-            "t.csv, line 2: the mask 'mono/img_000.png' is an image"
+            "t.csv, line 2: the mask 'mono/img_000.png' is an image; name its mask"
         )
 
 
@@ -832,3 +833,229 @@ def test_the_module_lists_what_the_table_says(root):
     (root / "t.csv").write_text(PLAIN.replace(",neutro", ",mono"))
     with pytest.raises(UserError, match=r"at least two classes are needed; found mono in t\.csv"):
         _ = FolderDataModule(root=root, csv=Path("t.csv")).classes
+
+
+# Fields and crops, patterns, and the folder of the images.
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Draws images of a size in pixels, and reads a table of them and of their labels."""
+
+    def run(sizes, *header, rows=None, **options):
+        for path, side in sizes.items():
+            write_image(tmp_path / path, np.zeros((side, side, 3), np.uint8))
+        rows = rows or [(path, CLASSES[i % 2]) for i, path in enumerate(sizes)]
+        (tmp_path / "t.csv").write_text(as_csv(header or ("path", "label"), rows))
+        return read_images(tmp_path, Path("t.csv"), FolderOptions(**options))
+
+    return run
+
+
+FIELDS = {f"fields/{name}.png": 90 for name in "ABCD"}
+CROPS = {
+    "numbered": {f"crops/{name}_{i}.png": 20 for name in "ABCD" for i in range(3)},
+    "in a folder": {f"crops/{name}/{i}.png": 20 for name in "ABCD" for i in range(3)},
+    "of the same name": {f"crops/{name}.png": 20 for name in "ABCD"},
+    "beside": {f"fields/{name}-cell{i}.png": 20 for name in "ABCD" for i in range(3)},
+}
+
+
+def field_of(path):
+    return next(name for name in "ABCD" if name in path)
+
+
+@pytest.mark.parametrize("kind", CROPS)
+def test_a_listed_field_is_the_group_of_its_crops(images, kind):
+    reading = images(FIELDS | CROPS[kind])
+    assert {s.id: s.group for s in reading.samples} == {
+        path: f"fields/{field_of(path)}" for path in FIELDS | CROPS[kind]
+    }
+    assert reading.found["groups"] == "fields of the crops: 4 groups"
+    assert f"{len(CROPS[kind])} images are crops of 4 whole fields" in str(reading.doubts[0])
+
+
+def test_crops_of_fields_that_are_not_listed_are_grouped_as_well(images):
+    crops = CROPS["numbered"]
+    rows = [(path, CLASSES[i % 2]) for i, path in enumerate(crops)]
+    reading = images(FIELDS | crops, rows=rows)
+    assert [s.group for s in reading.samples] == [f"fields/{field_of(p)}" for p in sorted(crops)]
+
+
+def test_images_of_one_size_are_no_crops(images):
+    same = {f"{folder}/{name}{i}.png": 20 for folder in CLASSES for name in "ab" for i in ("", 1)}
+    assert {sample.group for sample in images(same).samples} == {None}
+    rows = [(path, CLASSES[i % 2]) for i, path in enumerate(same)]
+    reading = images({**same, "mono.png": 90}, rows=rows)  # a picture named as a folder
+    assert {sample.group for sample in reading.samples} == {None}
+
+
+def test_groups_that_divide_a_field_and_its_crop_are_refused(images):
+    sizes = FIELDS | CROPS["numbered"]
+    rows = [(path, CLASSES[i % 2], f"P{field_of(path)}") for i, path in enumerate(sizes)]
+    reading = images(sizes, "path", "label", "group", rows=rows)
+    assert {s.group for s in reading.samples} == {"PA", "PB", "PC", "PD"}
+    rows = [(path, name, group + path[0]) for path, name, group in rows]
+    with pytest.raises(UserError, match=r"t\.csv: 'crops/A_0\.png' looks like a crop of 'fields/A"):
+        images(sizes, "path", "label", "group", rows=rows)
+
+
+def given(root, text=PLAIN, **options):
+    (root / "t.csv").write_text(text)
+    return read_images(root, Path("t.csv"), FolderOptions(**options))
+
+
+def refused_with(root, text=PLAIN, **options):
+    with pytest.raises(UserError) as error:
+        given(root, text, **options)
+    return one_line(error.value).replace(f"{root}/", "")
+
+
+def test_a_mask_pattern_is_checked_as_for_a_folder(root):
+    (root / "m").mkdir()
+    for i in range(12):
+        (root / "m" / f"img_{i:03d}.png").touch()
+    key = "data.mask_pattern: "
+    assert refused_with(root, mask_pattern="{path}.png") == (
+        f"{key}'{{path}}.png' gives each image's own path, such as 'mono/img_000.png'; write where "
+        "the masks are, such as masks/{path}.png"
+    )
+    assert refused_with(root, mask_pattern="m/{stem}.png") == (
+        f"{key}'m/{{stem}}.png' gives 'mono/img_000.png' and 'neutro/img_000.png' one mask, "
+        "'m/img_000.png'; write {path} or {parent} in it to tell them apart"
+    )
+    assert "fits no file (no " in refused_with(root, mask_pattern="n/{path}.png")
+    assert refused_with(root, mask_pattern="neutro/{stem}.png") == (
+        f"{key}'neutro/{{stem}}.png' gives 'neutro/img_000.png' as the mask of 'mono/img_000.png', "
+        "and the table lists it as an image; correct one of them"
+    )
+
+
+def test_a_column_and_a_pattern_for_one_role_are_refused(root):
+    rows = [(*row, by_four(i), "") for i, row in enumerate(ROWS)]
+    text = as_csv(("path", "label", "group", "mask"), rows)
+    pattern = r"(?P<group>[^/]+)/"
+    assert refused_with(root, text, group_pattern=pattern) == (
+        "data.group_pattern: column 'group' of t.csv gives the group too; leave the pattern out, "
+        "or give data.columns: {group: null}"
+    )
+    reading = given(root, text, group_pattern=pattern, columns={"group": None})
+    assert {sample.group for sample in reading.samples} == set(CLASSES)
+    (root / "masks").mkdir()
+    (root / "masks" / "0.png").touch()
+    rows = [(*row, "masks/0.png" if i == 0 else "") for i, row in enumerate(ROWS)]
+    text = as_csv(("path", "label", "mask"), rows)
+    assert refused_with(root, text, mask_pattern="masks/{path}.png") == (
+        "data.mask_pattern: column 'mask' of t.csv gives the mask too; leave the pattern out, or "
+        "give data.columns: {mask: null}"
+    )
+
+
+def test_names_that_a_pattern_finds_are_refused_if_nearly_alike(root):
+    for name in CLASSES:
+        (root / name / "IMG_001.png").touch()
+    text = PLAIN + "".join(f"{name}/IMG_001.png,{name}\n" for name in CLASSES)
+    assert refused_with(root, text, group_pattern=r"(?P<group>(?i:img)_\d+)") == (
+        "data.group_pattern: groups 'IMG_001' (2 images) and 'img_001' (2) differ only in case, "
+        "blanks, zeros or the form of a character; rename the files, or leave what differs out of "
+        "(?P<group>...)"
+    )
+
+
+def test_zeros_within_a_name_do_not_make_another(refused):
+    rows = [(*row, ("P1", "P01", "P2")[i % 3]) for i, row in enumerate(ROWS)]
+    assert "groups 'P01' (8 rows) and 'P1' (8) differ only" in refused(
+        as_csv(("path", "label", "group"), rows)
+    )
+
+
+def test_parts_that_hold_the_images_directly_are_those_of_a_table(root):
+    for part, name in zip(("Trainingsdaten", "test"), CLASSES, strict=True):
+        (root / name).rename(root / part)
+    paths = [f"{part}/img_{i:03d}.png" for part in ("Trainingsdaten", "test") for i in range(12)]
+    rows = [(path, CLASSES[i % 2]) for i, path in enumerate(paths)]
+    reading = given(root, as_csv(("path", "label"), rows))
+    assert {s.id: s.split for s in reading.samples} == {
+        path: "train" if path.startswith("Train") else "test" for path in paths
+    }
+    assert reading.found["parts"] == "the folders 'Trainingsdaten', 'test'"
+
+
+def test_the_folder_is_read_only_for_what_is_open(root):
+    asked = []
+
+    def read_folder(folder, ids, wanted):
+        asked.append(set(wanted))
+        return Reading((), tuple(Sample(path, -1) for path in ids))
+
+    def ask(header, *values, **options):
+        rows = [(*row, *values) for row in ROWS]
+        (root / "t.csv").write_text(as_csv(("path", "label", *header), rows))
+        read_label_table(root, Path("t.csv"), FolderOptions(**options), read_folder)
+
+    ask(())
+    (root / "masks").mkdir()
+    (root / "masks" / "a.png").touch()
+    ask(("fold",), "1")
+    ask(("split", "fold", "mask"), "train", "1", "")
+    assert asked == [{"split", "fold"}, {"split", "mask"}]
+
+
+def test_a_table_opens_no_image_for_doubts(root, monkeypatch):
+    opened = []
+    monkeypatch.setattr("PIL.Image.open", lambda path: opened.append(path))
+    assert len(given(root).samples) == 24
+    assert opened == []
+
+
+def test_two_masks_of_a_listed_image_are_told(root):
+    for end in ("mask", "nucleus_mask"):
+        (root / "mono" / f"img_000_{end}.png").touch()
+    reading = given(root)
+    assert reading.samples[0].mask is None
+    assert "1 image with two masks each" in str(reading.doubts[0])
+
+
+@pytest.mark.parametrize("start", ["..\\", "../", "..\\other\\..\\"])
+def test_separators_of_windows_are_understood_in_each_column_of_paths(root, read, start):
+    for path in IMAGES:
+        (root / "seg" / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / "seg" / path).touch()
+    (root / "tables").mkdir()
+    rows = [
+        (start + p.replace("/", "\\"), n, f"{start}seg\\{p}".replace("/", "\\")) for p, n in ROWS
+    ]
+    reading = read(as_csv(("path", "label", "mask"), rows), "tables/t.csv")
+    assert labels_of(reading) == dict(ROWS)
+    assert [sample.mask for sample in reading.samples] == [root / "seg" / path for path in IMAGES]
+
+
+def test_lines_above_the_header_are_named(refused):
+    assert refused("Results of the laboratory\n" + PLAIN) == (
+        "t.csv, line 2: 2 cells, but the header has 1; remove the lines above the line with the "
+        "columns' names"
+    )
+
+
+LONG = "a long name " * 16 + "{}"
+
+
+@pytest.mark.parametrize(
+    ("table", "remedy"),
+    [
+        (f"path,label\n{LONG}.png,a\n{LONG}2.png,b\n", "correct the table, or data.root"),
+        (f"path,label\nmono,\n{LONG}2.png,b\n", "fill it in, or remove the row"),
+        (f"path,label\n{LONG},a\n{LONG},b\n", "an image has one label (cut out each cell of a"),
+        (f"path,label\n{LONG},a\n{LONG},a\n", "remove one (or cut out each cell)"),
+        (f"path,label,group\n{LONG},a,1\n{LONG}2,a,\n", "name of its own where it is not known"),
+        (f"path,label,split\n{LONG},a,{LONG}\n", "allowed: train, val, test"),
+        (f"path,label,group\n1,a,{LONG}\n2,b,{LONG} \n3,b,{LONG.upper()}\n", "or rename one"),
+        (f"{LONG}1,{LONG}2\na.x,b\n", "data.columns: {path: ...}"),
+        (f"path\n../../{LONG}\n", "give a path below data.root"),
+        (f"path,{LONG}\na.png,b,c\n", "quotation marks around text that has a separator in it"),
+    ],
+)
+def test_long_names_leave_the_remedy_in_the_line(refused, table, remedy):
+    line = refused(table)
+    assert remedy in line
+    assert " ... " not in line

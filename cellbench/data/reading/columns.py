@@ -7,20 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn, get_args
 
+from cellbench.data.reading.names import clip
+from cellbench.data.reading.parts import parts_of
 from cellbench.data.reading.table_file import Table
 from cellbench.data.table import Part
 from cellbench.utils.errors import UserError, suggest
 
 Role = Literal["path", "label", "mask", "group", "split", "fold", "domain"]
 ROLES: tuple[Role, ...] = get_args(Role)
-
-_PARTS: Mapping[str, Part] = {
-    **dict.fromkeys(("train", "training", "trn", "trainset", "trainingset"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev", "development", "tuning"), "val"),
-    **dict.fromkeys(("valset", "validationset", "devset"), "val"),
-    **dict.fromkeys(("test", "testing", "tst", "testset", "holdout", "heldout"), "test"),
-}
-"""Parts of a split by the names that people give them."""
 
 _MISSING = re.compile(
     r"|--?|\?|\.|nan|<?na>?|n/a|n\.a\.|none|null|nat|#n/a|#(?:ref|value|name|null|div/0)[!?]",
@@ -164,10 +158,12 @@ def is_missing(value: str) -> bool:
     return _MISSING.fullmatch(value) is not None
 
 
-def parts_of(values: Iterable[str]) -> dict[str, Part]:
-    """Return the part of a split that each value stands for, without those that stand for none."""
-    parts = {value: _PARTS.get(_key(value)) for value in values}
-    return {value: part for value, part in parts.items() if part is not None}
+def parts_in(values: Iterable[str]) -> dict[str, Part]:
+    """Return the part of a split that each value of a column stands for, if it stands for one.
+
+    A number, as in `Test 2`, makes a value something else than a part.
+    """
+    return parts_of({value: value for value in values if not re.search(r"\d", value)})
 
 
 def remedy(columns: Mapping[Role, str | None]) -> str:
@@ -191,16 +187,17 @@ def _given_columns(table: Table, given: Mapping[str, str | None]) -> dict[Role, 
     of_role: dict[Role, int] = {}
     for role, name in given.items():
         if role not in ROLES:
-            raise UserError(f"data.columns: unknown role '{role}'{suggest(role, ROLES)}")
+            raise UserError(f"data.columns: unknown role '{clip(role)}'{suggest(role, ROLES)}")
         if name is None:
             continue
         position = exact.get(name, keys.get(_key(name)))
         if position is None:
             raise UserError(
-                f"data.columns.{role}: {table.path} has no column '{name}'; it has {table.names}"
+                f"data.columns.{role}: {table.place} has no column '{clip(name, 20)}'; it has "
+                f"{table.names}"
             )
         if position in of_role.values():
-            raise UserError(f"data.columns: '{name}' is given for two roles; choose one")
+            raise UserError(f"data.columns: '{clip(name)}' is given for two roles; choose one")
         of_role[role] = position
     return of_role
 
@@ -227,9 +224,9 @@ def _by_synonym(table: Table, role: Role, taken: set[int]) -> int | None:
     found = strong or [i for i, key in free.items() if _WEAK[role].fullmatch(key)]
     if len(found) > 1:
         names = [table.header[i] for i in found]
-        listed = ", ".join(f"'{name}'" for name in names)
+        listed = ", ".join(f"'{clip(name, 20)}'" for name in names)
         raise UserError(
-            f"{table.path}: several columns may be the {role}: {listed}; choose one, as "
+            f"{table.place}: several columns may be the {role}: {listed}; choose one, as "
             f"{remedy({role: names[0]})}"
         )
     return found[0] if found else None
@@ -239,7 +236,7 @@ def _without_path(table: Table) -> str:
     """Return the message for a table in which no column looks like the path."""
     if any(_IMAGE_NAME.fullmatch(name) for name in table.header):
         return (
-            f"{table.path} has no header: its first line lists an image; put the names of the "
+            f"{table.place} has no header: its first line lists an image; put the names of the "
             "columns above it, such as path,label"
         )
     holding = [
@@ -248,10 +245,10 @@ def _without_path(table: Table) -> str:
         if table.rows and all(_IMAGE_NAME.fullmatch(row[i]) for row in table.rows[:20])
     ]
     if holding == [""]:
-        return f"{table.path}: the column of the images' names has no header; call it path"
+        return f"{table.place}: the column of the images' names has no header; call it path"
     example = holding[0] if holding else "..."
     return (
-        f"{table.path}: no column 'path' for the images' names; it has {table.names}; say which "
+        f"{table.place}: no column 'path' for the images' names; it has {table.names}; say which "
         f"one it is: {remedy({'path': example}) if holding else 'data.columns: {path: ...}'}"
     )
 
@@ -269,14 +266,15 @@ def _check_content(
         values = {value for value in set(table.column(of_role["group"])) if not is_missing(value)}
         if len(values) > 1 and _are_parts(values):
             raise UserError(
-                f"{table.path}: column '{table.header[of_role['group']]}' holds the parts of a "
-                f"split ({', '.join(sorted(values))}); give "
+                f"{table.place}: column '{clip(table.header[of_role['group']], 20)}' holds the "
+                "parts of a split "
+                f"({', '.join(clip(value, 12) for value in sorted(values)[:3])}); give "
                 f"{remedy({'split': table.header[of_role['group']], 'group': None})}"
             )
 
 
 def _are_parts(values: set[str]) -> bool:
-    return parts_of(values).keys() == values
+    return parts_in(values).keys() == values
 
 
 def _check_unused(
@@ -294,7 +292,9 @@ def _check_unused(
     if not found:
         return
     listed = [
-        f"'{table.header[i]}' ({role})" for role, columns in found.items() for _, i in columns
+        f"'{clip(table.header[i], 20)}' ({role})"
+        for role, columns in found.items()
+        for _, i in columns
     ]
     what = f"column {listed[0]} is" if len(listed) == 1 else f"columns {', '.join(listed)} are"
     # Of several columns the one with the fewest values is the coarsest: the patient, not the slide.
@@ -305,7 +305,7 @@ def _check_unused(
         role: table.header[of_role[role]] if role in of_role else None for role in found
     }
     raise UserError(
-        f"{table.path}: {what} not used; give {remedy(use)}, or {remedy(leave)} to leave "
+        f"{table.place}: {what} not used; give {remedy(use)}, or {remedy(leave)} to leave "
         f"{'it' if len(listed) == 1 else 'them'} unused"
     )
 
@@ -369,12 +369,13 @@ def _refuse_without_label(table: Table, others: Sequence[int]) -> NoReturn:
     one_hot = [i for i in others if bits.issuperset(table.column(i))]
     rows = ([float(row[i]) for i in one_hot] for row in table.rows)
     if len(one_hot) > 1 and all(sum(row) == 1 for row in rows):
-        names = ", ".join(table.header[i] for i in one_hot[:4])
+        names = ", ".join(clip(table.header[i], 16) for i in one_hot[:4])
         raise UserError(
-            f"{table.path}: {names}{', ...' if len(one_hot) > 4 else ''} are one column per class; "
-            "write one column 'label' with the class's name (pandas: table[names].idxmax(axis=1))"
+            f"{table.place}: {names}{', ...' if len(one_hot) > 4 else ''} are one column per "
+            "class; write one column 'label' with the class's name (pandas: "
+            "table[names].idxmax(axis=1))"
         )
     raise UserError(
-        f"{table.path}: no column 'label'; it has {table.names}; say which one it is: "
+        f"{table.place}: no column 'label'; it has {table.names}; say which one it is: "
         "data.columns: {label: ...}, or {label: null} where the folders' names are the classes"
     )

@@ -1,21 +1,24 @@
 """Whole fields among the images that were cut out of them."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from cellbench.data.reading.layout import Layout
 from cellbench.data.reading.listing import Listing, join, split_id, stem_of
+from cellbench.data.reading.names import clip
 from cellbench.data.reading.peek import area, spread
 from cellbench.data.reading.reading import Doubt
 from cellbench.utils.errors import UserError, counted
 
 FIELDS = "whole fields, whose crops are the samples"
-_ENLARGED = 1.5
+ENLARGED = 1.5
 """Ratio of pixels from which an image is a field, and another its crop."""
 _MIXED = 4.0
 """Ratio of pixels from which images of two levels cannot be of one kind."""
 _TRIED = 5
+_LAST = re.compile(r"(?:\d+|[^\W\d_]+|[\W_]+)$")
+"""The last number, word or separator of a name."""
 _NUMBERED = re.compile(r"(.+?)[-_. ()]+[a-z]{0,5}\d+\)?", re.IGNORECASE)
 
 
@@ -105,11 +108,18 @@ def _pairs(crops: Iterable[str], own: dict[str, str]) -> dict[str, str]:
     found = {}
     for crop in crops:
         stem = stem_of(split_id(crop)[1])
-        while stem and stem not in own:
-            stem = re.sub(r"(?:\d+|[^\W\d]+|[\W_]+)$", "", stem)
-        if stem:
-            found[crop] = stem
+        stems = (each for each in (stem, *shorter_stems(stem)) if each in own)
+        if field_stem := next(stems, None):
+            found[crop] = field_stem
     return found
+
+
+def shorter_stems(stem: str) -> Iterator[str]:
+    """Yield what is left of a name when one word, number or separator after another is cut off."""
+    while match := _LAST.search(stem):
+        stem = stem[: match.start()]
+        if stem:
+            yield stem
 
 
 def _note(
@@ -136,7 +146,7 @@ def _are_larger(listing: Listing, pairs: Sequence[tuple[str, str]]) -> bool:
     """Return True if fields have more pixels than their crops, in a few pairs."""
     for large, small in spread(pairs, _TRIED):
         a, b = area(listing.root / large), area(listing.root / small)
-        if a is not None and b is not None and a < _ENLARGED * b:
+        if a is not None and b is not None and a < ENLARGED * b:
             return False
     return True
 
@@ -150,7 +160,7 @@ def _median(listing: Listing, ids: Iterable[str]) -> float:
 def _refuse(listing: Listing, folder: str, inside: Sequence[str], why: str) -> None:
     below = split_id(inside[0])[0]
     raise UserError(
-        f"data.root: '{folder}' has {counted(len(listing.images[folder]), 'image')}, and '{below}' "
-        f"in it has others, {why}: which of them are the cells? Move the others out of data.root, "
-        "or list the images in a table (data.csv)"
+        f"data.root: '{clip(folder)}' has {counted(len(listing.images[folder]), 'image')}, and "
+        f"'{clip(below)}' in it has others, {why}: which of them are the cells? Move the others "
+        "out of data.root, or list the images in a table (data.csv)"
     )

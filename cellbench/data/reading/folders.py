@@ -1,7 +1,7 @@
 """Reading of a folder of images: classes, parts, folds, groups and masks."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 
 from cellbench.data.reading.crops import Crops, leave_fields_out
@@ -11,7 +11,13 @@ from cellbench.data.reading.groups import (
     level_claims,
     suggest_pattern,
 )
-from cellbench.data.reading.layout import OUTSIDE, Layout, is_picture, understand
+from cellbench.data.reading.layout import (
+    OUTSIDE,
+    Layout,
+    is_picture,
+    understand,
+    understand_without_classes,
+)
 from cellbench.data.reading.listing import (
     LINKS,
     OTHER_FORMATS,
@@ -23,6 +29,7 @@ from cellbench.data.reading.listing import (
     suffix_of,
 )
 from cellbench.data.reading.masks import Masks, describe_places, take_by_pattern, take_masks
+from cellbench.data.reading.names import clip_path
 from cellbench.data.reading.npz import find_archive, read_archive
 from cellbench.data.reading.peek import looks_like_mask, spread
 from cellbench.data.reading.reading import Doubt, FolderOptions, Reading
@@ -53,7 +60,10 @@ def read_folder(root: Path, options: FolderOptions) -> Reading:
     if archive is not None:
         return read_archive(archive, options)
     if not root.is_dir():
-        what = f"{root} is a file and no folder" if root.exists() else f"there is no folder {root}"
+        shown = clip_path(root)
+        what = (
+            f"{shown} is a file and no folder" if root.exists() else f"there is no folder {shown}"
+        )
         raise UserError(f"data.root: {what}; {HOW_TO}")
     listing = list_folder(root)
     listing.check_names()
@@ -104,6 +114,82 @@ def read_folder(root: Path, options: FolderOptions) -> Reading:
         options=patterns_given(options),
         suggested=suggested,
         mask_places=describe_places(samples[0].id),
+    )
+
+
+def read_structure(root: Path, ids: Sequence[str], wanted: Set[str]) -> Reading:
+    """Read what the folders tell of the images that a table lists; no image is opened for doubts.
+
+    Args:
+        root: The folder.
+        ids: Ids of the listed images.
+        wanted: Roles that the table leaves open: label, mask, split or fold.
+
+    Returns:
+        A sample for each image, with label -1 and without an image file.
+
+    Raises:
+        UserError: The label is wanted, and it cannot be told which folders are the classes.
+    """
+    layout, listing = Layout(), _list_ids(root, ids)
+    if wanted & {"label", "split", "fold"}:
+        try:
+            layout = understand(listing, lambda level: False)
+        except UserError:
+            if "label" in wanted:
+                raise
+            layout = understand_without_classes(listing)
+    masks, doubts = _masks_of_listed(root, ids) if "mask" in wanted else (Masks(), [])
+    folder_of = {path: folder for folder in layout.label for path in listing.ids(folder)}
+    number = {name: label for label, name in enumerate(layout.classes)}
+    samples = []
+    for path in ids:
+        folder, mask = folder_of.get(path, ""), masks.of.get(path)
+        samples.append(
+            Sample(
+                path,
+                number[layout.label[folder]] if folder in layout.label else -1,
+                mask=None if mask is None else root / mask,
+                split=layout.part.get(folder),
+                fold=layout.fold.get(folder),
+            )
+        )
+    found = dict(layout.found)
+    found |= {"masks": _describe_masks(samples, masks)} if masks.of else {}
+    return Reading(layout.classes, tuple(samples), found, doubts=tuple(doubts))
+
+
+def _masks_of_listed(root: Path, ids: Sequence[str]) -> tuple[Masks, list[Doubt]]:
+    """Return the masks of listed images in the usual places; none if these cannot be understood."""
+    try:
+        masks = take_masks(list_folder(root))
+    except UserError:
+        return Masks(), []
+    listed = set(ids)
+    masks.of = {
+        path: mask for path, mask in masks.of.items() if path in listed and mask not in listed
+    }
+    masks.several = [each for each in masks.several if each[0] in masks.of]
+    return masks, masks.settle()
+
+
+def _list_ids(root: Path, ids: Iterable[str]) -> Listing:
+    """Return a listing that has nothing but some images."""
+    images: dict[str, list[str]] = defaultdict(list)
+    folders: dict[str, set[str]] = {"": set()}
+    for path in ids:
+        folder, name = split_id(path)
+        images[folder].append(name)
+    for folder in images:
+        folders.setdefault(folder, set())
+        while folder:
+            folder, name = split_id(folder)
+            folders.setdefault(folder, set()).add(name)
+    return Listing(
+        root,
+        images={folder: sorted(names) for folder, names in images.items()},
+        folders={folder: sorted(names) for folder, names in folders.items()},
+        filled=set(images),
     )
 
 

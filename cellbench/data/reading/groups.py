@@ -1,12 +1,13 @@
 """Groups, folds and domains of samples: by data.group_pattern, and guesses to suggest one."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 from cellbench.data.reading.listing import split_id
+from cellbench.data.reading.names import clip, describe_alike
 from cellbench.data.table import Sample
 from cellbench.utils.errors import UserError, counted
 
@@ -30,16 +31,19 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"{_KEY}: '{pattern}' is no regular expression: {error}") from error
+        raise UserError(
+            f"{_KEY}: '{clip(pattern, 60)}' is no regular expression: {clip(error, 90)}"
+        ) from error
     for name in compiled.groupindex:
         if name not in _ROLES:
             raise UserError(
-                f"{_KEY}: '{pattern}' has a group named '{name}'; allowed: {', '.join(_ROLES)}"
+                f"{_KEY}: '{clip(pattern, 60)}' has a group named '{clip(name)}'; allowed: "
+                f"{', '.join(_ROLES)}"
             )
     if not compiled.groupindex:
         raise UserError(
-            f"{_KEY}: '{pattern}' has no named group; write the part that names the patient or "
-            r"slide as (?P<group>...), such as (?P<group>P\d+)"
+            f"{_KEY}: '{clip(pattern, 60)}' has no named group; write the part that names the "
+            r"patient or slide as (?P<group>...), such as (?P<group>P\d+)"
         )
     return compiled
 
@@ -50,6 +54,23 @@ def apply_pattern(samples: Sequence[Sample], pattern: str) -> list[Sample]:
     Args:
         samples: The samples.
         pattern: The regular expression, searched in each id.
+
+    Raises:
+        UserError: The pattern is not valid, does not fit each id, or finds two names that are
+            nearly alike.
+    """
+    found = _apply(samples, pattern)
+    for role in compile_pattern(pattern).groupindex:
+        counts = Counter(str(getattr(sample, role)) for sample in found)
+        if alike := describe_alike(counts, f"{role}s", "images"):
+            raise UserError(
+                f"{_KEY}: {alike}; rename the files, or leave what differs out of (?P<{role}>...)"
+            )
+    return found
+
+
+def _apply(samples: Sequence[Sample], pattern: str) -> list[Sample]:
+    """Return samples with what a pattern finds, whatever its names.
 
     Raises:
         UserError: The pattern is not valid, or does not fit each id.
@@ -66,8 +87,8 @@ def apply_pattern(samples: Sequence[Sample], pattern: str) -> list[Sample]:
             found.append(_with_roles(sample, roles))
     if unfit:
         raise UserError(
-            f"{_KEY}: '{pattern}' fits {len(found)} of {counted(len(samples), 'id')}, and not "
-            f"'{unfit[0]}'; all must fit"
+            f"{_KEY}: '{clip(pattern, 60)}' fits {len(found)} of {counted(len(samples), 'id')}, "
+            f"and not '{clip(unfit[0], 60)}'; all must fit"
         )
     return found
 
@@ -87,7 +108,7 @@ def divides(samples: Sequence[Sample], pattern: str) -> bool:
     Files are often numbered anew in each part: groups count only if several images of one part
     share them.
     """
-    found = apply_pattern(samples, pattern)
+    found = _apply(samples, pattern)
     within = {(each.split, each.fold, each.group) for each in found}
     shared = len(found) >= _SHARED * len(within)
     return shared and len(within) > len({each.group for each in found})

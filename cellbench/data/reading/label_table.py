@@ -1,22 +1,27 @@
 """Reading of a label table: which images it lists, and what it says of them."""
 
 import re
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 from cellbench.data.reading.columns import (
+    ROLES,
     Columns,
     Role,
     find_columns,
     is_missing,
-    parts_of,
+    parts_in,
     remedy,
 )
+from cellbench.data.reading.folders import find_roles
+from cellbench.data.reading.groups import compile_pattern
+from cellbench.data.reading.listed_crops import fields_among, find_fields
 from cellbench.data.reading.listed_files import ListedFiles
+from cellbench.data.reading.masks import find_by_pattern
+from cellbench.data.reading.names import clip, describe_alike, enumerate_some
 from cellbench.data.reading.reading import Doubt, FolderOptions, Reading
 from cellbench.data.reading.table_file import Table, read_table_file
 from cellbench.data.table import Part, Sample, check_ids
@@ -29,18 +34,18 @@ _FLOAT = re.compile(r"(-?\d+)[.,]0+")
 """A whole number as pandas writes it in a column that lacks a value: 1.0."""
 
 
-_OF_FOLDERS = {
-    "mask": "masks",
-    "group": "groups",
-    "split": "parts",
-    "fold": "folds",
-    "domain": "domains",
-}
+_OF_FOLDERS = {"mask": "masks", "split": "parts", "fold": "folds"}
 """What the reading of a folder may tell of its images, with the names that it has there."""
+
+ReadFolder = Callable[[Path, Sequence[str], Set[str]], Reading]
+"""Function that reads the open roles of listed images from the folder that they are in."""
 
 
 def read_label_table(
-    root: Path, csv: Path, options: FolderOptions, folder: Reading | None = None
+    root: Path,
+    csv: Path,
+    options: FolderOptions,
+    read_folder: ReadFolder | None = None,
 ) -> Reading:
     """Read a table of images below a folder.
 
@@ -48,8 +53,9 @@ def read_label_table(
         root: The folder.
         csv: The table: its path below the folder, or an absolute one.
         options: The user's options.
-        folder: Reading of the folder itself, for what no column gives: labels, masks, parts and so
-            on. None takes the first folder of each path as the class of a table without labels.
+        read_folder: Function that reads the folder itself, for what no column and no pattern gives:
+            labels, masks, parts and folds. It is called only if one of them is open. None takes the
+            first folder of each path as the class of a table without labels.
 
     Raises:
         UserError: The table cannot be understood, or lists a file that does not exist.
@@ -62,11 +68,17 @@ def read_label_table(
     files = ListedFiles(root, rows.table.path)
     ids = rows.find_images(files)
     masks = rows.find_masks(files, ids)
+    settled = {*options.columns, *rows.columns.of_role, *_roles_of_patterns(rows, options)}
+    if "label" not in rows.columns.of_role:
+        settled.discard("label")
+    if not files.has_others(ids):  # no image is left that may be a mask
+        settled.add("mask")
+    folder = _read_open_roles(root, read_folder, ids, settled)
     labels = labels or _labels_of_folders(rows.table, ids, folder)
     classes = tuple(sorted(set(labels)))
     numbers = {name: i for i, name in enumerate(classes)}
     columns = zip(ids, labels, masks, groups, parts, folds, domains, strict=True)
-    by_table = [
+    samples = [
         Sample(
             id=name,
             label=numbers[label],
@@ -79,37 +91,175 @@ def read_label_table(
         )
         for name, label, mask, group, part, fold, domain in columns
     ]
-    settled = options.columns.keys() | rows.columns.of_role.keys()
-    samples = _with_folder(by_table, folder, settled) if folder else by_table
+    samples = _with_folder(samples, folder, settled) if folder else samples
     samples.sort(key=lambda sample: sample.id)
+    samples, roles_found = find_roles(samples, options)
+    samples, masks_found = _with_masks(root, samples, options.mask_pattern)
     start = "" if root == Path() else f"{root.as_posix()}/"
     taken = {s.mask.as_posix().removeprefix(start) for s in samples if s.mask is not None}
-    left = files.left({*ids, *taken})
+    used = {*ids, *taken}
+    beside = [path for path in files.images() if path not in used]
+    samples, crops_found, doubts = _with_fields(root, samples, beside, rows.table)
+    left = files.left(used)
     roles: dict[str, str | None] = {role: rows.header(role) for role in rows.columns.by_synonym}
     roles |= options.columns
     return Reading(
         classes=classes,
         samples=tuple(samples),
-        found={**_found_in_folder(folder, settled), **_found(rows, samples, files)},
+        found={
+            **_found_in_folder(folder, settled),
+            **_found(rows, samples, files),
+            **roles_found,
+            **masks_found,
+            **crops_found,
+        },
         left_out={"not in the table": left} if left else {},
-        doubts=(*_doubts_about_table(rows), *_doubts(samples, classes)),
+        doubts=(
+            *_doubts_about_table(rows),
+            *(folder.doubts if folder else ()),
+            *doubts,
+            *_doubts(samples, classes),
+        ),
         unused_columns=rows.columns.unused,
         options={"csv": str(csv), **({"columns": roles} if roles else {})},
     )
 
 
+def _roles_of_patterns(rows: "_Rows", options: FolderOptions) -> set[str]:
+    """Return the roles that `data.group_pattern` and `data.mask_pattern` give.
+
+    Raises:
+        UserError: A column gives one of them as well.
+    """
+    named = () if options.pattern is None else compile_pattern(options.pattern).groupindex
+    roles = dict.fromkeys(named, "data.group_pattern")
+    if options.mask_pattern is not None:
+        roles["mask"] = "data.mask_pattern"
+    role: Role
+    for role in ROLES:
+        if role in roles and rows.gives(role):
+            raise UserError(
+                f"{roles[role]}: column '{clip(rows.header(role))}' of {rows.table.place} gives "
+                f"the {role} too; leave the pattern out, or give {remedy({role: None})}"
+            )
+    return set(roles)
+
+
+def _read_open_roles(
+    root: Path, read_folder: ReadFolder | None, ids: Sequence[str], settled: Set[str]
+) -> Reading | None:
+    """Return what the folder tells of the listed images; None if nothing is left open.
+
+    Raises:
+        UserError: The labels depend on the folder, and it cannot be understood.
+    """
+    wanted = {"label", *_OF_FOLDERS} - settled
+    return read_folder(root, ids, wanted) if read_folder is not None and wanted else None
+
+
+def _with_masks(
+    root: Path, samples: list[Sample], pattern: str | None
+) -> tuple[list[Sample], dict[str, str]]:
+    """Return samples with the masks that `data.mask_pattern` gives, and a description.
+
+    Raises:
+        UserError: The pattern is not valid, fits no file, or gives an image of the table.
+    """
+    if pattern is None:
+        return samples, {}
+    masks = find_by_pattern(root, [sample.id for sample in samples], pattern).of
+    images = {sample.id for sample in samples}
+    for image, mask in masks.items():
+        if mask in images:
+            raise UserError(
+                f"data.mask_pattern: '{clip(pattern)}' gives '{clip(mask)}' as the mask of "
+                f"'{clip(image)}', and the table lists it as an image; correct one of them"
+            )
+    found = [
+        replace(sample, mask=root / masks[sample.id] if sample.id in masks else None)
+        for sample in samples
+    ]
+    return found, {"masks": f"{len(masks):,} of {counted(len(samples), 'image')}: {pattern}"}
+
+
+def _with_fields(
+    root: Path, samples: list[Sample], beside: Sequence[str], table: Table
+) -> tuple[list[Sample], dict[str, str], list[Doubt]]:
+    """Return samples with the field as the group of itself and its crops, if no groups are known.
+
+    A field and its crops show the same cells, which no split may divide.
+
+    Args:
+        root: The folder.
+        samples: The samples of the table.
+        beside: Ids of the images that are neither listed nor masks.
+        table: The table.
+
+    Returns:
+        The samples, a description of the groups, and the doubt that tells of them.
+
+    Raises:
+        UserError: Groups are known, and divide a field and its crops.
+    """
+    ids = [sample.id for sample in samples]
+    field_of = find_fields(root, ids, beside)
+    if not field_of:
+        return samples, {}, []
+    group_of = fields_among(ids, field_of)
+    crop, whole = next(iter(field_of.items()))
+    if any(sample.group is not None for sample in samples):
+        _check_fields(samples, field_of, group_of, table)
+        return samples, {}, []
+    found = [replace(s, group=group_of.get(s.id)) for s in samples]
+    n = counted(len(set(field_of.values())), "whole field")
+    doubt = Doubt(
+        f"{counted(len(field_of), 'image is a crop', 'images are crops')} of {n}, such as "
+        f"'{clip(crop)}' of '{clip(whole)}': a field and its crops are one group",
+        "data.columns or data.group_pattern for another group",
+    )
+    groups = counted(len(set(group_of.values())), "group")
+    return found, {"groups": f"fields of the crops: {groups}"}, [doubt]
+
+
+def _check_fields(
+    samples: Sequence[Sample],
+    field_of: Mapping[str, str],
+    group_of: Mapping[str, str],
+    table: Table,
+) -> None:
+    """Check that no listed field is in another group than its crops.
+
+    Raises:
+        UserError: One is.
+    """
+    fields = {group_of[s.id]: s for s in samples if s.id in group_of and s.id not in field_of}
+    for sample in samples:
+        field = fields.get(field_of.get(sample.id, ""))
+        if field is not None and field.group != sample.group:
+            raise UserError(
+                f"{table.place}: '{clip(sample.id)}' looks like a crop of '{clip(field.id)}', but "
+                f"they are in the groups '{clip(sample.group, 20)}' and '{clip(field.group, 20)}'; "
+                "give both one group, or remove one of the two rows"
+            )
+
+
 def _read_rows(root: Path, csv: Path, options: FolderOptions) -> "_Rows":
     if not root.is_dir():
-        raise UserError(f"data.root: there is no folder {root}")
+        raise UserError(f"data.root: there is no folder {clip(root, 120)}; correct the path")
     path = root / csv
     if not path.exists():
-        here = f"; for the one in the present folder give {csv.absolute()}" if csv.exists() else ""
+        here = (
+            f"; for the one in the present folder give {clip(csv.absolute(), 80)}"
+            if csv.exists()
+            else ""
+        )
         raise UserError(
-            f"data.csv: there is no table {path}; its path is below data.root, or absolute{here}"
+            f"data.csv: there is no table {clip(path, 80)}; its path is below data.root, or "
+            f"absolute{here}"
         )
     table = read_table_file(path)
     if not table.rows:
-        raise UserError(f"{path} has a header and no rows; give one row for each image")
+        raise UserError(f"{table.place} has a header and no rows; give one row for each image")
     return _Rows(table, find_columns(table, options.columns))
 
 
@@ -132,9 +282,14 @@ class _Rows:
         """Return the name of a role's column."""
         return self.table.header[self.columns.of_role[role]]
 
+    def gives(self, role: Role) -> bool:
+        """Return True if a role has a column that is not empty."""
+        position = self.columns.of_role.get(role)
+        return position is not None and not all(map(is_missing, self.table.column(position)))
+
     def where(self, row: int) -> str:
         """Return the place of a row, for messages."""
-        return f"{self.table.path}, line {self.table.lines[row]}"
+        return f"{self.table.place}, line {self.table.lines[row]}"
 
     def check_duplicates(self) -> None:
         """Check that each row has a path, and no two the same.
@@ -153,13 +308,13 @@ class _Rows:
             a, b = ("" if label is None else self.table.rows[k][label] for k in (j, i))
             if a != b:
                 raise UserError(
-                    f"{self.where(i)}: '{path}' has the label '{b}', and in line "
-                    f"{self.table.lines[j]} '{a}'; an image has one label (cut out each cell of a "
-                    "field first)"
+                    f"{self.where(i)}: '{clip(path)}' has the label '{clip(b, 20)}', and in line "
+                    f"{self.table.lines[j]} '{clip(a, 20)}'; an image has one label (cut out each "
+                    "cell of a field first)"
                 )
             raise UserError(
-                f"{self.where(i)}: sample '{path}' occurs more than once in the dataset's table, "
-                f"first in line {self.table.lines[j]}; remove one"
+                f"{self.where(i)}: sample '{clip(path)}' occurs more than once in the dataset's "
+                f"table, first in line {self.table.lines[j]}; remove one (or cut out each cell)"
             )
 
     def names(self, role: Role) -> list[str | None]:
@@ -176,8 +331,8 @@ class _Rows:
         if lacking:
             row = next(i for i, value in enumerate(cells) if value in lacking)
             raise UserError(
-                f"{self.where(row)}: '{self.paths[row]}' has no {role} and others have one; fill "
-                "it in, with a name of its own where it is not known"
+                f"{self.where(row)}: '{clip(self.paths[row])}' has no {role} and others have one; "
+                "fill it in, with a name of its own where it is not known"
             )
         return list(self._alike(role, cells))
 
@@ -188,13 +343,13 @@ class _Rows:
             UserError: Some rows have none, or one that is not known.
         """
         names = self.names("split")
-        known = parts_of(name for name in set(names) if name is not None)
+        known = parts_in(name for name in set(names) if name is not None)
         for row, name in enumerate(names):
             if name is not None and name not in known:
                 folds = name.isdecimal() and "fold" not in self.columns.of_role
                 number = remedy({"fold": self.header("split"), "split": None})
                 raise UserError(
-                    f"{self.where(row)}: '{self.paths[row]}' has the split '{name}'; "
+                    f"{self.where(row)}: '{clip(self.paths[row])}' has the split '{clip(name)}'; "
                     f"allowed: {', '.join(get_args(Part))}"
                     + (f"; if it is a fold: {number}" if folds else "")
                 )
@@ -227,7 +382,7 @@ class _Rows:
             )
             written = cells[without[0]]
             raise UserError(
-                f"{self.where(without[0])}: '{self.paths[without[0]]}' has no label"
+                f"{self.where(without[0])}: '{clip(self.paths[without[0]])}' has no label"
                 f"{f' but {written!r}' if written else ''}{' (part test)' if all_tests else ''}; "
                 f"{rows}; {advice}"
             )
@@ -244,16 +399,8 @@ class _Rows:
             self.shortened.append(role)
             whole = {value: value.replace(",", ".").split(".")[0] for value in counts}
             return [whole[value] for value in values]
-        first: dict[str, str] = {}
-        for value in sorted(counts, key=lambda value: (-counts[value], value)):
-            other = first.setdefault(_essence(value), value)
-            if other != value:
-                shown = _escaped if _looks_equal(other, value) else repr
-                raise UserError(
-                    f"{self.table.path}: {role}s {shown(other)} ({counts[other]} rows) and "
-                    f"{shown(value)} ({counts[value]}) differ only in case, blanks, zeros or the "
-                    "form of a character; write them alike, or rename one"
-                )
+        if alike := describe_alike(counts, f"{role}s", "rows"):
+            raise UserError(f"{self.table.place}: {alike}; write them alike, or rename one")
         return list(values)
 
     def find_images(self, files: ListedFiles) -> list[str]:
@@ -287,7 +434,9 @@ class _Rows:
         images = set(ids)
         for row, mask in enumerate(masks):
             if mask in images:
-                raise UserError(f"{self.where(row)}: the mask '{cells[row]}' is an image")
+                raise UserError(
+                    f"{self.where(row)}: the mask '{clip(cells[row])}' is an image; name its mask"
+                )
         return masks
 
     def _require(self, role: Role, names: Sequence[str], found: Sequence[str | None]) -> None:
@@ -295,39 +444,13 @@ class _Rows:
         missing = [name for name, path in zip(names, found, strict=True) if name and path is None]
         if not missing:
             return
-        listed = ", ".join(f"'{name}'" for name in missing[:3])
-        more = ", ..." if len(missing) > 3 else ""
         n = sum(map(bool, names))
+        lacking = "is no such file" if len(missing) == 1 else "are no such files"
         raise UserError(
-            f"{self.table.path} lists {listed}{more}, but there {'are' if more else 'is'} no such "
-            f"file{'s' if len(missing) > 1 else ''} below data.root ({len(missing):,} of {n:,} in "
-            f"column '{self.header(role)}'); correct the table, or data.root"
+            f"{self.table.place} lists {enumerate_some(missing)}, but there {lacking} below "
+            f"data.root ({len(missing):,} of {n:,} in column '{clip(self.header(role), 20)}'); "
+            "correct the table, or data.root"
         )
-
-
-def _essence(name: str) -> str:
-    """Return what two names that are meant to be one have in common.
-
-    Case, form of the characters, blanks (but between two digits), and the zeros of a number.
-    """
-    name = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-    name = re.sub(r"(?<!\d) | (?!\d)", "", name)
-    return re.sub(r"0*(\d+)(?:[.,]0*)?", r"\1", name) if _is_number(name) else name
-
-
-def _is_number(name: str) -> bool:
-    return re.fullmatch(r"\d+(?:[.,]0*)?", name) is not None
-
-
-def _escaped(name: str) -> str:
-    """Return a name with its blanks and its characters beyond ASCII as codes."""
-    return ascii(name).replace(" ", r"\x20")
-
-
-def _looks_equal(a: str, b: str) -> bool:
-    """Return True for names that look the same on a screen."""
-    a, b = (" ".join(unicodedata.normalize("NFC", name).split()) for name in (a, b))
-    return a == b
 
 
 def _labels_of_folders(table: Table, ids: Sequence[str], folder: Reading | None) -> list[str]:
@@ -336,14 +459,16 @@ def _labels_of_folders(table: Table, ids: Sequence[str], folder: Reading | None)
     Raises:
         UserError: An image is in no class folder.
     """
-    known = {} if folder is None else {s.id: folder.classes[s.label] for s in folder.samples}
+    known = {s.id: s.label for s in folder.samples if s.label >= 0} if folder else {}
     labels = []
     for name in ids:
-        label = known.get(name) if folder else name.partition("/")[0]
-        if label is None or label == name:
+        label = name.partition("/")[0]
+        if folder:
+            label = folder.classes[known[name]] if name in known else name
+        if label == name:
             raise UserError(
-                f"{table.path} has no column 'label', and '{name}' is in no class folder; add the "
-                "column"
+                f"{table.place} has no column 'label', and '{clip(name)}' is in no class folder; "
+                "add the column"
             )
         labels.append(label)
     return labels
@@ -433,11 +558,11 @@ def _doubts_about_groups(samples: Sequence[Sample], classes: Sequence[str]) -> I
     groups_of: dict[int, set[str]] = defaultdict(set)
     parts_of: dict[str, set[str]] = defaultdict(set)
     for sample in samples:
+        groups_of[sample.label].add(sample.group or f"image {sample.id}")
         if sample.group is not None:
-            groups_of[sample.label].add(sample.group)
             parts_of[sample.group].add(sample.split or "")
     few = [label for label, groups in groups_of.items() if len(groups) < 3]
-    if few:
+    if few and parts_of:
         label = min(few)
         names = " and ".join(f"'{name}'" for name in sorted(groups_of[label]))
         also = f"; {len(few)} classes have fewer than three groups" if len(few) > 1 else ""

@@ -8,6 +8,8 @@ from typing import get_args
 
 from cellbench.data.reading.listing import Listing, join, same_name, split_id
 from cellbench.data.reading.masks import named_as_masks
+from cellbench.data.reading.names import clip, clip_path, enumerate_some
+from cellbench.data.reading.parts import PART_WORDS, part_word, parts_of
 from cellbench.data.reading.peek import area
 from cellbench.data.reading.reading import Doubt
 from cellbench.data.table import Part
@@ -15,17 +17,6 @@ from cellbench.utils.errors import UserError, counted
 
 OUTSIDE = "images outside the class folders"
 
-_PARTS: Mapping[str, Part | None] = {
-    **dict.fromkeys(("train", "training", "trn", "trainset", "trainingset"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev", "development", "valset"), "val"),
-    **dict.fromkeys(("validationset", "devset"), "val"),
-    **dict.fromkeys(("test", "testing", "tst", "testset", "holdout", "heldout"), "test"),
-    **dict.fromkeys(("eval", "evaluation"), None),
-}
-"""Part that a word in a folder's name stands for; None if it depends on the other folders."""
-_FILLERS = frozenset(
-    {"set", "data", "dataset", "images", "image", "imgs", "img", "split", "part", "the", "folder"}
-)
 _CONTAINERS = frozenset(
     {
         *("images", "image", "imgs", "img", "data", "dataset", "datasets", "raw", "original"),
@@ -34,6 +25,12 @@ _CONTAINERS = frozenset(
 )
 """Names of folders that hold the folders of the classes, and are no class themselves."""
 _FOLD = re.compile(r"(?:k|cv)?[-_ ]*folds?[-_ ]*([a-z]|\d+)", re.IGNORECASE)
+_FOLD_LIKE = re.compile(
+    r"(?:k|cv|xval|folds?|splits?|partitions?|parts?|subsets?|sets?|runs?|rounds?|iter(?:ation)?"
+    r"|rep(?:eat|etition)?|teil)[-_ .]*(?:\d+|[a-e])|\d+",
+    re.IGNORECASE,
+)
+"""Name of a folder that may be a fold, but may be a patient as well."""
 _ODD = frozenset(
     {
         *("unlabelled", "unlabeled", "unknown", "unsorted", "predict", "prediction", "new"),
@@ -88,17 +85,20 @@ def understand(listing: Listing, claimed: Callable[[int], bool]) -> Layout:
         layout = _with_folds(listing, inner, folds)
         _check_inside(listing, inner, claimed)
     elif len(parts) == len(tops) and any(inner.values()):
-        layout = _with_parts(listing, inner, parts)
         _check_inside(listing, inner, claimed)
+        layout = _with_parts(listing, inner, parts)
     elif all(map(_all_parts, subs.values())):
         layout = _parts_below(listing, inner)
-    elif any(inner[top] and not listing.images.get(top) for top in set(parts) | set(folds)):
-        _refuse_mixed_parts(names, set(parts) | set(folds), tops)
     elif all(inner.values()) and claimed(level):
         below = [listing.holders(_only_branch(listing, top)) or inner[top] for top in tops]
         layout = Layout({path: split_id(path)[1] for paths in below for path in paths})
         layout.found["classes"] = "folders in those that data.group_pattern names"
+    elif any(inner[top] and not listing.images.get(top) for top in set(parts) | set(folds)):
+        _refuse_mixed_parts(names, set(parts), set(folds), level)
     else:
+        _refuse_training_as_class(names, parts)
+        if not claimed(level + 1):
+            _refuse_other_parts(subs)
         _check_depth(listing, base, tops, claimed(level + 1))
         layout = Layout(names)
         layout.found["classes"] = f"folders in {base or 'data.root'}"
@@ -109,20 +109,26 @@ def understand(listing: Listing, claimed: Callable[[int], bool]) -> Layout:
     return layout
 
 
-def parts_of(names: Mapping[str, str]) -> dict[str, Part]:
-    """Return the parts of the official split that folders stand for.
+def understand_without_classes(listing: Listing) -> Layout:
+    """Find the parts or folds of images whose classes a table gives.
 
     Args:
-        names: The name of each folder, by its path.
+        listing: The images.
 
     Returns:
-        The part of each folder that stands for one, by its path.
+        The topmost folders in the place of classes, with their parts or folds if all have one.
     """
-    words = {path: _part_word(name) for path, name in names.items()}
-    known = {path: part for path, word in words.items() if word and (part := _PARTS[word])}
-    others: Part = "val" if "test" in known.values() else "test"
-    undecided = {path: others for path, word in words.items() if word and _PARTS[word] is None}
-    return known | undecided
+    tops = listing.holders(_descend(listing, ""))
+    names = {top: split_id(top)[1] for top in tops}
+    layout = Layout(names)
+    parts, folds = parts_of(names), folds_of(names)
+    if len(tops) > 1 and len(set(parts.values())) == len(tops) and "train" in parts.values():
+        layout.part = parts
+        layout.found["parts"] = f"the folders {enumerate_some(tops)}"
+    elif len(tops) > 1 and len(set(folds.values())) == len(tops):
+        layout.fold = folds
+        layout.found["folds"] = f"{len(folds)}, from the folders {enumerate_some(tops)}"
+    return layout
 
 
 def folds_of(names: Mapping[str, str]) -> dict[str, str]:
@@ -134,12 +140,6 @@ def folds_of(names: Mapping[str, str]) -> dict[str, str]:
 def _all_parts(names: Sequence[str]) -> bool:
     """Return True if there are names and all of them stand for parts."""
     return bool(names) and len(parts_of({name: name for name in names})) == len(names)
-
-
-def _part_word(name: str) -> str | None:
-    """Return the one word of a name that stands for a part, if it has no others."""
-    words = [word for word in re.findall(r"[^\W\d_]+", name.lower()) if word not in _FILLERS]
-    return words[0] if len(words) == 1 and words[0] in _PARTS else None
 
 
 def _descend(listing: Listing, folder: str) -> str:
@@ -178,16 +178,16 @@ def _refuse_flat(listing: Listing, base: str, tops: Sequence[str]) -> None:
     if not n:
         formats = sum(map(len, listing.others.values()))
         other = f", but {counted(formats, 'other file')}" if formats else ""
-        raise UserError(f"data.root: there is no image below {where}{other}; {table}")
+        raise UserError(f"data.root: there is no image below {clip_path(where)}{other}; {table}")
     if flat:
-        shown = ", ".join(sorted(names.values()))
+        shown = ", ".join(clip(name, 20) for name in sorted(names.values())[:3])
         raise UserError(
-            f"data.root: no classes: {where} has parts ({shown}) with {counted(n, 'image')} and no "
-            f"class folders{note}; {table}"
+            f"data.root: no classes: {clip(where, 50)} has parts ({shown}) with "
+            f"{counted(n, 'image')} and no class folders{note}; {table}"
         )
     raise UserError(
-        f"data.root: no classes: {counted(n, 'image')} directly in {where}, such as "
-        f"'{next(listing.ids(base))}', and no class folders{note}; {table}"
+        f"data.root: no classes: {counted(n, 'image')} directly in {clip(where, 50)}, such as "
+        f"'{clip(next(listing.ids(base)))}', and no class folders{note}; {table}"
     )
 
 
@@ -202,14 +202,15 @@ def _with_parts(
     trained = next((classes[top] for top in inner if parts[top] == "train"), None)
     if trained is None:
         raise UserError(
-            f"data.root: there are parts ({', '.join(inner)}) but none for training; give the "
-            "folder that holds train as well"
+            f"data.root: there are parts ({enumerate_some(list(inner))}) but none for training; "
+            "give the folder that holds train as well"
         )
     for top, own in classes.items():
         if unknown := sorted(own - trained):
             raise UserError(
-                f"data.root: '{top}' has the class folder '{unknown[0]}', which the training part "
-                "lacks; the classes of all parts must agree: move it out, or rename it"
+                f"data.root: '{clip(top)}' has the class folder '{clip(unknown[0])}', which the "
+                "training part lacks; the classes of all parts must agree: move it out, or rename "
+                "it"
             )
     _describe_parts(listing, layout)
     return layout
@@ -224,16 +225,16 @@ def _parts_below(listing: Listing, inner: Mapping[str, Sequence[str]]) -> Layout
         for path in paths:
             if len(listing.holders(_descend(listing, path))) > 1:
                 raise UserError(
-                    f"data.root: '{path}' looks like a part and has folders in it: if those are "
-                    f"the classes, give {listing.root / top} as data.root"
+                    f"data.root: '{clip(path)}' looks like a part and has folders in it: if those "
+                    f"are the classes, give {clip_path(listing.root / top)} as data.root"
                 )
             layout.label[path] = split_id(top)[1]
             layout.part[path] = parts[path]
         if "train" not in parts.values():
             raise UserError(
-                f"data.root: the class '{split_id(top)[1]}' has the parts "
-                f"{', '.join(split_id(path)[1] for path in paths)}, but no training part; add it, "
-                "or move the class out"
+                f"data.root: the class '{clip(split_id(top)[1])}' has the parts "
+                f"{enumerate_some([split_id(path)[1] for path in paths])}, but no training part; "
+                "add it, or move the class out"
             )
     layout.found["classes"] = "folders above those of the parts"
     _describe_parts(listing, layout)
@@ -275,17 +276,21 @@ def _with_folds(
         names = {path: split_id(path)[1] for path in paths}
         if _all_parts(list(names.values())):
             raise UserError(
-                f"data.root: the fold '{top}' has parts of its own ({', '.join(names.values())}), "
-                "so that images are there several times; give the images once, with a table as "
-                "data.csv that has the column fold"
+                f"data.root: the fold '{clip(top)}' has parts of its own "
+                f"({enumerate_some(list(names.values()))}), so that images are there several "
+                "times; give the images once, with a table as data.csv that has the column fold"
             )
         if not names:
             raise UserError(
-                f"data.root: the fold '{top}' has no class folders; give a folder for each class "
-                "in it, or a table as data.csv"
+                f"data.root: the fold '{clip(top)}' has no class folders; give a folder for each "
+                "class in it, or a table as data.csv"
             )
     if len(set(folds.values())) < len(folds):
-        raise UserError(f"data.root: two of the folders {', '.join(folds)} are the same fold")
+        twice = [path for path, fold in folds.items() if list(folds.values()).count(fold) > 1]
+        raise UserError(
+            f"data.root: the folders '{clip(twice[0])}' and '{clip(twice[1])}' are the same fold; "
+            "join them, or move one out"
+        )
     _classes_in(listing, inner, "fold")
     layout = _classes_below(inner)
     layout.fold = {path: folds[top] for top, paths in inner.items() for path in paths}
@@ -311,8 +316,8 @@ def _classes_in(
     for top, paths in inner.items():
         if not paths:
             raise UserError(
-                f"data.root: the {noun} '{top}' has {counted(listing.count(top), 'image')} and no "
-                "class folders, while others have them; move it out, or sort its images"
+                f"data.root: the {noun} '{clip(top)}' has {counted(listing.count(top), 'image')} "
+                "and no class folders, while others have them; move it out, or sort its images"
             )
     return {top: {split_id(path)[1] for path in paths} for top, paths in inner.items()}
 
@@ -323,19 +328,67 @@ def _refuse_double(parts: Mapping[str, Part]) -> None:
         other = first.setdefault(part, path)
         if other != path:
             raise UserError(
-                f"data.root: the folders '{other}' and '{path}' both look like the part {part}; "
-                "join them, or move one out"
+                f"data.root: the folders '{clip(other)}' and '{clip(path)}' both look like the "
+                f"part {part}; join them, or move one out"
             )
 
 
-def _refuse_mixed_parts(names: Mapping[str, str], known: set[str], tops: Sequence[str]) -> None:
-    first = sorted(known)[0]
-    others = [names[top] for top in tops if top not in known]
+def _refuse_mixed_parts(
+    names: Mapping[str, str], parts: set[str], folds: set[str], level: int
+) -> None:
+    first = sorted(parts | folds)[0]
+    kind = "part" if first in parts else "fold"
+    others = [name for top, name in names.items() if top not in parts | folds]
+    other = others[0] if others else list(names.values())[-1]
+    if kind == "fold":
+        remedy = f"or name the folds with data.group_pattern: '{_pattern(level, 'fold')}'"
+    else:
+        remedy = "rename it train, val or test if it is one"
     raise UserError(
-        f"data.root: '{names[first]}' looks like a part or fold with folders in it, but "
-        f"'{others[0] if others else names[tops[-1]]}' beside it does not: move what is no part "
-        "out, or give one of the folders as data.root"
+        f"data.root: '{clip(names[first])}' looks like a {kind} with folders in it, but "
+        f"'{clip(other)}' beside it does not: move out what is no {kind}, {remedy}"
     )
+
+
+def _refuse_training_as_class(names: Mapping[str, str], parts: Mapping[str, Part]) -> None:
+    """Refuse a folder of training images beside folders that are no parts.
+
+    Raises:
+        UserError: There is one.
+    """
+    training = [names[top] for top, part in parts.items() if part == "train"]
+    others = [name for top, name in names.items() if top not in parts]
+    if training and others:
+        raise UserError(
+            f"data.root: '{clip(training[0])}' looks like the training part, and "
+            f"'{clip(others[0])}' beside it like no part: if it is one, rename it val or test; "
+            "sort the images of each part into a folder for each class, or give a table (data.csv)"
+        )
+
+
+def _refuse_other_parts(subs: Mapping[str, Sequence[str]]) -> None:
+    """Refuse class folders that hold the training part and folders that are no parts.
+
+    Args:
+        subs: The names of the folders in each class folder.
+
+    Raises:
+        UserError: There is one.
+    """
+    for top, names in subs.items():
+        parts = parts_of({name: name for name in names})
+        others = [name for name in names if name not in parts]
+        if "train" in parts.values() and others:
+            raise UserError(
+                f"data.root: '{clip(top)}' holds the training part and '{clip(others[0])}', which "
+                "looks like no part: rename it val or test if it is one, or move it out"
+            )
+
+
+def _pattern(level: int, role: str) -> str:
+    """Return a `data.group_pattern` for the folders at a level, counted from 0 below the root."""
+    above = "[^/]+/" if level == 1 else f"(?:[^/]+/){{{level}}}" if level else ""
+    return f"^{above}(?P<{role}>[^/]+)/"
 
 
 def _check_depth(
@@ -361,9 +414,9 @@ def _check_depth(
     flat = [top for top in tops if top in listing.images]
     if pure and flat:
         raise UserError(
-            f"data.root: '{flat[0]}' holds images and '{pure[0]}' holds folders of images: which "
-            f"are the classes? Give {listing.root / pure[0]} as data.root, move one out, or list "
-            "the images in a table (data.csv)"
+            f"data.root: '{clip(flat[0])}' holds images and '{clip(pure[0])}' holds folders of "
+            f"images: which are the classes? Give {clip_path(listing.root / pure[0])} as "
+            "data.root, move one out, or list the images in a table (data.csv)"
         )
     owners: dict[str, list[str]] = defaultdict(list)
     for top, paths in inner.items():
@@ -373,20 +426,36 @@ def _check_depth(
     if not shared or all(len(paths) < 2 for paths in inner.values()):
         return
     first, second = owners[shared[0]][:2]
-    depth = base.count("/") + 1 if base else 0
-    above = f"(?:[^/]+/){{{depth}}}" if depth else ""
-    inner_groups = f"'^{above}[^/]+/(?P<group>[^/]+)/' if the inner folders are patients"
-    if in_part:
-        patterns = f"{inner_groups}, or list the images in a table (data.csv)"
-    else:
-        patterns = (
-            f"'^{above}(?P<group>[^/]+)/' if '{first[-30:]}' is a patient, (?P<domain>[^/]+) if a "
-            f"laboratory, {inner_groups}"
-        )
+    inside = [split_id(path)[1] for path in inner[first]]
+    name = next(each for each in inside if same_name(each) == shared[0])
+    patterns = _suggest_patterns(base, [split_id(top)[1] for top in tops], inside, in_part)
     raise UserError(
-        f"data.root: '{first[-30:]}' and '{second[-30:]}' both hold '{shared[0][:30]}': which "
-        f"level is the class? Name the other with data.group_pattern: {patterns}"
+        f"data.root: '{clip(first, 14)}' and '{clip(second, 14)}' both hold '{clip(name, 14)}': "
+        f"which level is the class? Name the other with data.group_pattern: {patterns}"
     )
+
+
+def _suggest_patterns(base: str, outer: Sequence[str], inside: Sequence[str], in_part: bool) -> str:
+    """Return the patterns that name one of two levels of folders, with what each of them means."""
+    level = base.count("/") + 1 if base else 0
+    inner = f"'{_pattern(level + 1, 'group')}' if the inner is a patient"
+    if in_part:
+        return f"{inner}, or list the images in a table (data.csv)"
+    as_patient = "(?P<group>[^/]+) if a patient"
+    if _look_like_folds(outer):
+        return f"'{_pattern(level, 'fold')}' if the outer is a fold, {as_patient}; {inner}"
+    if _look_like_folds(inside):
+        return f"'{_pattern(level + 1, 'fold')}' if the inner is a fold, {as_patient}"
+    return (
+        f"'{_pattern(level, 'group')}' if the outer is a patient, "
+        f"(?P<domain>[^/]+) if a laboratory, {inner}"
+    )
+
+
+def _look_like_folds(names: Sequence[str]) -> bool:
+    """Return True if most names are numbers, or usual words for folds with a number or letter."""
+    n = sum(_FOLD_LIKE.fullmatch(name) is not None for name in names)
+    return n > 1 and 2 * n > len(names)
 
 
 def _check_inside(
@@ -397,7 +466,7 @@ def _check_inside(
     Raises:
         UserError: As `_check_depth`.
     """
-    for paths in inner.values():
+    for paths in filter(None, inner.values()):
         base = split_id(paths[0])[0]
         below = claimed(base.count("/") + 2)
         _check_depth(listing, base, paths, below, in_part=True)
@@ -412,7 +481,7 @@ def _only_branch(listing: Listing, folder: str) -> str:
 
 def _doubt_names(names: Mapping[str, str]) -> list[Doubt]:
     """Return doubts about folders that are taken for classes in spite of their names."""
-    odd = [n for n in names.values() if _part_word(n) or n.lower() in _ODD or _FOLD.fullmatch(n)]
+    odd = [n for n in names.values() if part_word(n) or n.lower() in _ODD or _FOLD.fullmatch(n)]
     return [
         Doubt(
             f"the folder '{name}' is taken for a class, as it holds images and no class folders; "
@@ -449,15 +518,15 @@ def _check_without_images(listing: Listing, layout: Layout) -> None:
             ]
             if pictures := _unread_pictures(listing, path, files):
                 raise UserError(
-                    f"the folder '{path}' has {counted(len(pictures), 'picture')} in formats that "
-                    f"are not read, such as '{split_id(pictures[0])[1]}'; convert them to PNG or "
-                    "TIFF, or move the folder out"
+                    f"the folder '{clip(path)}' has {counted(len(pictures), 'picture')} in "
+                    f"formats that are not read, such as '{clip(split_id(pictures[0])[1])}'; "
+                    "convert them to PNG or TIFF, or move the folder out"
                 )
             if name in layout.classes:  # that a part lacks the class is noted elsewhere
                 continue
             if listing.filled.isdisjoint(listing.below(path)) and not named_as_masks(name):
                 raise UserError(
-                    f"class '{path}' has no image: its folder is empty; fill it, or remove it"
+                    f"class '{clip(path)}' has no image: its folder is empty; fill it, or remove it"
                 )
             if files:  # else it has held masks
                 layout.doubts.append(
@@ -503,29 +572,30 @@ def _check_classes(listing: Listing, layout: Layout) -> None:
         other, other_path = first.setdefault(same_name(name), (name, path))
         if other != name:
             raise UserError(
-                f"the class folders '{other_path}' and '{path}' differ only by case, blanks or "
-                "Unicode form; give them one name, or names that differ"
+                f"the class folders '{clip(other_path)}' and '{clip(path)}' differ only by case, "
+                "blanks or Unicode form; give them one name, or names that differ"
             )
     if len(layout.label) == 1:
         (only,) = layout.label
         if inside := listing.holders(only):
             raise UserError(
-                f"at least two classes are needed; found one, '{only}': if the folders in it, such "
-                f"as '{split_id(inside[0])[1]}', are the classes, give {listing.root / only} as "
+                f"at least two classes are needed; found one, '{clip(only)}': if the folders in "
+                f"it, such as '{clip(split_id(inside[0])[1])}', are the classes, give "
+                f"{clip_path(listing.root / only)} as "
                 "data.root"
             )
     refuse_one_class(layout.classes, str(listing.root))
     stripped: dict[str, tuple[str, str]] = {}
     for name in layout.classes:
         words = re.findall(r"[^\W_]+", name.lower())
-        part = [word for word in words if word in _PARTS]
-        rest = " ".join(word for word in words if word not in _PARTS)
+        part = [word for word in words if word in PART_WORDS]
+        rest = " ".join(word for word in words if word not in PART_WORDS)
         if len(part) == 1 and rest:
             other_part, other_name = stripped.setdefault(rest, (part[0], name))
             if other_part != part[0]:
                 raise UserError(
-                    f"the class folders '{other_name}' and '{name}' look like two parts of one "
-                    "class; give folders for the parts, with the classes in them"
+                    f"the class folders '{clip(other_name)}' and '{clip(name)}' look like two "
+                    "parts of one class; give folders for the parts, with the classes in them"
                 )
 
 
@@ -536,8 +606,8 @@ def refuse_one_class(classes: Sequence[str], where: str) -> None:
         UserError: There are fewer.
     """
     if len(classes) < 2:
-        names = ", ".join(classes) or "none"
+        names = clip(", ".join(classes) or "none")
         raise UserError(
-            f"at least two classes are needed; found {names} in {where}: give a folder that holds "
-            "one folder for each class (data.root), or a table (data.csv)"
+            f"at least two classes are needed; found {names} in {clip(where, 60)}: give a folder "
+            "that holds one folder for each class (data.root), or a table (data.csv)"
         )

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cellbench.data.files import IMAGE_SUFFIXES
+from cellbench.data.reading.names import clip, clip_path
 from cellbench.utils.errors import UserError
 
 _FOREIGN_ABSOLUTE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
@@ -63,7 +64,7 @@ class ListedFiles:
 
     def _find(self, name: str, path: str, way: str, mask: bool) -> str | None:
         if ".." in path and ".." in path.split("/"):
-            raise self._leaves(name)
+            return self._find_upwards(name, path, way)
         path = posixpath.normpath(path)
         if not mask and self._is_file(path):
             self._count(way)
@@ -91,6 +92,30 @@ class ListedFiles:
                 self._count(way, "no folder", lacking)
                 return match
         return None
+
+    def _find_upwards(self, name: str, path: str, way: str) -> str | None:
+        """Return the file that a path with `..` leads to, from the table's folder or the root.
+
+        Raises:
+            UserError: It leads out of the root.
+        """
+        bases = (self._bases["relative to the table's folder"], self._root)
+        below = [self._below_root(os.path.normpath(os.path.join(base, path))) for base in bases]
+        if not any(below):
+            raise self._leaves(name)
+        for found in filter(None, below):
+            if self._is_file(found):
+                self._count(way, "with ..")
+                return self._checked(name, found)
+        return None
+
+    def images(self) -> list[str]:
+        """Return the image files below the root but those in folders of masks and hidden ones."""
+        return [path for path in self._images if not _MASK_FOLDER.search(path)]
+
+    def has_others(self, ids: Iterable[str]) -> bool:
+        """Return True if there are further image files below the root than some."""
+        return not set(ids).issuperset(self._images)
 
     def left(self, used: Iterable[str]) -> Counter[str]:
         """Return the number of files that are not used, by suffix, without the table itself.
@@ -177,7 +202,8 @@ class ListedFiles:
 
     def _leaves(self, name: str) -> UserError:
         return UserError(
-            f"{self._table}: '{name}' leaves the dataset's folder; give a path below data.root"
+            f"{clip_path(self._table)}: '{clip(name, 60)}' leaves the dataset's folder; give a "
+            "path below data.root"
         )
 
     def _choose(self, name: str, candidates: list[str], exact: str) -> str | None:
@@ -194,8 +220,8 @@ class ListedFiles:
             ] or candidates
         if len(candidates) > 1:
             raise UserError(
-                f"{self._table}: '{name}' may be '{candidates[0]}' or '{candidates[1]}'; give the "
-                "path below data.root, with its suffix"
+                f"{clip_path(self._table)}: '{clip(name)}' may be '{clip(candidates[0])}' or "
+                f"'{clip(candidates[1])}'; give the path below data.root, with its suffix"
             )
         return self._checked(name, candidates[0]) if candidates else None
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cellbench.data.reading.listing import Listing, join, split_id, stem_of, suffix_of
+from cellbench.data.reading.names import clip
 from cellbench.data.reading.peek import looks_like_mask
 from cellbench.data.reading.reading import Doubt
 from cellbench.utils.errors import UserError, counted
@@ -127,23 +128,10 @@ def take_by_pattern(listing: Listing, pattern: str) -> Masks:
         pattern: The pattern.
 
     Raises:
-        UserError: The pattern is not valid, or fits no file.
+        UserError: As `find_by_pattern`.
     """
-    check_pattern(pattern)
-    masks = Masks()
-    exists = _Existing(listing.root)
-    for image in list(listing.ids()):
-        path = os.path.normpath(expand(pattern, image))
-        if path != image and exists(path):
-            masks.add(image, path, pattern)
+    masks = find_by_pattern(listing.root, list(listing.ids()), pattern)
     used = set(masks.of.values())
-    for image in used & masks.of.keys():  # a mask has no mask of its own
-        del masks.of[image]
-        masks.found[pattern] -= 1
-    if not masks.of:
-        first = next(listing.ids(), None)
-        where = "" if first is None else f" (no {listing.root / expand(pattern, first)})"
-        raise UserError(f"data.mask_pattern: '{pattern}' fits no file{where}")
     with_images = {split_id(image)[0] for image in masks.of}
     for folder in {split_id(mask)[0] for mask in used} & listing.images.keys():
         own = {name for name in listing.images[folder] if join(folder, name) in used}
@@ -154,6 +142,50 @@ def take_by_pattern(listing: Listing, pattern: str) -> Masks:
         listing.remove(folder, own)
     for mask in take_masks(listing).of.values():
         listing.leave_out(ORPHANS, mask)
+    return masks
+
+
+def find_by_pattern(root: Path, images: Sequence[str], pattern: str) -> Masks:
+    """Find the masks of images by `data.mask_pattern`; each folder is listed once.
+
+    Args:
+        root: The folder that the images are in. A pattern may lead out of it, by `..` or as an
+            absolute path, since the user has written it.
+        images: Ids of the images; some may turn out to be masks of others.
+        pattern: The pattern.
+
+    Raises:
+        UserError: The pattern is not valid, fits no file, or gives two images one mask.
+    """
+    key = "data.mask_pattern"
+    check_pattern(pattern)
+    masks = Masks()
+    exists = _Existing(root)
+    own = 0
+    for image in images:
+        path = os.path.normpath(expand(pattern, image))
+        own += path == image
+        if path != image and exists(path):
+            masks.add(image, path, pattern)
+    for image in set(masks.of.values()) & masks.of.keys():  # a mask has no mask of its own
+        del masks.of[image]
+        masks.found[pattern] -= 1
+    if not masks.of and images and own == len(images):
+        raise UserError(
+            f"{key}: '{clip(pattern)}' gives each image's own path, such as '{clip(images[0])}'; "
+            "write where the masks are, such as masks/{path}.png"
+        )
+    if not masks.of:
+        first = f" (no {clip(root / expand(pattern, images[0]), 90)})" if images else ""
+        raise UserError(f"{key}: '{clip(pattern)}' fits no file{first}; correct it")
+    owner: dict[str, str] = {}
+    for image, mask in masks.of.items():
+        other = owner.setdefault(mask, image)
+        if other != image:
+            raise UserError(
+                f"{key}: '{clip(pattern)}' gives '{clip(other)}' and '{clip(image)}' one mask, "
+                f"'{clip(mask)}'; write {{path}} or {{parent}} in it to tell them apart"
+            )
     return masks
 
 

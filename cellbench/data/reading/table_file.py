@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from cellbench.data.reading.names import clip, clip_path, enumerate_some
 from cellbench.utils.errors import UserError, counted
 from cellbench.utils.untrusted import read_bytes
 
@@ -75,10 +76,14 @@ class Table:
         return [row[position] for row in self.rows]
 
     @property
+    def place(self) -> str:
+        """The path of the file, for messages."""
+        return clip_path(self.path)
+
+    @property
     def names(self) -> str:
         """The names of the first columns, for messages."""
-        more = ", ..." if len(self.header) > 8 else ""
-        return ", ".join(f"'{name}'" for name in self.header[:8]) + more
+        return enumerate_some([clip(name, 20) for name in self.header], 4)
 
     @property
     def format(self) -> str:
@@ -105,7 +110,9 @@ def read_table_file(path: Path) -> Table:
     records = _records(path, text, separator, first_line)
     _, header = next(records, (0, []))
     if not header:
-        raise UserError(f"{path} is empty; give a table with a header, such as path,label")
+        raise UserError(
+            f"{clip_path(path)} is empty; give a table with a header, such as path,label"
+        )
     lines, rows = [], []
     for line, cells in records:
         lines.append(line)
@@ -131,11 +138,11 @@ def read_table(
     position = {name: i for i, name in enumerate(table.header)}
     missing = sorted((columns | empty) - position.keys())
     if missing:
-        raise UserError(f"{path}: no column '{missing[0]}'; it has {table.names}")
+        raise UserError(f"{clip_path(path)}: no column '{clip(missing[0])}'; it has {table.names}")
     for line, row in zip(table.lines, table.rows, strict=True):
         lacking = sorted(name for name in columns if not row[position[name]])
         if lacking:
-            raise UserError(f"{path}, line {line}: no value for '{lacking[0]}'")
+            raise UserError(f"{clip_path(path)}, line {line}: no value for '{lacking[0]}'")
     taken = [(name, position[name]) for name in sorted(columns | empty)]
     return [{name: row[i] for name, i in taken} for row in table.rows]
 
@@ -144,17 +151,19 @@ def _decode(path: Path, content: bytes) -> tuple[str, str]:
     """Return a file's text and the encoding that it was found to have."""
     for start, what in _OTHER_FORMATS.items():
         if content[:64].lstrip().startswith(start):
-            raise UserError(f"{path} is {what}, not a CSV file; {_REMEDY}")
+            raise UserError(f"{clip_path(path)} is {what}, not a CSV file; {_REMEDY}")
     encoding = _guess_encoding(content)
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         if encoding != "utf-8":
-            raise UserError(f"{path} is damaged: not {_shown(encoding)}; {_REMEDY}") from error
+            raise UserError(
+                f"{clip_path(path)} is damaged: not {_shown(encoding)}; {_REMEDY}"
+            ) from error
         encoding = "cp1252"
         text = _decode_western(path, content)
     if "\0" in text:
-        raise UserError(f"{path} is not a text file: it has NUL bytes; {_REMEDY}")
+        raise UserError(f"{clip_path(path)} is not a text file: it has NUL bytes; {_REMEDY}")
     return text, encoding
 
 
@@ -184,7 +193,9 @@ def _decode_western(path: Path, content: bytes) -> str:
     else:
         position = foreign.start()
     line = len(re.findall(rb"\r\n|\r|\n", content[:position])) + 1
-    raise UserError(f"{path}, line {line}: the text is neither UTF-8 nor Windows-1252; {_REMEDY}")
+    raise UserError(
+        f"{clip_path(path)}, line {line}: the text is neither UTF-8 nor Windows-1252; {_REMEDY}"
+    )
 
 
 def _take_separator(text: str) -> tuple[int, str, str | None]:
@@ -240,7 +251,9 @@ def _records(
         reason = str(error)
         if "expected after" in reason or "end of data" in reason:
             reason = "a quotation mark is not closed, or text follows it"
-        raise UserError(f"cannot read the table {path}, line {line}: {reason}") from error
+        raise UserError(
+            f"cannot read the table {clip_path(path)}, line {line}: {reason}"
+        ) from error
 
 
 def _strip(cell: str) -> str:
@@ -272,14 +285,15 @@ def _even_out(
         elif named <= len(row):
             row += [""] * (width - len(row))
         if len(row) != width:
-            more = len(row) > width
+            if len(row) < width:
+                remedy = "add the missing ones, empty if need be"
+            elif named < 2:
+                remedy = "remove the lines above the line with the columns' names"
+            else:
+                remedy = "put quotation marks around text that has a separator in it"
             raise UserError(
-                f"{path}, line {line}: {counted(len(row), 'cell')}, but the header has {width}; "
-                + (
-                    "put quotation marks around text that has a separator in it"
-                    if more
-                    else "add the missing ones, empty if need be"
-                )
+                f"{clip_path(path)}, line {line}: {counted(len(row), 'cell')}, but the header has "
+                f"{width}; {remedy}"
             )
     unnamed = [i for i, name in enumerate(header) if not name]
     empty = {i for i in unnamed if not any(row[i] for row in rows)}
@@ -290,5 +304,5 @@ def _even_out(
     counts = Counter(" ".join(name.split()).casefold() for name in header if name)
     twice = next((name for name in header if counts[" ".join(name.split()).casefold()] > 1), None)
     if twice is not None:
-        raise UserError(f"{path} has two columns '{twice}'; rename or remove one")
+        raise UserError(f"{clip_path(path)} has two columns '{clip(twice)}'; rename or remove one")
     return header, rows

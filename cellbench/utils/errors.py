@@ -40,6 +40,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def short_name(name: object, longest: int = 60) -> str:
+    """Return the last parts of a path for a message, without the middle of a long name."""
+    return _elide("/".join(str(name).split("/")[-3:]), longest)
+
+
 def counted(n: int, noun: str, plural: str = "") -> str:
     """Return a number with its noun.
 

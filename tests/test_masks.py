@@ -304,6 +304,11 @@ UNCERTAIN = {
         "the masks are JPEG files, whose compression",
         "save them as PNG",
     ),
+    "a colour for each cell": (
+        lambda t, i: np.uint8([(0, 0, 0), (250, 9 * i, 90)])[binary(t)],
+        "the masks have 25 colours",
+        "save them with one channel, 0 for background and a number for each cell",
+    ),
     "photographs": (
         lambda t, i: np.random.default_rng(i).integers(0, 255, (*t.shape, 3)).astype(np.uint8),
         "24 of 24 masks look like photographs",

@@ -675,7 +675,7 @@ def test_folders_of_images_and_masks_above_and_below_the_classes(tmp_path, names
 @pytest.mark.parametrize(
     ("layout", "remedy", "root"),
     [
-        ("{k}/{c}/{n}.png", "data.root: .../x with data.mask_pattern: '../y/{path}.png'", "x"),
+        ("{k}/{c}/{n}.png", "data.root: .../x and data.mask_pattern: '../y/{path}.png'", "x"),
         ("{c}/{k}/{n}.png", "data.mask_pattern: '{parent}/../y/{stem}.png'", "."),
     ],
 )
@@ -742,6 +742,17 @@ def test_names_of_several_words_before_or_after_are_suspected(tmp_path, name):
     assert "have as few colours as masks; give data.mask_pattern: '" in line
     reading = read(tmp_path, mask_pattern=line.split("mask_pattern: '")[1].split("'")[0])
     assert [sample.mask is not None for sample in reading.samples] == [True] * 12
+
+
+@pytest.mark.parametrize("mask", ["{}_label.tif", "Mask of {}_DAPI-1.tif"])
+def test_masks_named_after_no_image_are_suspected_by_their_look(tmp_path, mask):
+    """They were samples, beside the images that they are masks of."""
+    classes(tmp_path, name="img_{:03d}_DAPI")
+    for path in list(tmp_path.rglob("*.png")):
+        draw_mask(path.with_name(mask.format(path.stem.removesuffix("_DAPI"))))
+    line = refused(tmp_path)
+    assert "and 5 more of such names have as few colours as masks" in line
+    assert line.endswith("or give a table of the columns path, label and mask (data.csv)")
 
 
 def test_lines_about_masks_show_their_remedy_however_long_the_names(tmp_path):

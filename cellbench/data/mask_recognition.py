@@ -289,6 +289,12 @@ def _recognise_colours(masks: MaskSet) -> MaskFormat:
     if len(found) == 2 and found[0] == 0:
         _refuse_inverted(masks)
         return MaskFormat.of((0, "background"), (int(found[1]), "cell"), coloured=True)
+    if len(found) > FEW_IDS:
+        raise UserError(
+            f"the masks have {len(found)} colours: {masks.shares(3)} ({masks.names[0]}); save them "
+            "with one channel, 0 for background and a number for each cell, or name all colours in "
+            "data.mask_values"
+        )
     example = "{background: '#000000', cytoplasm: '#ff0000', nucleus: '#0000ff'}"
     if len(found) <= 3:
         example = _guess_option(masks)

@@ -69,6 +69,10 @@ _PLACES = re.compile(r"[-_. ]+|(?<=\d)(?=[^\W\d_])")
 """Places at which a name may be divided into that of an image and a word."""
 _MAX_LOOKS = 120
 """Number of folders, of all together, that are looked into to tell masks from images."""
+_BY_TABLE = "a table of the columns path, label and mask (data.csv)"
+"""Remedy that names any masks."""
+_KIND = 4
+"""Number of files in a folder from which their names are a kind of their own."""
 _TRIED = 6
 """Number of files that are looked into to tell masks from images."""
 
@@ -153,6 +157,7 @@ def take_masks(listing: Listing) -> Masks:
     _refuse_photographs(listing, masks)
     _refuse_mirrored(listing)
     _refuse_unknown_names(listing)
+    _refuse_mixed(listing)
     _remove_arrays(listing, arrays)
     return masks
 
@@ -255,7 +260,7 @@ def find_pattern(pairs: Mapping[str, str]) -> str:
 
     Returns:
         data.mask_pattern with a pattern, and another data.root if none fits below the present one;
-        advice to rename the folders if there is no such pattern.
+        a table of the masks if there is no such pattern.
     """
     image = next(iter(pairs))
     top = image.split("/")[0]
@@ -267,8 +272,8 @@ def find_pattern(pairs: Mapping[str, str]) -> str:
         for pattern in _possible_patterns(first, inner[first]):
             if all(os.path.normpath(expand(pattern, a)) == b for a, b in inner.items()):
                 option = f"data.mask_pattern: '{pattern}'"
-                return f"data.root: .../{top} with {option}" if root else option
-    return "data.mask_pattern, after naming the folders 'images' and 'masks'"
+                return f"data.root: .../{top} and {option}" if root else option
+    return _BY_TABLE
 
 
 def _possible_patterns(image: str, mask: str) -> Iterator[str]:
@@ -478,6 +483,38 @@ def _refuse_unknown_names(listing: Listing) -> None:
                     f"data.root: '{short_name(join(folder, found_names[0]))}' and "
                     f"{len(found_names) - 1} more in its folder are named after other images and "
                     f"have as few colours as masks; give {find_pattern(pairs)}, or move them out"
+                )
+
+
+def _refuse_mixed(listing: Listing) -> None:
+    """Refuse folders in which all files of one kind of name look like masks, and others do not.
+
+    The kind of a name is the name without its numbers: `12_DAPI.tif` beside `12_label.tif`.
+
+    Raises:
+        UserError: There is one.
+    """
+    looks = 0
+    for folder, names in listing.images.items():
+        kinds: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            kinds[re.sub(r"\d+", "#", name)].append(join(folder, name))
+        large = [ids for ids in kinds.values() if len(ids) >= _KIND]
+        if len(large) < 2 or len(large) > _TRIED:
+            continue
+        looks += len(large)
+        if looks > _MAX_LOOKS:
+            return
+        first_flat = [looks_like_mask(listing.root / ids[0], read_content) for ids in large]
+        if False not in first_flat:
+            continue
+        image = large[first_flat.index(False)][0]
+        for ids in (ids for ids, flat in zip(large, first_flat, strict=True) if flat):
+            if _mostly_masks(listing, ids):
+                raise UserError(
+                    f"data.root: '{short_name(ids[0])}' and {len(ids) - 1} more of such names have "
+                    f"as few colours as masks, and '{short_name(image, 40)}' beside them has not: "
+                    f"move them out, or give {_BY_TABLE}"
                 )
 
 

@@ -263,7 +263,7 @@ def test_a_wrong_mask_is_named(folder_root):
         data.setup("fit")
     write_image(mask, np.full((48, 48), 77, np.uint8))
     with pytest.raises(
-        UserError, match=r"3 \(0\)\.png: 100\.0% of its pixels are none of 0, 128, 2"
+        UserError, match=r"3 \(0\)\.png: 2,304 of 2,304 pixels \(more than 1%\) are none of 0, 12"
     ):
         data.setup("fit")
     mask.unlink()

@@ -36,7 +36,7 @@ from cellbench.data.unlabelled import UnlabelledImages
 from cellbench.inference.onnx_metadata import preprocessing_steps
 from cellbench.training.compatibility import changed_preprocessing, check_unchanged
 from cellbench.utils.errors import UserError, one_line
-from tests.conftest import SHARED, write_image
+from tests.conftest import QUICK, SHARED, write_image
 
 SIDE = 64
 N = 12
@@ -72,9 +72,9 @@ def binary(truth):
     return (truth > 0).astype(np.uint8)
 
 
-def stripes(truth):
-    """Divides the cell into two instances side by side."""
-    return np.where(truth > 0, 1 + (np.indices(truth.shape)[1] > 30), 0)
+def stripes(truth, n=2):
+    """Divides the cell into instances side by side."""
+    return np.where(truth > 0, 1 + np.digitize(np.indices(truth.shape)[1], (30, 37)[: n - 1]), 0)
 
 
 def sprinkle(pixels, n, values, seed=0):
@@ -235,19 +235,19 @@ WITHOUT_NUCLEI = {
         "0 background, every other value a cell",
     ),
     "16-bit instances (M08)": (
-        lambda t, i: stripes(t).astype(np.uint16),
+        lambda t, i: stripes(t, 1 + i % 3).astype(np.uint16),
         ".png",
-        "0 background, every other value a cell; several cells in 24 of 24 masks, all of which c",
+        "0 background, every other value a cell; several cells in 16 of 24 masks, all of which c",
     ),
     "8-bit instances (M09)": (
-        lambda t, i: stripes(t).astype(np.uint8),
+        lambda t, i: stripes(t, 1 + i % 3).astype(np.uint8),
         ".png",
-        "0 background, every other value a cell; several cells in 24 of 24 masks",
+        "0 background, every other value a cell; several cells in 16 of 24 masks",
     ),
     "32-bit instances": (
-        lambda t, i: (stripes(t) * 70_000).astype(np.int32),
+        lambda t, i: (stripes(t, 1 + i % 3) * 70_000).astype(np.int32),
         ".tif",
-        "0 background, every other value a cell; several cells in 24 of 24 masks",
+        "0 background, every other value a cell; several cells in 16 of 24 masks",
     ),
     "array of instances": (
         lambda t, i: stripes(t).astype(np.int64) * (i + 1),
@@ -268,6 +268,40 @@ def test_masks_without_nuclei(masks, kind):
 
 
 UNCERTAIN = {
+    "background -1": (
+        lambda t, i: np.where(t > 0, 1, -1).astype(np.int32),
+        "the values of the masks may mean several things: -1 ",
+        "data.mask_values: {background: -1, cell: [1]}",
+    ),
+    "outlines": (
+        lambda t, i: 255 * (binary(t) - cv2.erode(binary(t), np.ones((3, 3)))),
+        "the masks show outlines",
+        "fill them",
+    ),
+    "0 1 in JPEG": (
+        lambda t, i: binary(t),
+        "the masks are JPEG files, whose compression",
+        "save them as PNG",
+    ),
+    "a colour for each cell": (
+        lambda t, i: np.uint8([(0, 0, 0), (250, 9 * i, 90)])[binary(t)],
+        "the masks have 25 colours",
+        "save them with one channel, 0 for background and a number for each cell",
+    ),
+    "photographs": (
+        lambda t, i: np.random.default_rng(i).integers(0, 255, (*t.shape, 3)).astype(np.uint8),
+        "24 of 24 masks look like photographs",
+        "data.mask_pattern",
+    ),
+    "one photograph": (
+        lambda t, i: (
+            np.random.default_rng(i).integers(0, 255, (*t.shape, 3)).astype(np.uint8)
+            if i == 9
+            else 255 * binary(t)
+        ),
+        "1 of 24 masks look like photographs, as test_masks",
+        "replace them",
+    ),
     "inverted (M04)": (
         lambda t, i: 255 - 255 * binary(t),
         "24 of 24 masks look inverted",
@@ -336,11 +370,30 @@ UNCERTAIN = {
 }
 
 
+SIDE_BY_SIDE = {
+    "two kinds of cells": lambda t, i: np.where(disc(9, 9, 6), 2, binary(t)),
+    "two cells (M08, M09)": lambda t, i: stripes(t),
+    "three cells": lambda t, i: stripes(t, 3),
+}
+
+
+@pytest.mark.parametrize("bits", [np.uint8, np.uint16])
+@pytest.mark.parametrize("kind", SIDE_BY_SIDE)
+def test_regions_side_by_side_are_cells_and_the_option_for_kinds_is_named(masks, kind, bits):
+    paths = masks(lambda t, i: SIDE_BY_SIDE[kind](t, i).astype(bits))
+    found = survey(paths)
+    assert found.format.kind == "ids"
+    assert "all of which count; if the values are kinds of regions, name" in found.text
+    for i, read in enumerate(read_all(paths, found.format)):
+        assert np.array_equal(read > 0, SIDE_BY_SIDE[kind](truths()[i], i) > 0)
+
+
 @pytest.mark.parametrize("kind", UNCERTAIN)
 def test_masks_that_could_mean_several_things_are_refused_with_the_option(masks, kind):
     make, words, remedy = UNCERTAIN[kind]
+    suffix = {"0 1 in JPEG": ".jpg", "background -1": ".tif"}.get(kind, ".png")
     with pytest.raises(UserError) as caught:
-        survey(masks(make))
+        survey(masks(make, suffix))
     line = one_line(caught.value)
     assert line.startswith(words)
     assert remedy in line
@@ -350,7 +403,7 @@ def test_masks_that_could_mean_several_things_are_refused_with_the_option(masks,
 BROKEN = {
     "empty": (lambda t: 0 * t, "shows no cell"),
     "all cell": (lambda t: 0 * t + 255, "is all cell, without background"),
-    "2 % strays": (lambda t: sprinkle(GREY[t], 82, [37, 64, 90, 192, 211]), "2.0% of its pixels"),
+    "2 % strays": (lambda t: sprinkle(GREY[t], 82, [37, 64, 90, 192, 211]), "82 of 4,096 pixels"),
     "inverted alone": (lambda t: 255 - 255 * binary(t), "looks inverted"),
     "labels 0 and 1": (lambda t: binary(t), "are none of 0, 128, 255, most of them 1;"),
     "colours": (lambda t: np.uint8([(0, 0, 0), (9, 0, 0), (0, 9, 0)])[t], "has colours and not n"),
@@ -397,6 +450,47 @@ def test_compression_changes_no_pixel(masks, quality):
     found = survey(paths)
     assert_regions(paths, found.format, nuclei=True)
     assert "noise of compression in 24 of 24 masks" in found.text
+
+
+@pytest.mark.parametrize("quality", [60, 70, 80, 90])
+def test_jpeg_masks_of_any_quality(masks, quality):
+    """Some had more noise than strays allow, and were refused beside the others."""
+    paths = masks(lambda t, i: compressed(255 * binary(t), quality))
+    found = survey(paths)
+    assert found.format.describe() == "0 background, 255 cell"
+    assert_regions(paths, found.format, nuclei=False)
+
+
+def test_the_announcement_of_strays_agrees_with_the_refusal(masks):
+    """3 to 180 of 90,000 pixels, and up to 1 %, are taken; of the announced ones, all are."""
+    numbers = [1, 8, 40, 41, 60, 400, *[0] * 18]  # of 4,096 pixels
+    paths = masks(lambda t, i: sprinkle(GREY[t], numbers[i], [37, 64, 90, 192, 211], i))
+    found = survey(paths)
+    assert found.notes[0].startswith("3 of 24 masks refused, as more than 1% of their pixels")
+    assert found.notes[1].startswith("49 stray pixels in 3 of 24 masks, at most 40 in one")
+    for i, path in enumerate(paths):
+        if numbers[i] <= 40:
+            read_all([path], found.format)
+            continue
+        with pytest.raises(UserError, match=rf"{numbers[i]} of 4,096 pixels \(more than 1%\)"):
+            read_all([path], found.format)
+    table = {"background": [0, 37], "cytoplasm": [64, 90, 128, 192], "nucleus": [211, 255]}
+    read_all(paths, survey(paths, table).format)  # the remedy that the line names
+
+
+def test_lines_about_masks_keep_their_remedy_however_long_the_names(dataset, fails):
+    """The way out stands at the end of each line, and none is cut."""
+    root = dataset(lambda t, i: sprinkle(GREY[t], 90 * (i == 5), [64]))
+    for path in [*root.rglob("*.png")]:
+        path.rename(path.with_stem(f"{path.stem} {'a long name of a slide ' * 8}x"))
+    command = ["fit", "--data=FolderDataModule", f"--data.root={root}", "--data.view=masked"]
+    line = fails(*command, "--data.group_pattern=none")
+    assert (
+        "90 of 4,096 pixels (more than 1%) are none of 0, 128, 255, most of them 64; save" in line
+    )
+    assert "or name them in data.mask_values; audit lists all such files" in line
+    values = "--data.mask_values={background: 0, cytoplasm: [64, 128], nucleus: 255}"
+    assert main([*command, *QUICK, "--data.group_pattern=none", values, "--runs", str(root)]) == 0
 
 
 def test_strays_beside_labels_are_no_cell(masks):

@@ -5,6 +5,7 @@ import os
 import unicodedata
 from collections import Counter
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,8 +16,9 @@ from cellbench.data.reading.columns import parts_in
 from cellbench.data.reading.describe import notes
 from cellbench.data.reading.folders import read_folder
 from cellbench.data.reading.layout import folds_of
+from cellbench.data.reading.masks import DERIVED
 from cellbench.data.reading.parts import PART_WORDS, parts_of
-from cellbench.data.reading.peek import looks_like_mask, read_headers
+from cellbench.data.reading.peek import looks_like_mask, looks_like_photograph, read_headers
 from cellbench.data.reading.reading import FolderOptions
 from cellbench.data.splits import SplitConfig
 from cellbench.utils.errors import MAX_MESSAGE, UserError, one_line
@@ -620,6 +622,195 @@ def test_masks_in_folders_that_mirror_the_images(tmp_path, image, mask):
     }
     assert reading.found["masks"].startswith("8 of 10 images")
     assert "2 of 10 images have no mask" in doubts(reading)
+
+
+@pytest.mark.parametrize("name", ["{}_mask.png", "{}-d.png", "mask_{}.png", "{}_seg.png"])
+def test_photographs_named_as_masks_are_refused(tmp_path, name):
+    """They were left out of the samples, with no word but their number."""
+    classes(tmp_path)
+    for path in list(tmp_path.rglob("*.png")):
+        draw(path.with_name(name.format(path.stem)))
+    line = refused(tmp_path)
+    assert "11 others like it are named as masks of images and look like photographs" in line
+    assert line.endswith("if they are images, give them other names; if not, move them out")
+
+
+def test_one_photograph_among_masks_is_refused_by_name(tmp_path):
+    classes(tmp_path)
+    for i, path in enumerate(sorted(tmp_path.rglob("*.png"))):
+        mask = path.with_name(f"{path.stem}_mask.png")
+        draw(mask) if i == 0 else draw_mask(mask)
+    assert "'mono/img_000_mask.png' is named as a mask, but looks like a photo" in refused(tmp_path)
+
+
+def test_masks_of_many_values_are_no_photographs(tmp_path):
+    """JPEG masks, blurred ones, and those of more cells than a mask of few colours has."""
+    disc = np.hypot(*(np.mgrid[:64, :64] - 32)) < 20
+    Image.fromarray(255 * disc.astype(np.uint8)).save(tmp_path / "jpeg.jpg", quality=40)
+    blurred = cv2.GaussianBlur(255 * disc.astype(np.uint8), (5, 5), 0)
+    Image.fromarray(blurred).save(tmp_path / "blurred.png")
+    cells = np.kron(np.arange(1, 65).reshape(8, 8), np.ones((8, 8))).astype(np.uint16)
+    Image.fromarray(cells).save(tmp_path / "cells.png")
+    np.save(tmp_path / "array.npy", cells)
+    draw(tmp_path / "photograph.png")
+    names = ("jpeg.jpg", "blurred.png", "cells.png", "array.npy", "photograph.png", "none.png")
+    looked = [looks_like_photograph(tmp_path / name) for name in names]
+    assert looked == [False, False, False, False, True, None]
+
+
+@pytest.mark.parametrize(
+    "mask", ["{c}/{n}.npy", "{c}/{n}_mask.npy", "{c}/{n}_seg.npy", "masks/{c}/{n}.npy"]
+)
+def test_arrays_are_found_as_masks(tmp_path, mask):
+    classes(tmp_path)
+    cell = np.zeros((24, 24), bool)
+    cell[4:-4, 4:-4] = True
+    for path in list(tmp_path.rglob("*.png")):
+        array = tmp_path / mask.format(c=path.parent.name, n=path.stem)
+        array.parent.mkdir(parents=True, exist_ok=True)
+        np.save(array, cell)
+    reading = read(tmp_path)
+    assert numbers(reading) == TWO
+    assert all(sample.mask is not None for sample in reading.samples)
+    assert reading.left_out == {}
+    data = FolderDataModule(root=tmp_path, view="masked", image_size=24, group_pattern="none")
+    data.setup("fit")
+    assert (data.images.pixels.masks.any(axis=0) == cell).all()
+
+
+def test_arrays_that_are_no_masks_stay_left_out(tmp_path):
+    classes(tmp_path)
+    for path in list(tmp_path.rglob("*.png")):
+        np.save(path.with_suffix(".npy"), np.random.default_rng(0).normal(size=512))
+        np.save(path.with_name(f"{path.stem}_seg.npy"), {"masks": [0]}, allow_pickle=True)
+    reading = read(tmp_path)
+    assert "masks" not in reading.found
+    assert reading.left_out == {"in a format that is not read as an image": {".npy": 24}}
+    assert "12 files of Cellpose, as 'mono/img_000_seg.npy', could run code" in doubts(reading)
+
+
+NAMES = [
+    *(("imgs", "msks"), ("images", "masks"), ("img", "msk"), ("image", "label"), ("raw", "gt")),
+    *(("JPEGImages", "SegmentationClass"), ("Photos", "Segmentierung")),
+    *(("rawimages", "groundtruth"), ("tissue images", "mask binary")),
+]
+
+
+@pytest.mark.parametrize("names", NAMES)
+@pytest.mark.parametrize("layout", ["{k}/{c}/{n}.png", "{c}/{k}/{n}.png", "train/{k}/{c}/{n}.png"])
+def test_folders_of_images_and_masks_above_and_below_the_classes(tmp_path, names, layout):
+    for c in ("mono", "neutro"):
+        for i in range(6):
+            image, mask = (layout.format(k=k, c=c, n=f"img_{i}") for k in names)
+            draw(tmp_path / image)
+            draw_mask(tmp_path / mask)
+    if layout.startswith("train"):
+        draw_parts = [
+            p.relative_to(tmp_path / "train") for p in (tmp_path / "train").rglob("*.png")
+        ]
+        for path in draw_parts:
+            target = tmp_path / "test" / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            draw_mask(target) if path.parts[0] == names[1] else draw(target)
+    reading = read(tmp_path)
+    assert reading.classes == ("mono", "neutro")
+    for sample in reading.samples:
+        image, mask = sample.image.as_posix(), sample.mask.as_posix()
+        assert image.replace(f"/{names[0]}/", f"/{names[1]}/") == mask
+
+
+@pytest.mark.parametrize(
+    ("layout", "remedy", "root"),
+    [
+        ("{k}/{c}/{n}.png", "data.root: .../x and data.mask_pattern: '../y/{path}.png'", "x"),
+        ("{c}/{k}/{n}.png", "data.mask_pattern: '{parent}/../y/{stem}.png'", "."),
+    ],
+)
+def test_masks_under_unknown_names_of_folders_are_suspected_first(tmp_path, layout, remedy, root):
+    for c in ("mono", "neutro"):
+        for i in range(6):
+            draw(tmp_path / layout.format(k="x", c=c, n=f"img_{i}"))
+            draw_mask(tmp_path / layout.format(k="y", c=c, n=f"img_{i}"))
+    assert remedy in refused(tmp_path)
+    reading = read(tmp_path / root, mask_pattern=remedy.split("'")[1])
+    assert [sample.mask is not None for sample in reading.samples] == [True] * 12
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "pattern"),
+    [
+        ("cell_masks/{c}/{n}.png", "nucleus_masks/{c}/{n}.png", "cell_masks/{path}.png"),
+        ("{c}/cell_masks/{n}.png", "{c}/nucleus_masks/{n}.png", "{parent}/cell_masks/{stem}.png"),
+        ("{c}/{n}_cell_mask.png", "{c}/{n}_nucleus_mask.png", "{path}_cell_mask.png"),
+    ],
+)
+def test_two_sets_of_masks_are_refused_with_a_pattern_that_works(tmp_path, first, second, pattern):
+    classes(tmp_path)
+    for path in list(tmp_path.rglob("*.png")):
+        for mask in (first, second):
+            draw_mask(tmp_path / mask.format(c=path.parent.name, n=path.stem))
+    line = refused(tmp_path)
+    assert line.startswith("all 12 images with masks have two")
+    assert line.endswith(f"data.mask_pattern: '{pattern}'")
+    reading = read(tmp_path, mask_pattern=pattern)
+    assert numbers(reading) == TWO
+    assert [sample.mask is not None for sample in reading.samples] == [True] * 12
+    assert reading.left_out == {"masks of no image here": {".png": 12}}
+
+
+def test_one_file_for_each_cell_is_refused(tmp_path):
+    """As in the Data Science Bowl of 2018."""
+    for c in ("mono", "neutro"):
+        for i in range(6):
+            draw(tmp_path / c / f"{i}" / "images" / f"{i}.png")
+            for k in "ab":
+                draw_mask(tmp_path / c / f"{i}" / "masks" / f"{k}.png")
+    assert "join the masks of an image in one file, a number for each cell" in refused(tmp_path)
+
+
+def test_pictures_made_of_the_images_are_no_samples(tmp_path):
+    classes(tmp_path)
+    for path in list(tmp_path.rglob("*.png")):
+        draw(path.parent / "overlay" / path.name)
+        draw(path.with_name(f"{path.stem}_cp_output.png"))
+        draw_mask(path.with_name(f"Mask of {path.stem}.tif"))
+    reading = read(tmp_path)
+    assert numbers(reading) == TWO
+    assert reading.found["masks"] == "12 of 12 images: Mask of X"
+    assert reading.left_out == {DERIVED: {".png": 24}}
+
+
+@pytest.mark.parametrize("name", ["{}_Zell Kontur.png", "Kontur {}.png", "{}-labelled.png"])
+def test_names_of_several_words_before_or_after_are_suspected(tmp_path, name):
+    classes(tmp_path)
+    for path in list(tmp_path.rglob("*.png")):
+        draw_mask(path.with_name(name.format(path.stem)))
+    line = refused(tmp_path)
+    assert "have as few colours as masks; give data.mask_pattern: '" in line
+    reading = read(tmp_path, mask_pattern=line.split("mask_pattern: '")[1].split("'")[0])
+    assert [sample.mask is not None for sample in reading.samples] == [True] * 12
+
+
+@pytest.mark.parametrize("mask", ["{}_label.tif", "Mask of {}_DAPI-1.tif"])
+def test_masks_named_after_no_image_are_suspected_by_their_look(tmp_path, mask):
+    """They were samples, beside the images that they are masks of."""
+    classes(tmp_path, name="img_{:03d}_DAPI")
+    for path in list(tmp_path.rglob("*.png")):
+        draw_mask(path.with_name(mask.format(path.stem.removesuffix("_DAPI"))))
+    line = refused(tmp_path)
+    assert "and 5 more of such names have as few colours as masks" in line
+    assert line.endswith("or give a table of the columns path, label and mask (data.csv)")
+
+
+def test_lines_about_masks_show_their_remedy_however_long_the_names(tmp_path):
+    for c in ("mono", "neutro"):
+        for i in range(6):
+            image = tmp_path / c / f"{i} {'a long name of a slide ' * 8}x.png"
+            draw(image)
+            draw_mask(image.with_name(f"{image.stem}_Kontur.png"))
+    line = refused(tmp_path)
+    assert len(line) <= 280
+    assert line.endswith("give data.mask_pattern: '{path}_Kontur.png', or move them out")
 
 
 def test_a_folder_of_masks_of_nothing_is_no_class(tmp_path):

@@ -24,7 +24,7 @@ import PIL.ImageOps
 from cellbench.data import tiff
 from cellbench.data.image_format import RGB, ImageFormat, Planes
 from cellbench.data.views import Image
-from cellbench.utils.errors import UserError, reason_of
+from cellbench.utils.errors import UserError, reason_of, short_name
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -134,22 +134,21 @@ def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
         return _read_header(path, file, max_pixels).size
 
 
-def read_bytes(path: Path, max_pixels: int = MAX_PIXELS) -> bytes:
-    """Read a complete image file whose header claims no more than `max_pixels` pixels.
+def check_picture(path: Path, data: bytes, max_pixels: int = MAX_PIXELS) -> None:
+    """Check that the content of an image file is whole, as far as its ends and its header show.
 
     Raises:
-        UserError: The file is missing, not a regular file, cut short, too large, or not an image.
+        UserError: It is cut short, has more than `max_pixels` pixels, or is not an image.
     """
-    data = _read(path, max_pixels)
+    _check_ends(path, data)
     _read_header(path, io.BytesIO(data), max_pixels)
-    return data
 
 
 def decode(path: Path, data: bytes, flags: int) -> np.ndarray:
     """Decode an image at any depth, and refuse damaged files and files of several pages.
 
     Args:
-        path: The file, for messages and the number of its pages.
+        path: The file, for messages.
         data: The file's content.
         flags: OpenCV's flags; the depth is always the file's own.
 
@@ -160,8 +159,11 @@ def decode(path: Path, data: bytes, flags: int) -> np.ndarray:
         UserError: The file is damaged, not an image that OpenCV reads, or has several pages.
     """
     pixels = _decode_bytes(path, data, flags)
-    if path.suffix.lower() in (".tif", ".tiff") and cv2.imcount(str(path)) > 1:
-        raise UserError(f"{path} has {cv2.imcount(str(path))} pages; give one image per file")
+    if tiff.is_tiff(data[:4]):
+        with PIL.Image.open(io.BytesIO(data)) as header:
+            pages = getattr(header, "n_frames", 1)
+        if pages > 1:
+            raise UserError(f"{short_name(path)} has {pages} pages; give one image per file")
     return pixels
 
 
@@ -169,12 +171,17 @@ def _read(path: Path, max_pixels: int, n_channels: int = 4) -> bytes:
     """Return the bytes of a file, if it is complete as far as its ends show."""
     with open_file(path, max_pixels, n_channels) as file:
         data = file.read()
+    _check_ends(path, data)
+    return data
+
+
+def _check_ends(path: Path, data: bytes) -> None:
+    """Refuse the content of a file that is empty, or lacks the end of its format."""
     end = _ENDS.get(data[:2])
     if not data:
         raise unreadable(path, "the file is empty; restore or remove it")
     if end is not None and end not in data[-4096:]:
         raise unreadable(path, "the file is cut short; restore or remove it")
-    return data
 
 
 def _decode_bytes(path: Path, data: bytes, flags: int) -> np.ndarray:

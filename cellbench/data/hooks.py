@@ -5,9 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from cellbench.data import files
+from cellbench.data import files, mask_files
 from cellbench.data.image_format import ImageFormat
-from cellbench.data.mask_files import read_mask
 from cellbench.data.mask_format import UNKNOWN, MaskFormat
 from cellbench.data.table import Sample
 from cellbench.data.views import Image, Mask
@@ -83,7 +82,7 @@ class DatasetHooks(ABC):
     def read_mask(self, sample: Sample, image: Image) -> Mask:
         """Return the mask of a sample that has one, at the native size of its image."""
         assert sample.mask is not None
-        return read_mask(sample.mask, image, self.mask_format, self.max_pixels)
+        return mask_files.read_mask(sample.mask, image, self.mask_format, self.max_pixels)
 
     def has_mask(self, sample: Sample) -> bool:
         """Return True if the sample has a mask."""

@@ -49,6 +49,9 @@ def digest_masks(masks: Mapping[str, str]) -> str:
     return hashlib.blake2b(json.dumps(list(masks.items())).encode(), digest_size=16).hexdigest()
 
 
+_LONG_ID = 60
+"""Number of characters up to which an id has room in a message."""
+
 MEASURED = 2**22
 """Number of pixels, spread evenly over the images, that percentiles of a dataset are taken of; all
 of them if there are no more."""
@@ -113,9 +116,10 @@ def with_remedy(error: UserError, sample: Sample) -> UserError:
     """Return the error of a sample that cannot be read, with the way to leave it out."""
     if isinstance(error, NeedsOption):
         return error
+    if len(sample.id) > _LONG_ID:
+        return UserError(f"{error}; audit lists all such files with their ids, for data.exclude")
     return UserError(
-        f"{error}; to leave it out: --data.exclude \"['{sample.id}']\"; audit lists "
-        "all that cannot be read"
+        f"{error}; to leave it out: --data.exclude \"['{sample.id}']\"; audit lists all"
     )
 
 

@@ -28,6 +28,10 @@ NOISE, TOLERANCE = 8, 32
 """Distances from the nearest known value. JPEG leaves most wrong pixels within the first, and few
 beyond the second: on drawn masks of 64x64 pixels, at quality 70, 0.6 % at most."""
 
+ROUNDED = 2
+"""Distance of a frequent value from a known one other than 0 that compression leaves, and no label:
+254 beside 255."""
+
 FEW_VALUES = 8
 """Number of values of one mask up to which they are labels: compression leaves dozens."""
 
@@ -162,8 +166,13 @@ class MaskFormat:
         few = len(values) <= FEW_VALUES or (
             frequent.sum() <= 3 and counts[frequent].sum() >= (1 - MAX_STRAYS) * counts.sum()
         )
-        labels = few and len(np.unique(nearest[frequent])) < frequent.sum()
-        near = counts[unknown & (distance <= NOISE)].sum()
+        rounded = unknown & (distance <= ROUNDED) & (self.known[nearest] != 0)
+        labels = (
+            few
+            and not (rounded & frequent).any()
+            and len(np.unique(nearest[frequent])) < frequent.sum()
+        )
+        near = counts[unknown & (distance <= 2 * NOISE)].sum()
         if labels or 2 * near < counts[unknown].sum():
             return unknown
         known = _coordinates(self.known, self.coloured)
@@ -191,8 +200,8 @@ class MaskFormat:
             kinds = ("numbers", "colours") if labels.coloured else ("colours", "numbers")
             raise UserError(
                 f"mask {name} has {kinds[1]} and not {kinds[0]} as the others: "
-                f"{describe_shares(*count_values(labels.pixels), labels.coloured)}; save all masks "
-                "in one way, or name the values in data.mask_values"
+                f"{describe_shares(*count_values(labels.pixels), labels.coloured, 2)}; save all "
+                "masks in one way"
             )
         if self.kind == "ids":
             mask = np.where(labels.pixels != 0, np.uint8(CYTOPLASM), np.uint8(BACKGROUND))
@@ -214,14 +223,15 @@ class MaskFormat:
     def _look_up(self, pixels: _Integers, name: str) -> Mask:
         values, counts = count_values(pixels)
         strays = self.find_strays(values, counts)
-        share = counts[strays].sum() / pixels.size
-        if share > MAX_STRAYS:
+        n = int(counts[strays].sum())
+        if n > MAX_STRAYS * pixels.size:
             worst = values[strays][counts[strays].argmax()]
             known = ", ".join(_name(int(value), self.coloured) for value in self.known)
+            name_them = ", or name them in data.mask_values" if strays.sum() <= FEW_VALUES else ""
             raise UserError(
-                f"mask {name}: {share:.1%} of its pixels are none of {known}, most of them "
-                f"{_name(int(worst), self.coloured)}; save it as PNG with these values alone, or "
-                "name all values in data.mask_values"
+                f"mask {name}: {n:,} of {pixels.size:,} pixels (more than {MAX_STRAYS:.0%}) are "
+                f"none of {known}, most of them {_name(int(worst), self.coloured)}; save it as PNG "
+                f"with these values alone{name_them}"
             )
         regions = self.regions[self.find_nearest(values)[0]]
         if values[0] >= 0 and values[-1] <= 0xFFFF:
@@ -241,8 +251,7 @@ class MaskFormat:
         ):
             raise UserError(
                 f"mask {name} looks inverted: its border is cell and its centre is not; invert it, "
-                "or if it is right, name the values in data.mask_values: "
-                f"{self.as_option()}"
+                f"or if it is right, give data.mask_values: {self.as_option()}"
             )
 
     def as_option(self) -> str:

@@ -36,6 +36,12 @@ SURROUNDED = 0.6
 nuclei of WBC Dataset 1 (Zheng 2018); where a straight line cuts a disc, each part has less than
 half of its contacts with the other."""
 
+FEW_IDS = 8
+"""Number of ids in a whole dataset up to which they may be kinds of regions instead of cells."""
+
+PHOTOGRAPH = 256
+"""Number of colours of one mask from which it is a photograph."""
+
 WHOLE = 0.9
 """Share of the pixels of an instance that are in one piece."""
 
@@ -109,6 +115,8 @@ class Regions:
     """True where the region reaches the image's border, (k,)."""
     inside: _Integers
     """The value that surrounds the region, (k,); 0 for the background or several."""
+    hollow: _Flags
+    """True where the holes in the region are larger than the region, (k,), as in an outline."""
 
     @classmethod
     def of(cls, pixels: NDArray[np.integer]) -> "Regions":
@@ -120,7 +128,7 @@ class Regions:
         codes = np.full(pixels.shape, len(values) + 1, np.int64)
         codes[pixels == 0] = 0
         areas = counts[np.searchsorted(found, values)] / pixels.size
-        solid, whole = np.zeros((2, len(values)), bool)
+        solid, whole, hollow = np.zeros((3, len(values)), bool)
         for i, value in enumerate(values):
             region = pixels == value
             codes[region] = i + 1
@@ -128,12 +136,21 @@ class Regions:
             solid[i] = cv2.erode(area, np.ones((3, 3), np.uint8)).any()
             _, _, stats, _ = cv2.connectedComponentsWithStats(area)
             whole[i] = stats[1:, cv2.CC_STAT_AREA].max() >= WHOLE * region.sum()
+            hollow[i] = _hole_area(area) > region.sum()
         contacts = _count_contacts(codes, len(values) + 2)[1:-1]
         most = contacts[:, 1:-1].argmax(1) if len(values) else np.zeros(0, np.int64)
         touching = np.take_along_axis(contacts[:, 1:-1], most[:, None], 1)[:, 0]
         surrounded = touching >= SURROUNDED * np.maximum(contacts.sum(1), 1)
         cut = np.isin(values, border(pixels))
-        return cls(values, areas, solid, whole, cut, np.where(surrounded, values[most], 0))
+        inside = np.where(surrounded, values[most], 0)
+        return cls(values, areas, solid, whole, cut, inside, hollow)
+
+
+def _hole_area(region: NDArray[np.uint8]) -> int:
+    """Return the number of pixels in the holes of a region, which do not reach the border."""
+    outside = np.pad(1 - region, 1, constant_values=1)
+    numbers = cv2.connectedComponents(outside, connectivity=4)[1]
+    return int(((numbers > 0) & (numbers != numbers[0, 0])).sum())
 
 
 def _count_contacts(codes: _Integers, n: int) -> _Integers:
@@ -182,12 +199,12 @@ class MaskSet:
         step = -(-len(chosen) // EXAMINED)
         return self.examine(list(chosen)[::step], known)
 
-    def shares(self) -> str:
+    def shares(self, most: int = 4) -> str:
         """Describe the most frequent values and their shares of all pixels."""
         _, values, counts = self.value_counts()
         found, position = np.unique(values, return_inverse=True)
         total = np.bincount(position, counts).astype(np.int64)
-        return describe_shares(found, total, self.tallies[0].coloured)
+        return describe_shares(found, total, self.tallies[0].coloured, most)
 
 
 def quantise(pixels: NDArray[np.integer], known: MaskFormat | None) -> NDArray[np.integer]:
@@ -233,7 +250,24 @@ def recognise(masks: MaskSet, instance: Instance | None = None) -> MaskFormat:
             or _recognise_noise(masks)
             or _recognise_regions(masks, instance)
         )
+        _refuse_outlines(masks, found)
     return replace(found, instance=instance or "all")
+
+
+def _refuse_outlines(masks: MaskSet, found: MaskFormat) -> None:
+    """Refuse masks of one value whose cells are drawn as outlines.
+
+    Raises:
+        UserError: They are.
+    """
+    if found.kind != "values" or len(found.values) > 2:
+        return
+    regions = masks.regions(range(len(masks.tallies)), found)
+    if _share([each.hollow.any() for each in regions]) >= MOST:
+        raise UserError(
+            f"the masks show outlines, as {masks.names[0]}: the holes in them are larger than what "
+            "is marked; fill them (in ImageJ: Process > Binary > Fill Holes)"
+        )
 
 
 def _have_colours(masks: MaskSet) -> bool:
@@ -249,18 +283,42 @@ def _have_colours(masks: MaskSet) -> bool:
 
 def _recognise_colours(masks: MaskSet) -> MaskFormat:
     """Recognise black and one colour; all other colours have to be named."""
+    _refuse_photographs(masks)
     masks = replace(masks, tallies=[tally.in_colours for tally in masks.tallies])
     found = np.unique(np.concatenate([tally.values for tally in masks.tallies]))
     if len(found) == 2 and found[0] == 0:
         _refuse_inverted(masks)
         return MaskFormat.of((0, "background"), (int(found[1]), "cell"), coloured=True)
+    if len(found) > FEW_IDS:
+        raise UserError(
+            f"the masks have {len(found)} colours: {masks.shares(3)} ({masks.names[0]}); save them "
+            "with one channel, 0 for background and a number for each cell, or name all colours in "
+            "data.mask_values"
+        )
     example = "{background: '#000000', cytoplasm: '#ff0000', nucleus: '#0000ff'}"
     if len(found) <= 3:
         example = _guess_option(masks)
     raise UserError(
-        f"the masks have colours: {masks.shares()} ({masks.names[0]}); name what they stand for, "
+        f"the masks have colours: {masks.shares(3)} ({masks.names[0]}); name what they stand for, "
         f"for example data.mask_values: {example}"
     )
+
+
+def _refuse_photographs(masks: MaskSet) -> None:
+    """Refuse masks with as many colours as photographs.
+
+    Raises:
+        UserError: There are some.
+    """
+    found = [
+        k for k, each in enumerate(masks.tallies) if each.coloured and len(each.values) > PHOTOGRAPH
+    ]
+    if found:
+        raise UserError(
+            f"{len(found)} of {len(masks.tallies)} masks look like photographs, as "
+            f"{masks.names[found[0]]} with {len(masks.tallies[found[0]].values)} or more colours; "
+            "replace them by masks, or name others in data.mask_pattern"
+        )
 
 
 def _guess_option(masks: MaskSet) -> str:
@@ -394,6 +452,9 @@ def _recognise_regions(masks: MaskSet, instance: Instance | None) -> MaskFormat:
     found = np.unique(np.concatenate([each.values for each in regions]))
     if len(found) == 1:
         return MaskFormat.of((0, "background"), (int(found[0]), "cell"))
+    compressed = masks.names[0].lower().endswith((".jpg", ".jpeg", ".jpe", ".jfif"))
+    if compressed and np.diff(np.append(0, found)).min() <= NOISE:
+        _refuse_compressed(masks)
     compared = [each for each in regions if len(each.values) > 1]
     nested = [each.inside.any() for each in compared]
     if len(found) == 2 and _share(nested) >= MOST:
@@ -405,20 +466,34 @@ def _recognise_regions(masks: MaskSet, instance: Instance | None) -> MaskFormat:
         if _share(outwards) >= MOST and _share(inwards) <= FEW and instance is None:
             _refuse_order(masks, inner, outer)
     strays = [each.areas[~each.solid].sum() for each in examined]
-    compressed = masks.names[0].lower().endswith((".jpg", ".jpeg", ".jpe", ".jfif"))
-    if (instance is not None and not compressed) or (
-        _lie_side_by_side(regions) and np.mean(strays) <= MAX_STRAYS
-    ):
+    if instance is not None and not compressed:
+        return MaskFormat("ids")
+    if _lie_side_by_side(regions) and np.mean(strays) <= MAX_STRAYS:
         return MaskFormat("ids")
     if compressed:
-        raise UserError(
-            f"the masks are JPEG files, whose compression has changed their values too much to "
-            f"tell them: {masks.shares()} ({masks.names[0]}); save them again as PNG"
-        )
+        _refuse_compressed(masks)
+    example = "background: 0, cytoplasm: 1, nucleus: 2"
+    if 0 < len(found) <= 3:
+        outside = _outside(masks)
+        cells = found[found != outside].tolist()
+        example = f"background: {outside}, cell: {cells}"
     raise UserError(
-        f"the values of the masks may mean several things: {masks.shares()} ({masks.names[0]}); "
-        "name them, as data.mask_values: {background: 0, cytoplasm: 1, nucleus: 2}, or give "
-        "data.mask_instance: all if each is a cell of its own"
+        f"the values of the masks may mean several things: {masks.shares(3)} ({masks.names[0]}); "
+        f"if each is a cell of its own, give data.mask_instance: all; else name them, as "
+        f"data.mask_values: {{{example}}}"
+    )
+
+
+def _outside(masks: MaskSet) -> int:
+    """Return the most frequent value at the border of the first mask."""
+    first = masks.tallies[0]
+    return int(first.values[first.edges.argmax()])
+
+
+def _refuse_compressed(masks: MaskSet) -> None:
+    raise UserError(
+        f"the masks are JPEG files, whose compression has changed their values too much to tell "
+        f"them: {masks.shares(3)} ({masks.names[0]}); draw them anew, and save them as PNG"
     )
 
 

@@ -12,6 +12,7 @@ from cellbench.data import result_cache
 from cellbench.data.cache import CacheConfig
 from cellbench.data.mask_files import read_labels
 from cellbench.data.mask_format import (
+    MAX_STRAYS,
     UNKNOWN,
     Instance,
     MaskFormat,
@@ -22,9 +23,9 @@ from cellbench.data.mask_format import (
 )
 from cellbench.data.mask_recognition import MaskSet, Regions, Tally, quantise, recognise
 from cellbench.data.views import BACKGROUND, NUCLEUS
-from cellbench.utils.errors import UserError, counted
+from cellbench.utils.errors import UserError, counted, short_name
 
-FORMAT = 1
+FORMAT = 2
 """Part of the name of cached surveys; raise it when reading or counting changes."""
 
 QUICK = 1000
@@ -89,7 +90,7 @@ def survey_masks(
     if not read:
         return MaskSurvey()
     tallies = [_tally(found[k]) for k in read]
-    names = [f"{paths[k].parent.name}/{paths[k].name}" for k in read]
+    names = [short_name("/".join(paths[k].parts[-2:])) for k in read]
 
     def examine(chosen: Sequence[int], known: MaskFormat | None) -> list[Regions]:
         """Examine masks, or take the results from an earlier run."""
@@ -142,20 +143,34 @@ def _note(masks: MaskSet, mask_format: MaskFormat) -> list[str]:
     n = len(masks.tallies)
     if mask_format.kind == "ids":
         several = sum((tally.values != 0).sum() > 1 for tally in masks.tallies)
+        if not several:
+            return []
         all_count = "" if mask_format.instance == "centre" else ", all of which count"
-        return [f"several cells in {several} of {n} masks{all_count}"] if several else []
-    strays, noisy, bare = [0] * n, 0, []
+        return [
+            f"several cells in {several} of {n} masks{all_count}; if the values are kinds of "
+            "regions, name them in data.mask_values"
+        ]
+    strays, noisy, bare, refused = [0] * n, 0, [], []
     for k, tally in enumerate(masks.tallies):
         tally = tally.in_colours if mask_format.coloured else tally
         nearest, distance = mask_format.find_nearest(tally.values)
         if distance.any():
             found = mask_format.find_strays(tally.values, tally.counts)
             strays[k] = int(tally.counts[found].sum())
+            if strays[k] > MAX_STRAYS * tally.counts.sum():
+                strays[k] = 0
+                refused.append(masks.names[k])
+                continue
             noisy += bool((distance[~found] > 0).any())
         regions = mask_format.regions[nearest]
         if set(regions.tolist()) == {BACKGROUND, NUCLEUS}:
             bare.append(masks.names[k])
     notes = []
+    if refused:
+        notes.append(
+            f"{len(refused)} of {n} masks refused, as more than {MAX_STRAYS:.0%} of their pixels "
+            f"have other values ({refused[0]})"
+        )
     if any(strays):
         most = int(np.argmax(strays))
         notes.append(

@@ -2,12 +2,15 @@
 
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 MAX_MESSAGE = 280
 """Greatest number of characters of a message; with the program's name, a line has at most 300."""
+
+SHORT = 36
+"""Number of characters of a name that a message shows."""
 
 
 def one_line(text: object) -> str:
@@ -39,6 +42,32 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def clip(name: object, longest: int = SHORT) -> str:
+    """Return a name for a message; a long one loses its middle."""
+    text = str(name)
+    if len(text) <= longest:
+        return text
+    head = (longest - 3) // 2
+    return f"{text[:head]}...{text[head + 3 - longest :]}"
+
+
+def clip_path(path: object) -> str:
+    """Return the path of a table or a folder for a message."""
+    return clip(path, 90)
+
+
+def enumerate_some(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names in quotation marks, and the number of the others."""
+    shown = ", ".join(f"'{clip(name)}'" for name in names[:most])
+    more = len(names) - most
+    return f"{shown} and {more:,} other{'s' if more > 1 else ''}" if more > 0 else shown
+
+
+def short_name(name: object, longest: int = 60) -> str:
+    """Return the last parts of a path for a message, without the middle of a long name."""
+    return clip("/".join(str(name).split("/")[-3:]), longest)
 
 
 def counted(n: int, noun: str, plural: str = "") -> str:

@@ -24,17 +24,27 @@ class FolderDataModule(FileDataModule):
 
     Without `csv`, the folders in `root` are the classes and all image files below them samples,
     but for masks, thumbnails and hidden files. Folders such as train, val and test above or below
-    the classes are the official split, and folders such as fold1 are folds. Masks are found beside
-    their images (`a_mask.png`, `a_cp_masks.png` ...) and in folders that mirror the images
-    (`root/masks/lymphocyte/a.png`). `root` may also be an `.npz` of MedMNIST.
+    the classes are the official split, and folders such as fold1 are folds. `root` may also be an
+    `.npz` of MedMNIST.
 
     With `csv`, its rows are the samples. Columns: path (below root) and label; and where known
     mask (below root), group (patient, slide), split (train, val or test), fold and domain
     (laboratory, scanner). What no column gives is taken from the folder, if it has it.
 
-    Masks have one channel and two values (background 0, cell), or 0, 128 and 255 (background,
-    cytoplasm, nucleus). Images of equal content are kept in one part of the split.
-    `python -m cellbench inspect ROOT` shows how a folder is understood.
+    Masks are found beside their images (`a_mask.png`, `a_cp_masks.png`, `a_mask.npy` ...), in
+    folders that mirror the images (`masks/lymphocyte/a.png`, `images/` beside `msks/`), or by
+    `mask_pattern`. A few of each name are looked into: photographs under such names are refused.
+    Masks may have any suffix of an image, or be arrays of numpy.save; pickles are not read.
+
+    The values of all masks together tell what they mean: 0 and another value (background, cell);
+    0, 128 and 255, or a value inside another (background, cytoplasm, nucleus); or a number for each
+    cell, which differs from mask to mask. Colours, and values that may mean several things, are
+    named in `mask_values`; `mask_instance` says that each value is a cell, and which of them count.
+    Up to 1 % of a mask's pixels may have other values, of which the nearest known one counts; a
+    mask with more is refused, and so are an inverted, an empty and a full one.
+
+    Images of equal content are kept in one part of the split. `python -m cellbench inspect ROOT`
+    shows how a folder is understood.
     """
 
     csv: Path | None = None

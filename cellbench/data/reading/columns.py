@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn, get_args
 
-from cellbench.data.reading.names import clip
 from cellbench.data.reading.parts import parts_of
 from cellbench.data.reading.table_file import Table
 from cellbench.data.table import Part
-from cellbench.utils.errors import UserError, suggest
+from cellbench.utils.errors import UserError, clip, suggest
 
 Role = Literal["path", "label", "mask", "group", "split", "fold", "domain"]
 ROLES: tuple[Role, ...] = get_args(Role)

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 
 from cellbench.data.reading.layout import Layout
 from cellbench.data.reading.listing import Listing, join, split_id, stem_of
-from cellbench.data.reading.names import clip
 from cellbench.data.reading.peek import area, spread
 from cellbench.data.reading.reading import Doubt
-from cellbench.utils.errors import UserError, counted
+from cellbench.utils.errors import UserError, clip, counted
 
 FIELDS = "whole fields, whose crops are the samples"
 ENLARGED = 1.5

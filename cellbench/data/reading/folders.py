@@ -29,12 +29,11 @@ from cellbench.data.reading.listing import (
     suffix_of,
 )
 from cellbench.data.reading.masks import Masks, describe_places, take_by_pattern, take_masks
-from cellbench.data.reading.names import clip_path
 from cellbench.data.reading.npz import find_archive, read_archive
 from cellbench.data.reading.peek import looks_like_mask, spread
 from cellbench.data.reading.reading import Doubt, FolderOptions, Reading
 from cellbench.data.table import Sample
-from cellbench.utils.errors import UserError, counted
+from cellbench.utils.errors import UserError, clip_path, counted
 
 _FEW = 10
 """Number of images below which a class is doubtful."""

@@ -7,9 +7,9 @@ from dataclasses import replace
 from functools import partial
 
 from cellbench.data.reading.listing import split_id
-from cellbench.data.reading.names import clip, describe_alike
+from cellbench.data.reading.names import describe_alike
 from cellbench.data.table import Sample
-from cellbench.utils.errors import UserError, counted
+from cellbench.utils.errors import UserError, clip, counted
 
 _KEY = "data.group_pattern"
 _ROLES = ("group", "fold", "domain")

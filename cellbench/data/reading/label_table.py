@@ -21,11 +21,11 @@ from cellbench.data.reading.groups import compile_pattern
 from cellbench.data.reading.listed_crops import fields_among, find_fields
 from cellbench.data.reading.listed_files import ListedFiles
 from cellbench.data.reading.masks import find_by_pattern
-from cellbench.data.reading.names import clip, describe_alike, enumerate_some
+from cellbench.data.reading.names import describe_alike
 from cellbench.data.reading.reading import Doubt, FolderOptions, Reading
 from cellbench.data.reading.table_file import Table, read_table_file
 from cellbench.data.table import Part, Sample, check_ids
-from cellbench.utils.errors import UserError, counted
+from cellbench.utils.errors import UserError, clip, counted, enumerate_some
 
 OF_FOLDERS = "folders of the images"
 """Origin of the classes of a table without labels."""

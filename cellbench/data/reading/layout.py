@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from cellbench.data.reading.listing import Listing, join, same_name, split_id
-from cellbench.data.reading.masks import named_as_masks
-from cellbench.data.reading.names import clip, clip_path, enumerate_some
+from cellbench.data.reading.masks import named_as_images, named_as_masks
 from cellbench.data.reading.parts import PART_WORDS, part_word, parts_of
 from cellbench.data.reading.peek import area
 from cellbench.data.reading.reading import Doubt
 from cellbench.data.table import Part
-from cellbench.utils.errors import UserError, counted
+from cellbench.utils.errors import UserError, clip, clip_path, counted, enumerate_some
 
 OUTSIDE = "images outside the class folders"
 
@@ -151,7 +150,9 @@ def _descend(listing: Listing, folder: str) -> str:
         (only,) = inside
         below = {path: split_id(path)[1] for path in listing.holders(only)}
         above_parts = len(below) > 1 and len(parts_of(below) or folds_of(below)) == len(below)
-        if not below or not (above_parts or split_id(only)[1].lower() in _CONTAINERS):
+        name = split_id(only)[1]
+        contains = name.lower() in _CONTAINERS or named_as_images(name)
+        if not below or not (above_parts or contains):
             break
         folder = only
     return folder

@@ -10,8 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cellbench.data.files import IMAGE_SUFFIXES
-from cellbench.data.reading.names import clip, clip_path
-from cellbench.utils.errors import UserError
+from cellbench.utils.errors import UserError, clip, clip_path
 
 _FOREIGN_ABSOLUTE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 """Beginning of an absolute path of Windows."""

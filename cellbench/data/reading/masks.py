@@ -1,46 +1,62 @@
 """Masks among the files of a folder: beside their images, in folders of their own, by a pattern."""
 
 import os
+import posixpath
 import re
 import string
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cellbench.data.mask_files import is_pickle, read_content
 from cellbench.data.reading.listing import Listing, join, split_id, stem_of, suffix_of
-from cellbench.data.reading.names import clip
-from cellbench.data.reading.peek import looks_like_mask
+from cellbench.data.reading.peek import looks_like_mask, looks_like_photograph, spread
 from cellbench.data.reading.reading import Doubt
-from cellbench.utils.errors import UserError, counted
+from cellbench.utils.errors import UserError, clip, counted, short_name
 
 ORPHANS = "masks of no image here"
 DERIVED = "pictures made of others (overlays, outlines, thumbnails)"
 
 _MASK_WORDS = frozenset(
     {
-        *("mask", "masks", "seg", "segs", "segmentation", "segmentations", "label", "labels"),
-        *("annotation", "annotations", "gt", "groundtruth", "ground", "truth", "instances"),
+        *("mask", "masks", "msk", "msks", "seg", "segs", "segmentation", "segmentations"),
+        *("segmented", "label", "labels", "annotation", "annotations", "gt", "groundtruth"),
+        *("groundtruths", "ground", "truth", "instances", "maske", "masken", "segmentierung"),
     }
 )
 """Words in the name of a folder of masks."""
 _IMAGE_WORDS = frozenset(
-    {"image", "images", "img", "imgs", "raw", "original", "originals", "picture", "pictures"}
+    {
+        *("image", "images", "img", "imgs", "raw", "original", "originals", "picture"),
+        *("pictures", "photo", "photos"),
+    }
 )
 """Words in the name of a folder of the images that such masks belong to."""
+_MASK_KINDS = frozenset(
+    {
+        *("class", "classes", "object", "objects", "instance", "binary", "bin", "cell", "cells"),
+        *("nucleus", "nuclei", "cyto", "cytoplasm", "png", "tif", "tiff", "bmp", "npy"),
+    }
+)
+"""Words that say more of a folder of masks."""
+_IMAGE_KINDS = frozenset({"jpeg", "jpg", "png", "tif", "tiff", "bmp", "tissue", "rgb"})
+"""Words that say more of a folder of images."""
+_DERIVED_FOLDERS = frozenset({"overlay", "overlays", "outline", "outlines", "flows", "previews"})
+"""Names of folders of pictures that are made of the images."""
 
 _WORD = r"(?:masks?|seg(?:mentation)?|labels?|gt|ground[-_ ]?truth|annotations?)"
 _AFTER = re.compile(rf"(.+?)[-_. ]?(?<![a-z])({_WORD})(?:[-_. ]?\d+)?", re.IGNORECASE)
-_BEFORE = re.compile(rf"({_WORD})[-_. ](.+)", re.IGNORECASE)
+_BEFORE = re.compile(rf"({_WORD})(?: of)?[-_. ](.+)", re.IGNORECASE)
 _DERIVED = re.compile(
-    r"(.+?)[-_. ](?:(?:cp[-_. ])?outlines?|overlay|contours?|flows?|thumb(?:nail)?s?)",
+    r"(.+?)[-_. ](?:(?:cp[-_. ])?outlines?(?:[-_. ]cp[-_. ]masks)?|cp[-_. ]output|overlays?"
+    r"|contours?|flows?|thumb(?:nail)?s?)",
     re.IGNORECASE,
 )
 _QUALIFIER = re.compile(
-    r"(.+)[-_. ](?:cp|cells?|nucle(?:us|i)|cyto(?:plasm)?|bin(?:ary)?|instances?)", re.IGNORECASE
+    r"(.+)[-_. ](?:cp|cells?|nucle(?:us|i)|cyto(?:plasm)?|bin(?:ary)?|instances?|simple)",
+    re.IGNORECASE,
 )
-_ENDING = re.compile(r"(.+?)[-_. ]?[^\W\d_]+")
-"""Name of a file that may be named after another one: that name, and a word."""
 _HERLEV = "-d"
 """End of the names of masks in the Herlev set (Jantzen et al., 2005)."""
 
@@ -49,6 +65,14 @@ _ONE_FOLDER = "one folder: "
 """Mark of masks that lie in one folder, whatever the folder of their image."""
 _Images = dict[tuple[tuple[str, ...], str], list[str]]
 """Ids of images by the parts of their folder, as `_canonical` returns them, and their stem."""
+_PLACES = re.compile(r"[-_. ]+|(?<=\d)(?=[^\W\d_])")
+"""Places at which a name may be divided into that of an image and a word."""
+_MAX_LOOKS = 120
+"""Number of folders, of all together, that are looked into to tell masks from images."""
+_BY_TABLE = "a table of the columns path, label and mask (data.csv)"
+"""Remedy that names any masks."""
+_KIND = 4
+"""Number of files in a folder from which their names are a kind of their own."""
 _TRIED = 6
 """Number of files that are looked into to tell masks from images."""
 
@@ -61,6 +85,10 @@ class Masks:
     """The mask of each image that has one, by the image's id: a path below the root."""
     found: Counter[str] = field(default_factory=Counter)
     """Number of masks by the way in which they are named."""
+    named: dict[str, list[str]] = field(default_factory=dict)
+    """Those masks by the way in which they are named, without numbers and case."""
+    pickles: list[str] = field(default_factory=list)
+    """Files of Cellpose that may hold masks, and are not read, as they could run code."""
     several: list[tuple[str, str, str]] = field(default_factory=list)
     """Images with two masks, and the two; such images get none."""
 
@@ -70,20 +98,42 @@ class Masks:
         if other != mask:
             self.several.append((image, other, mask))
         self.found[way] += 1
+        self.named.setdefault(_general(way), []).append(mask)
 
     def settle(self) -> list[Doubt]:
-        """Remove ambiguous masks, and return what is doubtful about them."""
-        for image, _, _ in self.several:
-            self.of.pop(image, None)
-        if not self.several:
-            return []
-        image, first, second = self.several[0]
-        n = len({image for image, _, _ in self.several})
+        """Remove ambiguous masks, and return what is doubtful about them.
+
+        Raises:
+            UserError: All images with masks have two.
+        """
+        ambiguous = {image: (first, second) for image, first, second in self.several}
+        if not ambiguous:
+            return [] if self.of else self._doubt_pickles()
+        (image, both), n = next(iter(ambiguous.items())), len(ambiguous)
+        if n == len(self.of) and n > 1:
+            pattern = find_pattern({each: pair[0] for each, pair in ambiguous.items()})
+            raise UserError(
+                f"all {n} images with masks have two, as '{short_name(both[0], 40)}' and "
+                f"'{short_name(both[1], 40)}'; choose, for example with {pattern}"
+            )
+        for each in ambiguous:
+            del self.of[each]
         return [
             Doubt(
-                f"{counted(n, 'image')} with two masks each, of which none is used: '{image}' has "
-                f"'{first}' and '{second}'",
+                f"{counted(n, 'image')} with two masks each, of which none is used: "
+                f"'{short_name(image)}' has '{short_name(both[0])}' and '{short_name(both[1])}'",
                 "data.mask_pattern",
+            )
+        ]
+
+    def _doubt_pickles(self) -> list[Doubt]:
+        if not self.pickles:
+            return []
+        return [
+            Doubt(
+                f"{counted(len(self.pickles), 'file')} of Cellpose, as "
+                f"'{short_name(self.pickles[0])}', could run code and are not read: save the masks "
+                "in Cellpose as PNG (File menu: x_cp_masks.png)"
             )
         ]
 
@@ -95,13 +145,20 @@ def take_masks(listing: Listing) -> Masks:
         listing: The files; changed in place.
 
     Raises:
-        UserError: A folder is named as one of masks and holds masks, but of no image here.
+        UserError: A folder is named as one of masks and holds masks, but of no image here; files
+            are named as masks and are photographs; or files under other names look like masks.
     """
-    masks = Masks()
+    masks = Masks(pickles=_find_pickles(listing))
+    arrays = _add_arrays(listing, masks.pickles)
+    _leave_out_derived(listing)
     _take_beside(listing, masks)
     _take_same_stem(listing, masks)
     _take_folders(listing, masks)
+    _refuse_photographs(listing, masks)
+    _refuse_mirrored(listing)
     _refuse_unknown_names(listing)
+    _refuse_mixed(listing)
+    _remove_arrays(listing, arrays)
     return masks
 
 
@@ -115,7 +172,9 @@ def take_masks_beside(listing: Listing) -> dict[str, str]:
         The mask of each image that has one, both as ids.
     """
     masks = Masks()
+    arrays = _add_arrays(listing, _find_pickles(listing))
     _take_beside(listing, masks)
+    _remove_arrays(listing, arrays)
     masks.settle()
     return masks.of
 
@@ -140,7 +199,7 @@ def take_by_pattern(listing: Listing, pattern: str) -> Masks:
                 own.add(name)
                 listing.leave_out(ORPHANS, name)
         listing.remove(folder, own)
-    for mask in take_masks(listing).of.values():
+    for mask in set(take_masks(listing).of.values()) - used:
         listing.leave_out(ORPHANS, mask)
     return masks
 
@@ -224,6 +283,45 @@ def expand(pattern: str, image: str) -> str:
     return pattern.format(path=join(folder, stem), parent=folder or ".", name=name, stem=stem)
 
 
+def find_pattern(pairs: Mapping[str, str]) -> str:
+    """Return the options that name the masks of some images, for a message.
+
+    Args:
+        pairs: The mask of each image, both as ids.
+
+    Returns:
+        data.mask_pattern with a pattern, and another data.root if none fits below the present one;
+        a table of the masks if there is no such pattern.
+    """
+    image = next(iter(pairs))
+    top = image.split("/")[0]
+    for root in ("", f"{top}/"):
+        if not all(each.startswith(root) for each in pairs):
+            break
+        inner = {a.removeprefix(root): posixpath.relpath(b, root or ".") for a, b in pairs.items()}
+        first = image.removeprefix(root)
+        for pattern in _possible_patterns(first, inner[first]):
+            if all(os.path.normpath(expand(pattern, a)) == b for a, b in inner.items()):
+                option = f"data.mask_pattern: '{pattern}'"
+                return f"data.root: .../{top} and {option}" if root else option
+    return _BY_TABLE
+
+
+def _possible_patterns(image: str, mask: str) -> Iterator[str]:
+    """Yield patterns that may give the mask of an image, the most general first."""
+    path, folder = os.path.splitext(image)[0], split_id(image)[0]
+    stem = split_id(path)[1]
+    beside = posixpath.relpath(mask, folder or ".")
+    for text, value, name in (
+        (mask, path, "{path}"),
+        (f"{{parent}}/{beside}", stem, "{stem}"),
+        (mask, stem, "{stem}"),
+    ):
+        start, found, end = text.rpartition(value)
+        if found and not {"{", "}"} & set(start.removeprefix("{parent}") + end):
+            yield f"{start}{name}{end}"
+
+
 def describe_places(image: str) -> str:
     """Return the usual places of masks, for an image that has none."""
     path, folder = os.path.splitext(image)[0], split_id(image)[0]
@@ -260,6 +358,137 @@ def _bare_stems(stem: str) -> Iterator[tuple[str, str]]:
         yield match[2], f"{stem[: -len(match[2])]}X"
 
 
+def _find_pickles(listing: Listing) -> list[str]:
+    """Return the ids of the files `x_seg.npy` if they are pickles, as Cellpose writes them."""
+    found = sorted(
+        join(folder, name)
+        for folder, names in listing.others.items()
+        for name in names
+        if name.lower().endswith("_seg.npy")
+    )
+    return found if any(is_pickle(listing.root / each) for each in spread(found, _TRIED)) else []
+
+
+def _add_arrays(listing: Listing, pickles: Sequence[str]) -> dict[str, set[str]]:
+    """Add the arrays of numpy.save, which may be masks, to the images.
+
+    Args:
+        listing: The files; changed in place.
+        pickles: Ids of those that are none.
+
+    Returns:
+        The names of the arrays in each folder.
+    """
+    left = set(pickles)
+    arrays = {
+        folder: {n for n in names if suffix_of(n) == ".npy" and join(folder, n) not in left}
+        for folder, names in listing.others.items()
+    }
+    arrays = {folder: names for folder, names in arrays.items() if names}
+    for folder, names in arrays.items():
+        listing.others[folder] = [n for n in listing.others[folder] if n not in names]
+        listing.images[folder] = sorted([*listing.images.get(folder, ()), *names])
+    return arrays
+
+
+def _remove_arrays(listing: Listing, arrays: Mapping[str, set[str]]) -> None:
+    """Remove the arrays that are no masks from the images."""
+    for folder, names in arrays.items():
+        left = names & set(listing.images.get(folder, ()))
+        listing.others[folder] = sorted([*listing.others.get(folder, ()), *left])
+        if left:
+            listing.remove(folder, left)
+        if not listing.others[folder]:
+            del listing.others[folder]
+
+
+def _leave_out_derived(listing: Listing) -> None:
+    """Leave out folders such as `overlay` whose pictures are made of images beside them."""
+    for parent, inside in list(listing.folders.items()):
+        for name in [each for each in inside if each.lower() in _DERIVED_FOLDERS]:
+            own = _stems_below(listing, join(parent, name))
+            others = (_stems_below(listing, join(parent, n)) for n in inside if n != name)
+            beside = {stem_of(each) for each in listing.images.get(parent, ())}
+            if own and any(2 * len(own.keys() & each) >= len(own) for each in (beside, *others)):
+                for path in own.values():
+                    folder, picture = split_id(path)
+                    listing.leave_out(DERIVED, picture)
+                    listing.remove(folder, {picture})
+                listing.folders[parent].remove(name)
+
+
+def _stems_below(listing: Listing, folder: str) -> dict[str, str]:
+    """Return the ids of the images below a folder by their paths from it, without suffix."""
+    start = len(folder) + 1
+    return {
+        join(split_id(path[start:])[0], stem_of(split_id(path)[1])): path
+        for path in listing.ids(folder)
+    }
+
+
+def _refuse_photographs(listing: Listing, masks: Masks) -> None:
+    """Refuse files that are named as masks and cannot be any; a few of each name are looked into.
+
+    Raises:
+        UserError: There are some.
+    """
+    for found in masks.named.values():
+        looked = spread(found, _TRIED)
+        wrong = [p for p in looked if looks_like_photograph(listing.root / p, read_content)]
+        if not wrong:
+            continue
+        several = f" and {len(found) - 1} others like it are" if len(found) > 1 else " is"
+        if len(wrong) == len(looked):
+            raise UserError(
+                f"data.root: '{short_name(wrong[0])}'{several} named as masks of images and look "
+                "like photographs: if they are images, give them other names; if not, move them out"
+            )
+        raise UserError(
+            f"data.root: '{short_name(wrong[0])}' is named as a mask, but looks like a photograph "
+            f"({len(wrong)} of {len(looked)} that were looked into): replace it, or move it out"
+        )
+
+
+def _refuse_mirrored(listing: Listing) -> None:
+    """Refuse folders with the look of masks whose files are named as those in a folder beside.
+
+    Folders of classes, directly in the root, may look so, and are doubtful at most.
+
+    Raises:
+        UserError: There is one; the line says how its files are taken as masks.
+    """
+    looks = 0
+    for parent in listing.folders:
+        inside = listing.holders(parent)
+        for path in inside if inside[1:] else ():
+            first = next(listing.ids(path))
+            if looks == _MAX_LOOKS or (not parent and split_id(first)[0] == path):
+                continue
+            looks += 1
+            if looks_like_mask(listing.root / first, read_content):
+                _refuse_if_mirrored(listing, path, [each for each in inside if each != path])
+
+
+def _refuse_if_mirrored(listing: Listing, folder: str, others: Sequence[str]) -> None:
+    """Refuse a folder with the look of masks if most files are named as those in another one.
+
+    Raises:
+        UserError: They are.
+    """
+    own = _stems_below(listing, folder)
+    if not _mostly_masks(listing, list(own.values())):
+        return
+    for other in others:
+        images = _stems_below(listing, other)
+        pairs = {images[stem]: own[stem] for stem in sorted(own.keys() & images.keys())}
+        if 2 * len(pairs) > len(own) and not _mostly_masks(listing, list(pairs)):
+            raise UserError(
+                f"data.root: the files in '{short_name(folder, 40)}' are named as those in "
+                f"'{short_name(other, 40)}' and have as few colours as masks; take them as masks "
+                f"with {find_pattern(pairs)}, or move them out"
+            )
+
+
 def _refuse_unknown_names(listing: Listing) -> None:
     """Refuse images that are named after others and look like their masks.
 
@@ -267,22 +496,80 @@ def _refuse_unknown_names(listing: Listing) -> None:
         UserError: There are some; the line gives the pattern that takes them as masks.
     """
     for folder, names in listing.images.items():
-        own = {stem_of(name) for name in names}
-        ends: dict[str, list[str]] = defaultdict(list)
+        own = {stem_of(name): name for name in names}
+        alike: dict[str, list[str]] = defaultdict(list)
+        bare_of: dict[str, str] = {}
         for name in names:
-            stem = stem_of(name)
-            match = _ENDING.fullmatch(stem)
-            if match and match[1] in own:
-                ends[stem[len(match[1]) :] + suffix_of(name)].append(name)
-        for end, found in ends.items():
-            if len(found) < min(_TRIED, len(names) / 3):
+            if found := _named_after(stem_of(name), own):
+                bare, way = found
+                bare_of[name] = own[bare]
+                alike[way + suffix_of(name)].append(name)
+        for found_names in alike.values():
+            if len(found_names) < min(_TRIED, len(names) / 3):
                 continue
-            if all(looks_like_mask(listing.root / folder / name) for name in found[:_TRIED]):
+            paths = [listing.root / folder / name for name in found_names[:_TRIED]]
+            if all(looks_like_mask(path, read_content) for path in paths):
+                pairs = {join(folder, bare_of[name]): join(folder, name) for name in found_names}
                 raise UserError(
-                    f"data.root: '{join(folder, found[0])}' and {len(found) - 1} more in its "
-                    "folder are named after other images and have as few colours as masks; give "
-                    f"data.mask_pattern: '{{path}}{end}', or move them out"
+                    f"data.root: '{short_name(join(folder, found_names[0]))}' and "
+                    f"{len(found_names) - 1} more in its folder are named after other images and "
+                    f"have as few colours as masks; give {find_pattern(pairs)}, or move them out"
                 )
+
+
+def _refuse_mixed(listing: Listing) -> None:
+    """Refuse folders in which all files of one kind of name look like masks, and others do not.
+
+    The kind of a name is the name without its numbers: `12_DAPI.tif` beside `12_label.tif`.
+
+    Raises:
+        UserError: There is one.
+    """
+    looks = 0
+    for folder, names in listing.images.items():
+        kinds: dict[str, list[str]] = defaultdict(list)
+        for name in names:
+            kinds[re.sub(r"\d+", "#", name)].append(join(folder, name))
+        large = [ids for ids in kinds.values() if len(ids) >= _KIND]
+        if len(large) < 2 or len(large) > _TRIED:
+            continue
+        looks += len(large)
+        if looks > _MAX_LOOKS:
+            return
+        first_flat = [looks_like_mask(listing.root / ids[0], read_content) for ids in large]
+        if False not in first_flat:
+            continue
+        image = large[first_flat.index(False)][0]
+        for ids in (ids for ids, flat in zip(large, first_flat, strict=True) if flat):
+            if _mostly_masks(listing, ids):
+                raise UserError(
+                    f"data.root: '{short_name(ids[0])}' and {len(ids) - 1} more of such names have "
+                    f"as few colours as masks, and '{short_name(image, 40)}' beside them has not: "
+                    f"move them out, or give {_BY_TABLE}"
+                )
+
+
+def _named_after(stem: str, own: Mapping[str, str]) -> tuple[str, str] | None:
+    """Return the stem of the image that a file is named after, and the way; None if none is.
+
+    Args:
+        stem: The file's stem, which begins or ends with the image's; the rest has a letter.
+        own: The stems of all files in the folder.
+    """
+    for match in reversed(list(_PLACES.finditer(stem))):
+        rest = stem[match.start() :]
+        for bare in (stem[: match.start()], stem[: match.end()]):
+            if bare in own and bare != stem and re.search(r"[^\W\d_]", rest):
+                return bare, f"X{rest}"
+    for match in _PLACES.finditer(stem):
+        bare = stem[match.end() :]
+        if (
+            match.end() > match.start()
+            and bare in own
+            and re.search(r"[^\W\d_]", stem[: match.end()])
+        ):
+            return bare, f"{stem[: match.end()]}X"
+    return None
 
 
 def _take_beside(listing: Listing, masks: Masks) -> None:
@@ -352,8 +639,7 @@ def _take_same_stem(listing: Listing, masks: Masks) -> None:
 
 
 def _mostly_masks(listing: Listing, ids: Sequence[str]) -> bool:
-    step = -(-len(ids) // _TRIED)
-    looked = [looks_like_mask(listing.root / each) for each in ids[::step]]
+    looked = [looks_like_mask(listing.root / each, read_content) for each in spread(ids, _TRIED)]
     known = [each for each in looked if each is not None]
     return bool(known) and all(known)
 
@@ -369,10 +655,13 @@ def _take_folders(listing: Listing, masks: Masks) -> None:
     for folder, names in listing.images.items():
         if folder in inside:
             continue
-        key = _canonical(folder)
+        keys = {_canonical(folder), _canonical(folder, loosely=True)}
         for name in names:
+            if suffix_of(name) == ".npy":
+                continue
             for stem in {stem_of(name), os.path.splitext(name)[0], name}:
-                images[key, stem].append(join(folder, name))
+                for key in keys:
+                    images[key, stem].append(join(folder, name))
                 by_stem[stem].append(join(folder, name))
     for folder in candidates:
         _take_folder(listing, masks, folder, images, by_stem)
@@ -393,19 +682,26 @@ def _take_folder(
         flat = _mostly_masks(listing, ids) if by_name or 2 * fitting < len(ids) else None
         if 2 * fitting < len(ids):
             if flat:
+                if _belong_to_one(listing, folder):
+                    raise UserError(
+                        f"the folder '{short_name(folder)}' holds {len(ids)} masks and the one "
+                        "beside it one image, as in the Data Science Bowl of 2018; join the masks "
+                        "of an image in one file, a number for each cell, under the image's name"
+                    )
                 raise UserError(
-                    f"the folder '{folder}' holds masks by its name and its pixels, but "
-                    f"{len(ids) - fitting} of {len(ids)} are of no single image, such as "
-                    f"'{ids[0]}'; say whose they are with data.mask_pattern, or move them out"
+                    f"the folder '{short_name(folder)}' holds masks by its name and its pixels, "
+                    f"but {len(ids) - fitting} of {len(ids)} are of no single image, such as "
+                    f"'{short_name(ids[0])}'; say whose they are with data.mask_pattern, or move "
+                    "them out"
                 )
             return
         if by_name and not flat:
             if _without_words(name):  # a class such as 'ground glass'
                 return
             raise UserError(
-                f"the folder '{folder}' holds files named as images elsewhere, with many colours: "
-                f"masks, or a class? As masks: data.mask_pattern '{folder}/{{stem}}"
-                f"{suffix_of(ids[0])}'; as a class: give the folder another name"
+                f"the folder '{short_name(folder, 40)}' holds files named as images elsewhere, "
+                "with many colours: masks, or a class? As masks: data.mask_pattern "
+                f"'{folder}/{{stem}}{suffix_of(ids[0])}'; as a class: give the folder another name"
             )
     for mask, owners, way in pairs:
         for image in owners:
@@ -415,6 +711,18 @@ def _take_folder(
     for each in listing.below(folder):
         listing.images.pop(each, None)
     listing.folders[parent].remove(name)
+
+
+def _belong_to_one(listing: Listing, folder: str) -> bool:
+    """Return True if a folder of masks lies beside a folder with one image, and no others."""
+    parent = split_id(folder)[0]
+    beside = [path for path in listing.holders(parent) if path != folder]
+    return len(beside) == 1 and listing.count(beside[0]) == 1 and parent not in listing.images
+
+
+def named_as_images(name: str) -> bool:
+    """Return True for the name of a folder of all images, such as `JPEGImages`."""
+    return not _without_words(name, loosely=True) and not named_as_masks(name)
 
 
 def named_as_masks(name: str) -> bool:
@@ -439,12 +747,13 @@ def _owner(
 ) -> tuple[list[str], str]:
     """Return the images that a file in a folder of masks belongs to, and how it is named."""
     folder, name = split_id(mask)
-    key, top = _canonical(folder), folder.partition("/")[0]
+    top = folder.partition("/")[0]
     stem, bare = stem_of(name), os.path.splitext(name)[0]
     ways = [(stem, "X"), (bare, "X"), *_bare_stems(stem)]
-    for each, way in ways:
-        if owners := images.get((key, each)):
-            return owners, f"{top}/.../{way}"
+    for key in (_canonical(folder), _canonical(folder, loosely=True)):
+        for each, way in ways:
+            if owners := images.get((key, each)):
+                return owners, f"{top}/.../{way}"
     for each, way in ways:  # all masks in one folder, whatever the class
         owners = by_stem.get(each, [])
         if len(owners) == 1:
@@ -452,16 +761,31 @@ def _owner(
     return [], ""
 
 
-def _canonical(folder: str) -> tuple[str, ...]:
-    """Return the parts of a path without the words that tell masks from images."""
-    return tuple(kept for part in folder.split("/") if (kept := _without_words(part)))
+def _canonical(folder: str, *, loosely: bool = False) -> tuple[str, ...]:
+    """Return the parts of a path without the words that tell masks from images.
+
+    Args:
+        folder: The path.
+        loosely: True to drop the words that say more of masks or images as well.
+    """
+    parts = (_without_words(part, loosely=loosely) for part in folder.split("/"))
+    return tuple(part for part in parts if part)
 
 
-def _without_words(name: str) -> str:
-    words = _words(name)
-    kept = [word for word in words if word not in _MASK_WORDS | _IMAGE_WORDS]
-    return name if len(kept) == len(words) else "_".join(kept)
+def _without_words(name: str, *, loosely: bool = False) -> str:
+    words = set(_words(name))
+    dropped = words & (_MASK_WORDS | _IMAGE_WORDS)
+    if not dropped:
+        return name
+    if loosely and words & _MASK_WORDS:
+        dropped |= _MASK_KINDS
+    if loosely and words & _IMAGE_WORDS:
+        dropped |= _IMAGE_KINDS
+    return "_".join(word for word in _words(name) if word not in dropped)
 
 
 def _words(name: str) -> list[str]:
-    return re.findall(r"[^\W_]+", name.lower())
+    """Return the words in a name, in lower case: `SegmentationClass` and `rawimages` have two."""
+    parts = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
+    parts = re.sub(r"(?<=[a-z])(?=(?:images|masks)\b)", " ", parts)
+    return re.findall(r"[^\W_]+", parts.lower())

@@ -1,32 +1,10 @@
-"""Names that people give to files, classes and groups: nearly equal ones, and short forms."""
+"""Nearly equal names of classes and groups."""
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-_SHORT = 36
-"""Number of characters of a name that a message shows."""
-
-
-def clip(name: object, longest: int = _SHORT) -> str:
-    """Return a name for a message; a long one loses its middle."""
-    text = str(name)
-    if len(text) <= longest:
-        return text
-    head = (longest - 3) // 2
-    return f"{text[:head]}...{text[head + 3 - longest :]}"
-
-
-def clip_path(path: object) -> str:
-    """Return the path of a table or a folder for a message."""
-    return clip(path, 90)
-
-
-def enumerate_some(names: Sequence[str], most: int = 3) -> str:
-    """Return the first names in quotation marks, and the number of the others."""
-    shown = ", ".join(f"'{clip(name)}'" for name in names[:most])
-    more = len(names) - most
-    return f"{shown} and {more:,} other{'s' if more > 1 else ''}" if more > 0 else shown
+from cellbench.utils.errors import SHORT, clip
 
 
 def describe_alike(counts: Mapping[str, int], kind: str, unit: str) -> str | None:
@@ -67,7 +45,7 @@ def _quote(name: str) -> str:
 
 def _escape(name: str) -> str:
     """Return a name with its blanks and its characters beyond ASCII as codes."""
-    return clip(ascii(name).replace(" ", r"\x20"), 2 * _SHORT)
+    return clip(ascii(name).replace(" ", r"\x20"), 2 * SHORT)
 
 
 def _look_equal(a: str, b: str) -> bool:

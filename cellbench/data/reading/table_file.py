@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from cellbench.data.reading.names import clip, clip_path, enumerate_some
-from cellbench.utils.errors import UserError, counted
+from cellbench.utils.errors import UserError, clip, clip_path, counted, enumerate_some
 from cellbench.utils.untrusted import read_bytes
 
 MAX_BYTES = 2**29

@@ -14,7 +14,7 @@ from cellbench.data.reading.reading import FolderOptions, Reading
 from cellbench.data.reading.sources import read_images
 from cellbench.data.reading.table_file import read_table_file
 from cellbench.data.table import Sample
-from cellbench.utils.errors import UserError, one_line
+from cellbench.utils.errors import UserError, clip, one_line
 from tests.conftest import TINY, draw_cell, write_image
 
 CLASSES = ("mono", "neutro")
@@ -212,8 +212,8 @@ def test_a_table_that_is_not_there_is_looked_for_in_the_present_folder(root, mon
     with pytest.raises(UserError) as error:
         read_label_table(root, Path("t.csv"), FolderOptions())
     assert str(error.value) == (
-        f"data.csv: there is no table {root}/t.csv; its path is below data.root, or absolute; for "
-        f"the one in the present folder give {here}/t.csv"
+        f"data.csv: there is no table {clip(root / 't.csv', 80)}; its path is below data.root, or "
+        f"absolute; give {here}/t.csv for the one in this folder"
     )
     reading = read_label_table(root, here / "t.csv", FolderOptions())
     assert labels_of(reading) == dict(ROWS)

@@ -248,11 +248,7 @@ def _read_rows(root: Path, csv: Path, options: FolderOptions) -> "_Rows":
         raise UserError(f"data.root: there is no folder {clip(root, 120)}; correct the path")
     path = root / csv
     if not path.exists():
-        here = (
-            f"; for the one in the present folder give {clip(csv.absolute(), 80)}"
-            if csv.exists()
-            else ""
-        )
+        here = f"; give {csv.absolute()} for the one in this folder" if csv.exists() else ""
         raise UserError(
             f"data.csv: there is no table {clip(path, 80)}; its path is below data.root, or "
             f"absolute{here}"

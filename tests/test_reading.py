@@ -507,6 +507,13 @@ def test_a_group_pattern_that_does_not_fit_is_refused(tmp_path, pattern, line):
     assert line in refused(tmp_path, group_pattern=pattern)
 
 
+def test_a_pattern_that_would_take_years_is_given_up(tmp_path):
+    classes(tmp_path, n=2, name="a" * 60 + "-{}")
+    assert "takes more than 1 s for 'mono/aaa" in refused(
+        tmp_path, group_pattern=r"(?P<group>(a|aa)+)$"
+    )
+
+
 def test_a_pattern_gives_folds_and_domains(tmp_path):
     classes(tmp_path, name="lab1_k{}_x")
     reading = read(tmp_path, group_pattern=r"(?P<domain>lab\d)_k(?P<fold>\d)")

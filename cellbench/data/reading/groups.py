@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+import regex
+
 from cellbench.data.reading.listing import split_id
 from cellbench.data.reading.names import describe_alike
 from cellbench.data.table import Sample
@@ -14,13 +16,15 @@ from cellbench.utils.errors import UserError, clip, counted
 _KEY = "data.group_pattern"
 _ROLES = ("group", "fold", "domain")
 _LONGEST = 500
+_PATIENCE_S = 1.0
+"""Seconds after which a pattern is given up for one id."""
 _SHARED = 1.5
 """Least number of images for each group that is not a mere number of the file."""
 _ALIKE = 0.9
 """Share of the names of a class that must be built in one way before a pattern is suggested."""
 
 
-def compile_pattern(pattern: str) -> re.Pattern[str]:
+def compile_pattern(pattern: str) -> regex.Pattern[str]:
     """Compile `data.group_pattern`.
 
     Raises:
@@ -29,8 +33,8 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     if len(pattern) > _LONGEST:
         raise UserError(f"{_KEY}: it is longer than {_LONGEST} characters")
     try:
-        compiled = re.compile(pattern)
-    except re.error as error:
+        compiled = regex.compile(pattern)
+    except regex.error as error:
         raise UserError(
             f"{_KEY}: '{clip(pattern, 60)}' is no regular expression: {clip(error, 90)}"
         ) from error
@@ -46,6 +50,23 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
             r"patient or slide as (?P<group>...), such as (?P<group>P\d+)"
         )
     return compiled
+
+
+def _search(compiled: regex.Pattern[str], path: str) -> regex.Match[str] | None:
+    """Search a pattern in an id.
+
+    A downloaded run may hold a pattern that would take years: `re` cannot be stopped, `regex` can.
+
+    Raises:
+        UserError: It takes too long.
+    """
+    try:
+        return compiled.search(path, timeout=_PATIENCE_S)
+    except TimeoutError as error:
+        raise UserError(
+            f"{_KEY}: '{clip(compiled.pattern, 60)}' takes more than {_PATIENCE_S:g} s for "
+            f"'{clip(path, 60)}'; write it without nested repetitions such as (a+)+"
+        ) from error
 
 
 def apply_pattern(samples: Sequence[Sample], pattern: str) -> list[Sample]:
@@ -79,7 +100,7 @@ def _apply(samples: Sequence[Sample], pattern: str) -> list[Sample]:
     found = []
     unfit: list[str] = []
     for sample in samples:
-        match = compiled.search(sample.id)
+        match = _search(compiled, sample.id)
         roles = {} if match is None else {k: v for k, v in match.groupdict().items() if v}
         if len(roles) < len(compiled.groupindex):
             unfit.append(sample.id)
@@ -126,14 +147,14 @@ def level_claims(pattern: str | None, ids: Sequence[str]) -> Callable[[int], boo
     return partial(_names_level, compile_pattern(pattern), ids)
 
 
-def _names_level(compiled: re.Pattern[str], ids: Iterable[str], level: int) -> bool:
+def _names_level(compiled: regex.Pattern[str], ids: Iterable[str], level: int) -> bool:
     for path in ids:
         folders = path.split("/")[:-1]
         if level >= len(folders):
             return False
         start = sum(len(folder) + 1 for folder in folders[:level])
         span = (start, start + len(folders[level]))
-        match = compiled.search(path)
+        match = _search(compiled, path)
         if match is None or span not in {match.span(name) for name in compiled.groupindex}:
             return False
     return True

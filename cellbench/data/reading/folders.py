@@ -28,7 +28,8 @@ from cellbench.data.reading.listing import (
     stem_of,
     suffix_of,
 )
-from cellbench.data.reading.masks import Masks, describe_places, take_by_pattern, take_masks
+from cellbench.data.reading.mask_names import describe_places
+from cellbench.data.reading.masks import Masks, take_by_pattern, take_masks
 from cellbench.data.reading.npz import find_archive, read_archive
 from cellbench.data.reading.peek import looks_like_mask, spread
 from cellbench.data.reading.reading import Doubt, FolderOptions, Reading

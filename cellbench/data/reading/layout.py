@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import get_args
 
 from cellbench.data.reading.listing import Listing, join, same_name, split_id
-from cellbench.data.reading.masks import named_as_images, named_as_masks
+from cellbench.data.reading.mask_names import named_as_images, named_as_masks
 from cellbench.data.reading.parts import PART_WORDS, part_word, parts_of
 from cellbench.data.reading.peek import area
 from cellbench.data.reading.reading import Doubt

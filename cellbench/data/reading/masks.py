@@ -1,80 +1,47 @@
 """Masks among the files of a folder: beside their images, in folders of their own, by a pattern."""
 
 import os
-import posixpath
 import re
-import string
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cellbench.data.mask_files import is_pickle, read_content
+from cellbench.data.mask_files import is_pickle
 from cellbench.data.reading.listing import Listing, join, split_id, stem_of, suffix_of
-from cellbench.data.reading.peek import looks_like_mask, looks_like_photograph, spread
+from cellbench.data.reading.mask_names import (
+    DERIVED_FOLDERS,
+    DERIVED_NAME,
+    bare_stems,
+    canonical,
+    named_as_masks,
+    without_words,
+)
+from cellbench.data.reading.mask_patterns import check_pattern, expand, find_pattern
+from cellbench.data.reading.peek import spread
 from cellbench.data.reading.reading import Doubt
+from cellbench.data.reading.suspected_masks import (
+    TRIED,
+    all_look_like_masks,
+    refuse_mirrored,
+    refuse_mixed,
+    refuse_photographs,
+    refuse_unknown_names,
+    stems_below,
+)
 from cellbench.utils.errors import UserError, clip, counted, short_name
 
 ORPHANS = "masks of no image here"
 DERIVED = "pictures made of others (overlays, outlines, thumbnails)"
 
-_MASK_WORDS = frozenset(
-    {
-        *("mask", "masks", "msk", "msks", "seg", "segs", "segmentation", "segmentations"),
-        *("segmented", "label", "labels", "annotation", "annotations", "gt", "groundtruth"),
-        *("groundtruths", "ground", "truth", "instances", "maske", "masken", "segmentierung"),
-    }
-)
-"""Words in the name of a folder of masks."""
-_IMAGE_WORDS = frozenset(
-    {
-        *("image", "images", "img", "imgs", "raw", "original", "originals", "picture"),
-        *("pictures", "photo", "photos"),
-    }
-)
-"""Words in the name of a folder of the images that such masks belong to."""
-_MASK_KINDS = frozenset(
-    {
-        *("class", "classes", "object", "objects", "instance", "binary", "bin", "cell", "cells"),
-        *("nucleus", "nuclei", "cyto", "cytoplasm", "png", "tif", "tiff", "bmp", "npy"),
-    }
-)
-"""Words that say more of a folder of masks."""
-_IMAGE_KINDS = frozenset({"jpeg", "jpg", "png", "tif", "tiff", "bmp", "tissue", "rgb"})
-"""Words that say more of a folder of images."""
-_DERIVED_FOLDERS = frozenset({"overlay", "overlays", "outline", "outlines", "flows", "previews"})
-"""Names of folders of pictures that are made of the images."""
 
-_WORD = r"(?:masks?|seg(?:mentation)?|labels?|gt|ground[-_ ]?truth|annotations?)"
-_AFTER = re.compile(rf"(.+?)[-_. ]?(?<![a-z])({_WORD})(?:[-_. ]?\d+)?", re.IGNORECASE)
-_BEFORE = re.compile(rf"({_WORD})(?: of)?[-_. ](.+)", re.IGNORECASE)
-_DERIVED = re.compile(
-    r"(.+?)[-_. ](?:(?:cp[-_. ])?outlines?(?:[-_. ]cp[-_. ]masks)?|cp[-_. ]output|overlays?"
-    r"|contours?|flows?|thumb(?:nail)?s?)",
-    re.IGNORECASE,
-)
-_QUALIFIER = re.compile(
-    r"(.+)[-_. ](?:cp|cells?|nucle(?:us|i)|cyto(?:plasm)?|bin(?:ary)?|instances?|simple)",
-    re.IGNORECASE,
-)
 _HERLEV = "-d"
 """End of the names of masks in the Herlev set (Jantzen et al., 2005)."""
 
-_FIELDS = ("path", "parent", "name", "stem")
 _ONE_FOLDER = "one folder: "
 """Mark of masks that lie in one folder, whatever the folder of their image."""
 _Images = dict[tuple[tuple[str, ...], str], list[str]]
-"""Ids of images by the parts of their folder, as `_canonical` returns them, and their stem."""
-_PLACES = re.compile(r"[-_. ]+|(?<=\d)(?=[^\W\d_])")
-"""Places at which a name may be divided into that of an image and a word."""
-_MAX_LOOKS = 120
-"""Number of folders, of all together, that are looked into to tell masks from images."""
-_BY_TABLE = "a table of the columns path, label and mask (data.csv)"
-"""Remedy that names any masks."""
-_KIND = 4
-"""Number of files in a folder from which their names are a kind of their own."""
-_TRIED = 6
-"""Number of files that are looked into to tell masks from images."""
+"""Ids of images by the parts of their folder, as `canonical` returns them, and their stem."""
 
 
 @dataclass
@@ -154,10 +121,10 @@ def take_masks(listing: Listing) -> Masks:
     _take_beside(listing, masks)
     _take_same_stem(listing, masks)
     _take_folders(listing, masks)
-    _refuse_photographs(listing, masks)
-    _refuse_mirrored(listing)
-    _refuse_unknown_names(listing)
-    _refuse_mixed(listing)
+    refuse_photographs(listing, masks.named.values())
+    refuse_mirrored(listing)
+    refuse_unknown_names(listing)
+    refuse_mixed(listing)
     _remove_arrays(listing, arrays)
     return masks
 
@@ -248,87 +215,6 @@ def find_by_pattern(root: Path, images: Sequence[str], pattern: str) -> Masks:
     return masks
 
 
-def check_pattern(pattern: str) -> None:
-    """Check the fields of a pattern for masks.
-
-    Raises:
-        UserError: A field is not known, or there is none.
-    """
-    key = "data.mask_pattern"
-    try:
-        fields = list(string.Formatter().parse(pattern))
-        if any(form or conversion for _, _, form, conversion in fields):
-            raise ValueError("only names may stand between the braces")
-        names = [name for _, name, _, _ in fields if name is not None]
-    except ValueError as error:
-        raise UserError(f"{key}: '{pattern}': {error}") from error
-    allowed = ", ".join(f"{{{name}}}" for name in _FIELDS)
-    for name in names:
-        if name not in _FIELDS:
-            raise UserError(f"{key}: '{pattern}' has {{{name}}}; allowed: {allowed}")
-    if not {"path", "name", "stem"} & set(names):
-        raise UserError(f"{key}: '{pattern}' is one path for all images; use {allowed}")
-
-
-def expand(pattern: str, image: str) -> str:
-    """Return the path of an image's mask by a pattern, below the root.
-
-    Args:
-        pattern: The path with the fields {path} (the image's path without suffix), {parent} (its
-            folder), {name} (its name) and {stem} (its name without suffix).
-        image: The image's id.
-    """
-    folder, name = split_id(image)
-    stem = os.path.splitext(name)[0]
-    return pattern.format(path=join(folder, stem), parent=folder or ".", name=name, stem=stem)
-
-
-def find_pattern(pairs: Mapping[str, str]) -> str:
-    """Return the options that name the masks of some images, for a message.
-
-    Args:
-        pairs: The mask of each image, both as ids.
-
-    Returns:
-        data.mask_pattern with a pattern, and another data.root if none fits below the present one;
-        a table of the masks if there is no such pattern.
-    """
-    image = next(iter(pairs))
-    top = image.split("/")[0]
-    for root in ("", f"{top}/"):
-        if not all(each.startswith(root) for each in pairs):
-            break
-        inner = {a.removeprefix(root): posixpath.relpath(b, root or ".") for a, b in pairs.items()}
-        first = image.removeprefix(root)
-        for pattern in _possible_patterns(first, inner[first]):
-            if all(os.path.normpath(expand(pattern, a)) == b for a, b in inner.items()):
-                option = f"data.mask_pattern: '{pattern}'"
-                return f"data.root: .../{top} and {option}" if root else option
-    return _BY_TABLE
-
-
-def _possible_patterns(image: str, mask: str) -> Iterator[str]:
-    """Yield patterns that may give the mask of an image, the most general first."""
-    path, folder = os.path.splitext(image)[0], split_id(image)[0]
-    stem = split_id(path)[1]
-    beside = posixpath.relpath(mask, folder or ".")
-    for text, value, name in (
-        (mask, path, "{path}"),
-        (f"{{parent}}/{beside}", stem, "{stem}"),
-        (mask, stem, "{stem}"),
-    ):
-        start, found, end = text.rpartition(value)
-        if found and not {"{", "}"} & set(start.removeprefix("{parent}") + end):
-            yield f"{start}{name}{end}"
-
-
-def describe_places(image: str) -> str:
-    """Return the usual places of masks, for an image that has none."""
-    path, folder = os.path.splitext(image)[0], split_id(image)[0]
-    stem = split_id(path)[1]
-    return f"looked for {join(folder, stem)}_mask.*, masks/{path}.* and the like"
-
-
 class _Existing:
     """Test whether files exist, that lists each folder once."""
 
@@ -347,17 +233,6 @@ class _Existing:
         return name in self._names[folder]
 
 
-def _bare_stems(stem: str) -> Iterator[tuple[str, str]]:
-    """Yield the stems of images whose mask a file may be by its name, with the way of naming."""
-    if match := _AFTER.fullmatch(stem):
-        bare = match[1].rstrip("-_. ")
-        yield bare, f"X{stem[len(bare) :]}"
-        if inner := _QUALIFIER.fullmatch(bare):
-            yield inner[1], f"X{stem[len(inner[1]) :]}"
-    if match := _BEFORE.fullmatch(stem):
-        yield match[2], f"{stem[: -len(match[2])]}X"
-
-
 def _find_pickles(listing: Listing) -> list[str]:
     """Return the ids of the files `x_seg.npy` if they are pickles, as Cellpose writes them."""
     found = sorted(
@@ -366,7 +241,7 @@ def _find_pickles(listing: Listing) -> list[str]:
         for name in names
         if name.lower().endswith("_seg.npy")
     )
-    return found if any(is_pickle(listing.root / each) for each in spread(found, _TRIED)) else []
+    return found if any(is_pickle(listing.root / each) for each in spread(found, TRIED)) else []
 
 
 def _add_arrays(listing: Listing, pickles: Sequence[str]) -> dict[str, set[str]]:
@@ -405,9 +280,9 @@ def _remove_arrays(listing: Listing, arrays: Mapping[str, set[str]]) -> None:
 def _leave_out_derived(listing: Listing) -> None:
     """Leave out folders such as `overlay` whose pictures are made of images beside them."""
     for parent, inside in list(listing.folders.items()):
-        for name in [each for each in inside if each.lower() in _DERIVED_FOLDERS]:
-            own = _stems_below(listing, join(parent, name))
-            others = (_stems_below(listing, join(parent, n)) for n in inside if n != name)
+        for name in [each for each in inside if each.lower() in DERIVED_FOLDERS]:
+            own = stems_below(listing, join(parent, name))
+            others = (stems_below(listing, join(parent, n)) for n in inside if n != name)
             beside = {stem_of(each) for each in listing.images.get(parent, ())}
             if own and any(2 * len(own.keys() & each) >= len(own) for each in (beside, *others)):
                 for path in own.values():
@@ -415,161 +290,6 @@ def _leave_out_derived(listing: Listing) -> None:
                     listing.leave_out(DERIVED, picture)
                     listing.remove(folder, {picture})
                 listing.folders[parent].remove(name)
-
-
-def _stems_below(listing: Listing, folder: str) -> dict[str, str]:
-    """Return the ids of the images below a folder by their paths from it, without suffix."""
-    start = len(folder) + 1
-    return {
-        join(split_id(path[start:])[0], stem_of(split_id(path)[1])): path
-        for path in listing.ids(folder)
-    }
-
-
-def _refuse_photographs(listing: Listing, masks: Masks) -> None:
-    """Refuse files that are named as masks and cannot be any; a few of each name are looked into.
-
-    Raises:
-        UserError: There are some.
-    """
-    for found in masks.named.values():
-        looked = spread(found, _TRIED)
-        wrong = [p for p in looked if looks_like_photograph(listing.root / p, read_content)]
-        if not wrong:
-            continue
-        several = f" and {len(found) - 1} others like it are" if len(found) > 1 else " is"
-        if len(wrong) == len(looked):
-            raise UserError(
-                f"data.root: '{short_name(wrong[0])}'{several} named as masks of images and look "
-                "like photographs: if they are images, give them other names; if not, move them out"
-            )
-        raise UserError(
-            f"data.root: '{short_name(wrong[0])}' is named as a mask, but looks like a photograph "
-            f"({len(wrong)} of {len(looked)} that were looked into): replace it, or move it out"
-        )
-
-
-def _refuse_mirrored(listing: Listing) -> None:
-    """Refuse folders with the look of masks whose files are named as those in a folder beside.
-
-    Folders of classes, directly in the root, may look so, and are doubtful at most.
-
-    Raises:
-        UserError: There is one; the line says how its files are taken as masks.
-    """
-    looks = 0
-    for parent in listing.folders:
-        inside = listing.holders(parent)
-        for path in inside if inside[1:] else ():
-            first = next(listing.ids(path))
-            if looks == _MAX_LOOKS or (not parent and split_id(first)[0] == path):
-                continue
-            looks += 1
-            if looks_like_mask(listing.root / first, read_content):
-                _refuse_if_mirrored(listing, path, [each for each in inside if each != path])
-
-
-def _refuse_if_mirrored(listing: Listing, folder: str, others: Sequence[str]) -> None:
-    """Refuse a folder with the look of masks if most files are named as those in another one.
-
-    Raises:
-        UserError: They are.
-    """
-    own = _stems_below(listing, folder)
-    if not _mostly_masks(listing, list(own.values())):
-        return
-    for other in others:
-        images = _stems_below(listing, other)
-        pairs = {images[stem]: own[stem] for stem in sorted(own.keys() & images.keys())}
-        if 2 * len(pairs) > len(own) and not _mostly_masks(listing, list(pairs)):
-            raise UserError(
-                f"data.root: the files in '{short_name(folder, 40)}' are named as those in "
-                f"'{short_name(other, 40)}' and have as few colours as masks; take them as masks "
-                f"with {find_pattern(pairs)}, or move them out"
-            )
-
-
-def _refuse_unknown_names(listing: Listing) -> None:
-    """Refuse images that are named after others and look like their masks.
-
-    Raises:
-        UserError: There are some; the line gives the pattern that takes them as masks.
-    """
-    for folder, names in listing.images.items():
-        own = {stem_of(name): name for name in names}
-        alike: dict[str, list[str]] = defaultdict(list)
-        bare_of: dict[str, str] = {}
-        for name in names:
-            if found := _named_after(stem_of(name), own):
-                bare, way = found
-                bare_of[name] = own[bare]
-                alike[way + suffix_of(name)].append(name)
-        for found_names in alike.values():
-            if len(found_names) < min(_TRIED, len(names) / 3):
-                continue
-            paths = [listing.root / folder / name for name in found_names[:_TRIED]]
-            if all(looks_like_mask(path, read_content) for path in paths):
-                pairs = {join(folder, bare_of[name]): join(folder, name) for name in found_names}
-                raise UserError(
-                    f"data.root: '{short_name(join(folder, found_names[0]))}' and "
-                    f"{len(found_names) - 1} more in its folder are named after other images and "
-                    f"have as few colours as masks; give {find_pattern(pairs)}, or move them out"
-                )
-
-
-def _refuse_mixed(listing: Listing) -> None:
-    """Refuse folders in which all files of one kind of name look like masks, and others do not.
-
-    The kind of a name is the name without its numbers: `12_DAPI.tif` beside `12_label.tif`.
-
-    Raises:
-        UserError: There is one.
-    """
-    looks = 0
-    for folder, names in listing.images.items():
-        kinds: dict[str, list[str]] = defaultdict(list)
-        for name in names:
-            kinds[re.sub(r"\d+", "#", name)].append(join(folder, name))
-        large = [ids for ids in kinds.values() if len(ids) >= _KIND]
-        if len(large) < 2 or len(large) > _TRIED:
-            continue
-        looks += len(large)
-        if looks > _MAX_LOOKS:
-            return
-        first_flat = [looks_like_mask(listing.root / ids[0], read_content) for ids in large]
-        if False not in first_flat:
-            continue
-        image = large[first_flat.index(False)][0]
-        for ids in (ids for ids, flat in zip(large, first_flat, strict=True) if flat):
-            if _mostly_masks(listing, ids):
-                raise UserError(
-                    f"data.root: '{short_name(ids[0])}' and {len(ids) - 1} more of such names have "
-                    f"as few colours as masks, and '{short_name(image, 40)}' beside them has not: "
-                    f"move them out, or give {_BY_TABLE}"
-                )
-
-
-def _named_after(stem: str, own: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return the stem of the image that a file is named after, and the way; None if none is.
-
-    Args:
-        stem: The file's stem, which begins or ends with the image's; the rest has a letter.
-        own: The stems of all files in the folder.
-    """
-    for match in reversed(list(_PLACES.finditer(stem))):
-        rest = stem[match.start() :]
-        for bare in (stem[: match.start()], stem[: match.end()]):
-            if bare in own and bare != stem and re.search(r"[^\W\d_]", rest):
-                return bare, f"X{rest}"
-    for match in _PLACES.finditer(stem):
-        bare = stem[match.end() :]
-        if (
-            match.end() > match.start()
-            and bare in own
-            and re.search(r"[^\W\d_]", stem[: match.end()])
-        ):
-            return bare, f"{stem[: match.end()]}X"
-    return None
 
 
 def _take_beside(listing: Listing, masks: Masks) -> None:
@@ -581,12 +301,12 @@ def _take_beside(listing: Listing, masks: Masks) -> None:
         taken: set[str] = set()
         for name in names:
             stem = stem_of(name)
-            derived = _DERIVED.fullmatch(stem)
+            derived = DERIVED_NAME.fullmatch(stem)
             if derived and derived[1] in own:
                 taken.add(name)
                 listing.leave_out(DERIVED, name)
                 continue
-            candidates = list(_bare_stems(stem))
+            candidates = list(bare_stems(stem))
             for bare, way in candidates:
                 if bare in own:
                     masks.add(join(folder, own[bare]), join(folder, name), way)
@@ -627,7 +347,8 @@ def _take_same_stem(listing: Listing, masks: Masks) -> None:
                 pairs[suffix_of(first), suffix_of(second)].append((folder, first, second))
     for suffixes, found in pairs.items():
         flat = [
-            _mostly_masks(listing, [join(each[0], each[side]) for each in found]) for side in (1, 2)
+            all_look_like_masks(listing, [join(each[0], each[side]) for each in found])
+            for side in (1, 2)
         ]
         if flat[0] == flat[1]:
             continue
@@ -636,12 +357,6 @@ def _take_same_stem(listing: Listing, masks: Masks) -> None:
             folder, image, mask = each[0], each[3 - side], each[side]
             masks.add(join(folder, image), join(folder, mask), f"X{suffixes[side - 1]}")
             listing.remove(folder, {mask})
-
-
-def _mostly_masks(listing: Listing, ids: Sequence[str]) -> bool:
-    looked = [looks_like_mask(listing.root / each, read_content) for each in spread(ids, _TRIED)]
-    known = [each for each in looked if each is not None]
-    return bool(known) and all(known)
 
 
 def _take_folders(listing: Listing, masks: Masks) -> None:
@@ -655,7 +370,7 @@ def _take_folders(listing: Listing, masks: Masks) -> None:
     for folder, names in listing.images.items():
         if folder in inside:
             continue
-        keys = {_canonical(folder), _canonical(folder, loosely=True)}
+        keys = {canonical(folder), canonical(folder, loosely=True)}
         for name in names:
             if suffix_of(name) == ".npy":
                 continue
@@ -679,7 +394,7 @@ def _take_folder(
     mirrored = name.lower() == "masks" and not beside.isdisjoint(listing.folders[folder])
     if not mirrored:
         by_name = any(way.startswith(_ONE_FOLDER) for _, _, way in pairs)
-        flat = _mostly_masks(listing, ids) if by_name or 2 * fitting < len(ids) else None
+        flat = all_look_like_masks(listing, ids) if by_name or 2 * fitting < len(ids) else None
         if 2 * fitting < len(ids):
             if flat:
                 if _belong_to_one(listing, folder):
@@ -696,7 +411,7 @@ def _take_folder(
                 )
             return
         if by_name and not flat:
-            if _without_words(name):  # a class such as 'ground glass'
+            if without_words(name):  # a class such as 'ground glass'
                 return
             raise UserError(
                 f"the folder '{short_name(folder, 40)}' holds files named as images elsewhere, "
@@ -720,16 +435,6 @@ def _belong_to_one(listing: Listing, folder: str) -> bool:
     return len(beside) == 1 and listing.count(beside[0]) == 1 and parent not in listing.images
 
 
-def named_as_images(name: str) -> bool:
-    """Return True for the name of a folder of all images, such as `JPEGImages`."""
-    return not _without_words(name, loosely=True) and not named_as_masks(name)
-
-
-def named_as_masks(name: str) -> bool:
-    """Return True for the name of a folder that may hold masks."""
-    return not _MASK_WORDS.isdisjoint(_words(name))
-
-
 def _folders_of_masks(listing: Listing, folder: str) -> Iterator[str]:
     """Yield the topmost folders that are named as folders of masks are."""
     for name in listing.folders[folder]:
@@ -749,8 +454,8 @@ def _owner(
     folder, name = split_id(mask)
     top = folder.partition("/")[0]
     stem, bare = stem_of(name), os.path.splitext(name)[0]
-    ways = [(stem, "X"), (bare, "X"), *_bare_stems(stem)]
-    for key in (_canonical(folder), _canonical(folder, loosely=True)):
+    ways = [(stem, "X"), (bare, "X"), *bare_stems(stem)]
+    for key in (canonical(folder), canonical(folder, loosely=True)):
         for each, way in ways:
             if owners := images.get((key, each)):
                 return owners, f"{top}/.../{way}"
@@ -759,33 +464,3 @@ def _owner(
         if len(owners) == 1:
             return owners, f"{_ONE_FOLDER}{folder}/{way}"
     return [], ""
-
-
-def _canonical(folder: str, *, loosely: bool = False) -> tuple[str, ...]:
-    """Return the parts of a path without the words that tell masks from images.
-
-    Args:
-        folder: The path.
-        loosely: True to drop the words that say more of masks or images as well.
-    """
-    parts = (_without_words(part, loosely=loosely) for part in folder.split("/"))
-    return tuple(part for part in parts if part)
-
-
-def _without_words(name: str, *, loosely: bool = False) -> str:
-    words = set(_words(name))
-    dropped = words & (_MASK_WORDS | _IMAGE_WORDS)
-    if not dropped:
-        return name
-    if loosely and words & _MASK_WORDS:
-        dropped |= _MASK_KINDS
-    if loosely and words & _IMAGE_WORDS:
-        dropped |= _IMAGE_KINDS
-    return "_".join(word for word in _words(name) if word not in dropped)
-
-
-def _words(name: str) -> list[str]:
-    """Return the words in a name, in lower case: `SegmentationClass` and `rawimages` have two."""
-    parts = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
-    parts = re.sub(r"(?<=[a-z])(?=(?:images|masks)\b)", " ", parts)
-    return re.findall(r"[^\W_]+", parts.lower())

@@ -85,13 +85,8 @@ def read_folder(root: Path, options: FolderOptions) -> Reading:
     found |= roles
     suggested: dict[str, object] = {}
     guesses: list[Doubt] = []
-    if options.group_pattern is None and not all(sample.group for sample in samples):
-        alone = {sample.id for sample in samples if sample.group is None}
-        ungrouped = {
-            folder: [id_ for id_ in ids if id_ in alone] for folder, ids in by_folder.items()
-        }
-        depths = {folder.count("/") + 1 for folder in by_folder}
-        suggested, guesses = suggest_groups(ungrouped, depths.pop() if len(depths) == 1 else None)
+    if options.group_pattern is None:
+        suggested, guesses = _guess_groups(samples, by_folder)
     found |= {"masks": _describe_masks(samples, masks)} if masks.of else {}
     _count_others(listing)
     doubts = [
@@ -115,6 +110,23 @@ def read_folder(root: Path, options: FolderOptions) -> Reading:
         suggested=suggested,
         mask_places=describe_places(samples[0].id),
     )
+
+
+def _guess_groups(
+    samples: Sequence[Sample], by_folder: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, object], list[Doubt]]:
+    """Return options for the groups that names and folders hint at, and doubts.
+
+    Args:
+        samples: The samples, some of which may have a group.
+        by_folder: Ids of the images below each class folder.
+    """
+    alone = {sample.id for sample in samples if sample.group is None}
+    if not alone:
+        return {}, []
+    ungrouped = {folder: [id_ for id_ in ids if id_ in alone] for folder, ids in by_folder.items()}
+    depths = {folder.count("/") + 1 for folder in by_folder}
+    return suggest_groups(ungrouped, depths.pop() if len(depths) == 1 else None)
 
 
 def read_structure(root: Path, ids: Sequence[str], wanted: Set[str]) -> Reading:

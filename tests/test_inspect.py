@@ -55,6 +55,7 @@ def test_a_folder_is_shown(tmp_path, inspect):
         "modes      30 RGB, 8 bit",
         "left out   1 .db file: hidden, or left by a system or a program",
         "left out   1 .txt file: in a format that is not read as an image",
+        "values     of 30 of 30 masks: 0 background, 128 cytoplasm, 255 nucleus",
         "",
     ]
     assert experiment == {
@@ -232,6 +233,29 @@ def test_100_000_images_take_seconds(tmp_path):
         "assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 500 * 1024"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_masks_whose_values_are_uncertain_are_a_doubt_with_the_option(tmp_path, inspect):
+    classes(tmp_path, n=6)
+    for path in list(tmp_path.rglob("*.png")):
+        mask = np.full((24, 24), 255, np.uint8)
+        mask[6:-6, 6:-6] = 0  # inverted
+        cv2.imwrite(str(path.with_name(f"{path.stem}_mask.png")), mask)
+    shown, _ = inspect(tmp_path)
+    assert "values     of 12 of 12 masks: not certain" in shown
+    assert "DOUBT      12 of 12 masks look inverted" in shown
+    assert "data.mask_values: {background: 255, cell: 0}" in shown
+
+
+def test_single_masks_that_cannot_be_used_are_a_doubt(tmp_path, inspect):
+    classes(tmp_path, n=6)
+    for path in list(tmp_path.rglob("*.png")):
+        draw_mask(path.with_name(f"{path.stem}_mask.png"))
+    draw_mask(tmp_path / "mono" / "img_000_mask.png", size=(20, 24))
+    cv2.imwrite(str(tmp_path / "neutro" / "img_003_mask.png"), np.zeros((24, 24), np.uint8))
+    shown, _ = inspect(tmp_path)
+    assert "DOUBT      2 of 12 masks that were looked into cannot be used: mask" in shown
+    assert "mono/img_000_mask.png is 24x20 but its image is 24x24" in shown
 
 
 def test_masks_under_unknown_names_are_refused_with_their_pattern(tmp_path, fails):

@@ -5,19 +5,27 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from cellbench.artifacts.folder import write_text
 from cellbench.cli.options.parser import Parser
 from cellbench.data import files
+from cellbench.data.cache import CacheConfig
 from cellbench.data.image_format import ImageFormat, Intensity
+from cellbench.data.mask_files import read_mask
+from cellbench.data.mask_survey import survey_masks
 from cellbench.data.reading.describe import describe, median
 from cellbench.data.reading.experiment import MARK, as_text, plan_experiment
 from cellbench.data.reading.npz import Archive, find_archive
-from cellbench.data.reading.peek import Headers, pixel_options, read_headers
+from cellbench.data.reading.peek import Headers, pixel_options, read_headers, spread
 from cellbench.data.reading.reading import Doubt, FolderOptions, Reading
 from cellbench.data.reading.sources import read_images
 from cellbench.utils.errors import UserError, one_line
 from cellbench.utils.terminal import say
 from cellbench.utils.untrusted import check_replaceable, has_mark
+
+_SURVEYED = 200
+"""Number of masks, evenly spread, whose values are looked into; so few need no cache."""
 
 
 def main(args: Sequence[str]) -> int:
@@ -37,7 +45,10 @@ def main(args: Sequence[str]) -> int:
     experiment, doubts = plan_experiment(reading, given.folder, size, pixels)
     for line in describe(reading, headers):
         say(line)
-    for doubt in (*reading.doubts, *doubts, *seen, *_doubt_headers(headers)):
+    values, of_masks = _survey_some_masks(reading)
+    if values:
+        say(f"values     {one_line(values)}")
+    for doubt in (*reading.doubts, *doubts, *seen, *_doubt_headers(headers), *of_masks):
         say(f"DOUBT      {one_line(doubt)}")
     text = as_text(experiment, reading)
     say(f"\n{text}")
@@ -78,6 +89,37 @@ def _doubt_pixels(path: Path, options: Mapping[str, object]) -> list[Doubt]:
     except UserError as error:
         return [Doubt(str(error))]
     return []
+
+
+def _survey_some_masks(reading: Reading) -> tuple[str, list[Doubt]]:
+    """Return what the values of some masks mean, empty without masks, and doubts about them."""
+    pairs = [(s.image, s.mask) for s in reading.samples if s.image and s.mask]
+    some = spread(pairs, _SURVEYED)
+    if not some:
+        return "", []
+    what = f"of {len(some):,} of {len(pairs):,} masks"
+    masks = [mask for _, mask in some]
+    try:
+        survey = survey_masks(masks, [""] * len(some), None, None, CacheConfig(), files.MAX_PIXELS)
+    except UserError as error:
+        return f"{what}: not certain", [Doubt(str(error))]
+    refused = []
+    for image, mask in some:
+        try:
+            shape = *files.read_size(image), 3
+            read_mask(mask, np.broadcast_to(np.uint8(0), shape), survey.format)  # its shape alone
+        except UserError as error:
+            refused.append(error)
+    doubts = (
+        [
+            Doubt(
+                f"{len(refused)} of {len(some):,} masks that were looked into cannot be used: {refused[0]}"
+            )
+        ]
+        if refused
+        else []
+    )
+    return f"{what}: {survey.text}", doubts
 
 
 def _doubt_headers(headers: Headers) -> list[Doubt]:

@@ -110,16 +110,10 @@ def _survey_some_masks(reading: Reading) -> tuple[str, list[Doubt]]:
             read_mask(mask, np.broadcast_to(np.uint8(0), shape), survey.format)  # its shape alone
         except UserError as error:
             refused.append(error)
-    doubts = (
-        [
-            Doubt(
-                f"{len(refused)} of {len(some):,} masks that were looked into cannot be used: {refused[0]}"
-            )
-        ]
-        if refused
-        else []
-    )
-    return f"{what}: {survey.text}", doubts
+    if not refused:
+        return f"{what}: {survey.text}", []
+    n = f"{len(refused)} of {len(some):,} masks that were looked into"
+    return f"{what}: {survey.text}", [Doubt(f"{n} cannot be used: {refused[0]}")]
 
 
 def _doubt_headers(headers: Headers) -> list[Doubt]:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 from cellbench.data.reading.listing import join, split_id
 
@@ -83,6 +84,7 @@ def bare_stems(stem: str) -> Iterator[tuple[str, str]]:
         yield match[2], f"{stem[: -len(match[2])]}X"
 
 
+@lru_cache(maxsize=4096)  # each folder holds many files
 def canonical(folder: str, *, loosely: bool = False) -> tuple[str, ...]:
     """Return the parts of a path without the words that tell masks from images.
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import unicodedata
 from collections import Counter
 
@@ -385,7 +386,7 @@ def test_laboratories_above_classes_need_a_pattern(tmp_path):
         classes(tmp_path / lab, n=3)
     line = refused(tmp_path)
     assert "'lab a' and 'lab b' both hold 'mono'" in line
-    assert "(?P<domain>[^/]+) if a laboratory" in line
+    assert "(?P<domain>[^/]+) if a lab" in line
     reading = read(tmp_path, group_pattern=LABS.strip("'"))
     assert numbers(reading) == TWO
     assert {s.domain for s in reading.samples if s.id.startswith("lab a")} == {"lab a"}
@@ -505,6 +506,43 @@ def test_one_image_in_two_formats_is_suggested_as_one_group(tmp_path):
 def test_a_group_pattern_that_does_not_fit_is_refused(tmp_path, pattern, line):
     classes(tmp_path)
     assert line in refused(tmp_path, group_pattern=pattern)
+
+
+@pytest.mark.parametrize("date", ["20230{}01_", "2023-0{}-14 ", "2023.0{}.14-"])
+@pytest.mark.parametrize("name", ["D{:02d}_{}", "patientA{}_{}", "p{} img{}"])
+def test_a_date_is_not_the_patient(tmp_path, date, name):
+    """Its digits come first, and a patient may come on several days."""
+    for each in ("mono", "neutro"):
+        for i in range(16):
+            stem = date.format(1 + i % 3) + name.format(i // 4, i)
+            draw(tmp_path / each / f"{stem}.png")
+    pattern = read(tmp_path).suggested["group_pattern"]
+    samples = read(tmp_path, group_pattern=pattern).samples
+    assert [int(sample.group[-1]) for sample in sorted(samples, key=lambda s: s.id)] == [
+        int(re.search(r"(\d+)[_ ](?:img)?\d+$", sample.id[:-4])[1]) for sample in samples
+    ]
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("训练集", "测试集"), ("学習", "テスト"), ("обучение", "тест"), ("trainen", "testen")],
+)
+def test_parts_in_other_scripts(tmp_path, train, test):
+    classes(tmp_path / train)
+    classes(tmp_path / test, n=3)
+    counts = Counter(sample.split for sample in read(tmp_path).samples)
+    assert counts == {"train": 12, "test": 6}
+
+
+def test_two_masks_for_each_image_are_told_at_once(tmp_path):
+    """One pattern was asked for, and with it the other, and so on in a circle."""
+    classes(tmp_path)
+    for path in list(tmp_path.rglob("*.png")):
+        for kind in ("cytoplasm", "nucleus"):
+            draw_mask(path.with_name(f"{path.stem}_{kind}.png"))
+    line = refused(tmp_path)
+    assert "images have several masks, as 'mono/img_000_cytoplasm.png' and 'mono/img_000_" in line
+    assert "merge them into one mask per image" in line
 
 
 def test_a_pattern_that_would_take_years_is_given_up(tmp_path):

@@ -531,9 +531,12 @@ def test_a_missing_label_or_group_is_no_name(read, refused, marker):
     )
     for role in ("group", "split", "fold", "domain"):
         rows = [(*row, marker if i % 2 else "train") for i, row in enumerate(ROWS)]
+        advice = {
+            "split": "fill in train, val or test",
+            "fold": "fill it in",
+        }.get(role, "fill it in, with a name of its own where it is not known")
         assert refused(as_csv(("path", "label", role), rows)) == (
-            f"t.csv, line 3: 'mono/img_001.png' has no {role} and others have one; fill it in, "
-            "with a name of its own where it is not known"
+            f"t.csv, line 3: 'mono/img_001.png' has no {role} and others have one; {advice}"
         )
         reading = read(as_csv(("path", "label", role), [(*row, marker) for row in ROWS]))
         assert set(values_of(reading, role)) == {None}
@@ -541,6 +544,51 @@ def test_a_missing_label_or_group_is_no_name(read, refused, marker):
     assert refused(as_csv(("path", "label"), rows)) == (
         "t.csv, line 6: no path; fill it in, or remove the row"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "parts"),
+    [
+        ("is_test", ("0", "1"), ("train", "test")),
+        ("is_train", ("True", "False"), ("train", "test")),
+        ("in_training_set", ("yes", "no"), ("train", "test")),
+        ("Testing", ("0.0", "1.0"), ("train", "test")),
+    ],
+)
+def test_a_column_of_flags_is_a_split(read, refused, name, flags, parts):
+    """Once they were offered as folds, so that a model was tested on its training images."""
+    rows = [(*row, flags[i % 3 == 0]) for i, row in enumerate(ROWS)]
+    table = as_csv(("path", "label", name), rows)
+    line = refused(table)
+    assert f"{{split: {name}}}" in line
+    assert "fold" not in line
+    reading = read(table, split=name)
+    assert values_of(reading, "split") == [parts[i % 3 == 0] for i in range(len(ROWS))]
+
+
+def test_one_column_per_part_is_refused(refused):
+    rows = [(*row, str(i % 3 == 0), str(i % 3 == 1)) for i, row in enumerate(ROWS)]
+    table = as_csv(("path", "label", "is_test", "is_val"), rows)
+    line = refused(table, split="is_test")
+    assert line.endswith("write one column 'split' with train, val or test")
+
+
+@pytest.mark.parametrize("name", ["Metadata_Plate", "Metadata_Well", "Fall-Nr", "Tier"])
+def test_columns_of_cellprofiler_and_in_german_are_groups(refused, name):
+    rows = [(*row, f"x{i % 4}") for i, row in enumerate(ROWS)]
+    assert f"column '{name}' (group) is not used" in refused(as_csv(("path", "label", name), rows))
+
+
+def test_labels_that_contradict_the_folders_are_a_doubt(root):
+    rows = [(p, "neutro" if i == 0 else p.split("/")[0]) for i, (p, _) in enumerate(ROWS)]
+    (root / "t.csv").write_text(as_csv(("path", "label"), rows))
+    (doubt,) = (
+        str(each)
+        for each in read_images(root, Path("t.csv"), FolderOptions()).doubts
+        if "contradict" in str(each)
+    )
+    assert doubt.startswith(f"1 of {len(ROWS)} labels contradict the folder of the image")
+    assert "'neutro' for 'mono/img_000.png'" in doubt
 
 
 def test_plus_and_minus_are_labels(read):

@@ -47,12 +47,12 @@ _USUAL: Mapping[Role, re.Pattern[str]] = {
         r"(?:groups?|grp|patients?|pat|pid|mrn|subjects?|donors?|participants?|persons?"
         r"|individuals?|animals?|mouse|mice|slides?|slideimage|wsi|cases?|specimens?|biopsy|biopsies"
         r"|tissueblock|block|accession|lesions?|smears?|samples?|study|exam|examination|plates?"
-        r"|wells?|fovs?|fields?|fieldofview|series|video)" + _NUMBERED
+        r"|wells?|fovs?|fields?|fieldofview|series|video|fall|tiere?|probe)" + _NUMBERED
     ),
     "split": re.compile(
         r"(?:data|train(?:ing)?test|trainvaltest|official)?(?:splits?|subsets?|partitions?)"
         r"(?:s|ids?|names?|types?|sets?)*|traintest|trainvaltest|usage"
-        r"|(?:is)?(?:train|training|val|valid|validation|test|testing)(?:set)?"
+        r"|(?:is|in)?(?:train|training|val|valid|validation|test|testing)(?:set)?"
     ),
     "fold": re.compile(
         r"(?:k|cv|test|val|outer|inner|stratified|group)*folds?"
@@ -204,6 +204,7 @@ def _given_columns(table: Table, given: Mapping[str, str | None]) -> dict[Role, 
 def _words(name: str) -> list[str]:
     """Return the words of a column's name in lower case: `PatientID` has patient and id."""
     name = unicodedata.normalize("NFKC", name)
+    name = re.sub(r"^metadata[-_. ]+(?=.)", "", name, flags=re.IGNORECASE)  # of CellProfiler
     name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
     return [word for word in re.split(r"[\W_]+", name.casefold()) if word]
 

@@ -20,6 +20,7 @@ _PATIENCE_S = 1.0
 """Seconds after which a pattern is given up for one id."""
 _SHARED = 1.5
 """Least number of images for each group that is not a mere number of the file."""
+_DATE = re.compile(r"(?:19|20)\d\d[-_.]?[01]\d[-_.]?[0-3]\d[-_. ]+")
 _ALIKE = 0.9
 """Share of the names of a class that must be built in one way before a pattern is suggested."""
 
@@ -199,8 +200,27 @@ def _by_folder(by_class: Mapping[str, Sequence[str]], depth: int) -> list[str]:
 
 
 def _by_name(paths: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return patterns of a number in the names that several images of a class share."""
+    """Return patterns of a number in the names that several images of a class share.
+
+    A date before the names is passed over: one patient may come on several days.
+    """
     stems = {key: [split_id(path)[1] for path in each] for key, each in paths.items()}
+    if all(_DATE.match(stem) for each in stems.values() for stem in each):
+        rests = {
+            key: [_DATE.sub("", stem, count=1) for stem in each] for key, each in stems.items()
+        }
+        if found := _by_number(rests, _DATE.pattern):
+            return found
+    return _by_number(stems)
+
+
+def _by_number(stems: Mapping[str, Sequence[str]], before: str = "") -> list[str]:
+    """Return patterns of a number in names that several images of a class share.
+
+    Args:
+        stems: Names of the images of each class, without suffix.
+        before: Pattern of what stands before all of them.
+    """
     n = sum(map(len, stems.values()))
     candidates: list[tuple[bool, str]] = []
     for position in range(4):
@@ -212,7 +232,7 @@ def _by_name(paths: Mapping[str, Sequence[str]]) -> list[str]:
         most = max(map(len, distinct.values()))
         if shared and most >= 2 and _built_alike(keys.values()):
             enough = min(map(len, distinct.values())) >= 3
-            candidates.append((not enough, _as_pattern(stems, position)))
+            candidates.append((not enough, _as_pattern(stems, position, before)))
     return [pattern for _, pattern in sorted(candidates, key=lambda each: each[0])[:1]]
 
 
@@ -236,7 +256,7 @@ def _built_alike(keys: Iterable[Sequence[tuple[str, str] | None]]) -> bool:
     return True
 
 
-def _as_pattern(stems: Mapping[str, Sequence[str]], position: int) -> str:
+def _as_pattern(stems: Mapping[str, Sequence[str]], position: int, before: str) -> str:
     """Return a pattern that finds the number at a position of a name, with what may vary before."""
     split = [re.split(r"(\d+)", stem) for each in stems.values() for stem in each]
     parts, first = [], None
@@ -248,4 +268,4 @@ def _as_pattern(stems: Mapping[str, Sequence[str]], position: int) -> str:
         first = at if first is None else first
         parts.append(r"\d+" if at % 2 else r"[^/\d]*?")
     start = 2 * position + 1 if first is None else first
-    return f"(?:^|/){''.join(parts[:start])}(?P<group>{''.join(parts[start:])}\\d+)[^/]*$"
+    return f"(?:^|/){before}{''.join(parts[:start])}(?P<group>{''.join(parts[start:])}\\d+)[^/]*$"

@@ -22,6 +22,7 @@ from cellbench.data.reading.listed_crops import fields_among, find_fields
 from cellbench.data.reading.listed_files import ListedFiles
 from cellbench.data.reading.masks import find_by_pattern
 from cellbench.data.reading.names import describe_alike
+from cellbench.data.reading.parts import part_word, parts_of_flags
 from cellbench.data.reading.reading import Doubt, FolderOptions, Reading
 from cellbench.data.reading.table_file import Table, read_table_file
 from cellbench.data.table import Part, Sample, check_ids
@@ -39,6 +40,9 @@ _OF_FOLDERS = {"mask": "masks", "split": "parts", "fold": "folds"}
 
 ReadFolder = Callable[[Path, Sequence[str], Set[str]], Reading]
 """Function that reads the open roles of listed images from the folder that they are in."""
+
+_FILL_IN = {"split": "fill in train, val or test", "fold": "fill it in"}
+"""Remedies for a missing value in columns whose names mean something."""
 
 
 def read_label_table(
@@ -328,7 +332,7 @@ class _Rows:
             row = next(i for i, value in enumerate(cells) if value in lacking)
             raise UserError(
                 f"{self.where(row)}: '{clip(self.paths[row])}' has no {role} and others have one; "
-                "fill it in, with a name of its own where it is not known"
+                f"{_FILL_IN.get(role, 'fill it in, with a name of its own where it is not known')}"
             )
         return list(self._alike(role, cells))
 
@@ -339,7 +343,16 @@ class _Rows:
             UserError: Some rows have none, or one that is not known.
         """
         names = self.names("split")
-        known = parts_in(name for name in set(names) if name is not None)
+        found = {name for name in names if name is not None}
+        flags = parts_of_flags(self.header("split"), found) if found else {}
+        others = [each for each in self.columns.unused if part_word(each.replace("is_", ""))]
+        if flags and others:
+            raise UserError(
+                f"{self.table.place}: '{clip(self.header('split'), 20)}' and "
+                f"'{clip(others[0], 20)}' are one column per part; write one column 'split' with "
+                "train, val or test"
+            )
+        known = flags or parts_in(found)
         for row, name in enumerate(names):
             if name is not None and name not in known:
                 folds = name.isdecimal() and "fold" not in self.columns.of_role

@@ -432,7 +432,7 @@ def _check_depth(
     patterns = _suggest_patterns(base, [split_id(top)[1] for top in tops], inside, in_part)
     raise UserError(
         f"data.root: '{clip(first, 14)}' and '{clip(second, 14)}' both hold '{clip(name, 14)}': "
-        f"which level is the class? Name the other with data.group_pattern: {patterns}"
+        f"which is the class? Rename parts train, test, or give data.group_pattern: {patterns}"
     )
 
 
@@ -449,7 +449,7 @@ def _suggest_patterns(base: str, outer: Sequence[str], inside: Sequence[str], in
         return f"'{_pattern(level + 1, 'fold')}' if the inner is a fold, {as_patient}"
     return (
         f"'{_pattern(level, 'group')}' if the outer is a patient, "
-        f"(?P<domain>[^/]+) if a laboratory, {inner}"
+        f"(?P<domain>[^/]+) if a lab, {inner}"
     )
 
 

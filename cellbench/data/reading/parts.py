@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from cellbench.data.table import Part
 
@@ -21,6 +21,14 @@ PART_WORDS: Mapping[str, Part | None] = {
     **dict.fromkeys(("test", "testing", "tst", "testset", "holdout", "heldout"), "test"),
     **dict.fromkeys(("testdaten", "testdatensatz", "testbilder", "testmenge"), "test"),
     **dict.fromkeys(("testsatz", "prueba", "pruebas"), "test"),
+    **dict.fromkeys(("trainen", "trening", "treningowy", "treningowe", "egitim"), "train"),
+    **dict.fromkeys(("обучение", "обучающая", "обучающии", "тренировка"), "train"),
+    **dict.fromkeys(("训练", "训练集", "訓練", "訓練集", "学習", "学習用", "訓練用"), "train"),
+    **dict.fromkeys(("validatie", "walidacja", "walidacyjny", "dogrulama", "валидация"), "val"),
+    **dict.fromkeys(("验证", "验证集", "驗證", "驗證集", "検証", "検証用"), "val"),
+    **dict.fromkeys(("testen", "testowy", "testowe", "teste", "prova", "essai"), "test"),
+    **dict.fromkeys(("тест", "тестовая", "тестирование"), "test"),
+    **dict.fromkeys(("测试", "测试集", "測試", "測試集", "テスト", "テスト用"), "test"),
     **dict.fromkeys(("eval", "evaluation", "evalset", "evaluationset"), None),
     **dict.fromkeys(("evaluierung", "evaluacion"), None),
 }
@@ -49,6 +57,31 @@ def parts_of(names: Mapping[str, str]) -> dict[str, Part]:
     others: Part = "val" if "test" in known.values() else "test"
     undecided = {key: others for key, word in words.items() if word and PART_WORDS[word] is None}
     return known | undecided
+
+
+_FLAGS = {
+    **dict.fromkeys(("1", "1.0", "true", "t", "yes", "y"), True),
+    **dict.fromkeys(("0", "0.0", "false", "f", "no", "n"), False),
+}
+"""Values of a column that says of each row whether it is in a part."""
+
+
+def parts_of_flags(header: str, values: Iterable[str]) -> dict[str, Part]:
+    """Return the part of each value of a column such as `is_test`; empty if it is no such column.
+
+    Rows that are not in the part are training rows, or test rows if the column names the former.
+
+    Args:
+        header: The column's name.
+        values: Its different values.
+    """
+    word = part_word(" ".join(each for each in words_of(header) if each not in ("is", "in")))
+    part = None if word is None else PART_WORDS[word]
+    flags = {value: _FLAGS.get(value.casefold()) for value in values}
+    if part is None or None in flags.values():
+        return {}
+    other: Part = "test" if part == "train" else "train"
+    return {value: part if flag else other for value, flag in flags.items()}
 
 
 def part_word(name: str) -> str | None:

@@ -96,7 +96,7 @@ def refuse_unknown_names(listing: Listing) -> None:
     Raises:
         UserError: There are some; the line gives the pattern that takes them as masks.
     """
-    for folder, names in listing.images.items():
+    for folder, names in sorted(listing.images.items()):
         own = {stem_of(name): name for name in names}
         alike: dict[str, list[str]] = defaultdict(list)
         bare_of: dict[str, str] = {}
@@ -105,7 +105,15 @@ def refuse_unknown_names(listing: Listing) -> None:
                 bare, way = found
                 bare_of[name] = own[bare]
                 alike[way + suffix_of(name)].append(name)
-        for found_names in alike.values():
+        ways = [each for each in alike.values() if len(each) >= min(TRIED, len(names) / 4)]
+        flat = [ids for ids in ways if all_look_like_masks(listing, [join(folder, n) for n in ids])]
+        if len(flat) > 1:
+            first, second = (short_name(join(folder, ids[0])) for ids in flat[:2])
+            raise UserError(
+                f"data.root: images have several masks, as '{first}' and '{second}': merge them "
+                "into one mask per image with a value for each region, or move all but one kind out"
+            )
+        for found_names in ways:
             if len(found_names) < min(TRIED, len(names) / 3):
                 continue
             paths = [listing.root / folder / name for name in found_names[:TRIED]]
@@ -127,7 +135,7 @@ def refuse_mixed(listing: Listing) -> None:
         UserError: There is one.
     """
     looks = 0
-    for folder, names in listing.images.items():
+    for folder, names in sorted(listing.images.items()):
         kinds: dict[str, list[str]] = defaultdict(list)
         for name in names:
             kinds[re.sub(r"\d+", "#", name)].append(join(folder, name))

@@ -99,6 +99,12 @@ def test_a_folder_of_other_things_gets_no_lock(tmp_path, monkeypatch):
     assert locked == []
 
 
+def test_a_file_is_no_folder_for_a_run(tmp_path):
+    (tmp_path / "note.txt").write_text("mine")
+    with pytest.raises(CannotWrite, match="it is a file; give another path"):
+        acquire(tmp_path, folder=RunFolder(tmp_path / "note.txt"))
+
+
 def test_a_lock_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
     def refuse(self, **options):
         raise PermissionError(errno.EPERM, "Operation not permitted", self.lock_file)

@@ -88,6 +88,10 @@ class RunFolder:
         Raises:
             CannotWrite: It cannot be made.
         """
+        if self.path.is_file():
+            raise CannotWrite(
+                f"cannot make the folder {self.path}: it is a file; give another path"
+            )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -101,7 +101,7 @@ def test_a_folder_of_other_things_gets_no_lock(tmp_path, monkeypatch):
 
 def test_a_file_is_no_folder_for_a_run(tmp_path):
     (tmp_path / "note.txt").write_text("mine")
-    with pytest.raises(CannotWrite, match="it is a file; give another path"):
+    with pytest.raises(CannotWrite, match="it is a file; give another"):
         acquire(tmp_path, folder=RunFolder(tmp_path / "note.txt"))
 
 

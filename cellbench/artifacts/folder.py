@@ -90,7 +90,7 @@ class RunFolder:
         """
         if self.path.is_file():
             raise CannotWrite(
-                f"cannot make the folder {self.path}: it is a file; give another path"
+                f"cannot make the folder {self.path}: it is a file; give another"
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)

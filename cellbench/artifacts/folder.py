@@ -89,9 +89,7 @@ class RunFolder:
             CannotWrite: It cannot be made.
         """
         if self.path.is_file():
-            raise CannotWrite(
-                f"cannot make the folder {self.path}: it is a file; give another"
-            )
+            raise CannotWrite(f"cannot make the folder {self.path}: it is a file; give another")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -534,6 +534,21 @@ def test_parts_in_other_scripts(tmp_path, train, test):
     assert counts == {"train": 12, "test": 6}
 
 
+@pytest.mark.parametrize("picture", ["{}_cp_masks.png", "{}_masks.png"])
+def test_of_a_picture_and_an_array_the_picture_is_the_mask(tmp_path, picture):
+    """Cellpose writes both beside the image; here the array is none of its pickles."""
+    classes(tmp_path)
+    for path in list(tmp_path.rglob("*.png")):
+        draw_mask(path.with_name(picture.format(path.stem)))
+        np.save(path.with_name(f"{path.stem}_seg.npy"), np.ones((24, 24), np.uint8))
+    reading = read(tmp_path)
+    assert numbers(reading) == {"mono": 6, "neutro": 6}
+    assert {s.mask.name for s in reading.samples} == {
+        picture.format(f"img_{i:03d}") for i in range(6)
+    }
+    assert reading.found["masks"] == f"12 of 12 images: {picture.format('X')[:-4]}"
+
+
 def test_two_masks_for_each_image_are_told_at_once(tmp_path):
     """One pattern was asked for, and with it the other, and so on in a circle."""
     classes(tmp_path)

@@ -58,12 +58,22 @@ class Masks:
     """Files of Cellpose that may hold masks, and are not read, as they could run code."""
     several: list[tuple[str, str, str]] = field(default_factory=list)
     """Images with two masks, and the two; such images get none."""
+    _way: dict[str, str] = field(default_factory=dict)
+    """The way in which each mask is named."""
 
     def add(self, image: str, mask: str, way: str) -> None:
-        """Note an image's mask."""
-        other = self.of.setdefault(image, mask)
-        if other != mask:
+        """Note an image's mask; of a picture and an array, as Cellpose writes both, the picture."""
+        other = self.of.get(image)
+        if other is not None and suffix_of(other) != suffix_of(mask) == ".npy":
+            return
+        if other is not None and suffix_of(mask) != suffix_of(other) == ".npy":
+            self.found[self._way[other]] -= 1
+            other = None
+        if other is None:
+            self.of[image] = mask
+        elif other != mask:
             self.several.append((image, other, mask))
+        self._way[mask] = way
         self.found[way] += 1
         self.named.setdefault(_general(way), []).append(mask)
 

@@ -44,6 +44,15 @@ RANGE = {"low": 1e-4, "high": 1e-2}
             "space: model.lr: when: model.optimizer is not in the space",
         ),
         (
+            {
+                "space": {
+                    "model.optimizer": ["sgd", "adam"],
+                    "model.lr": {"choices": [0.1], "when": {"model.optimizer": []}},
+                }
+            },
+            "space: model.lr: when: model.optimizer has no value; give those for which",
+        ),
+        (
             {"space": {"model.lr": {"choices": [0.1], "when": {"model.optimizr": "sgd"}}}},
             "when: model.optimizr is not in the space; add it, or remove the condition",
         ),

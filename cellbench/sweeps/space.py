@@ -114,6 +114,11 @@ class Space:
                     known = [key for key in parameters if key != path]
                     hint = suggest(other, known) or "; add it, or remove the condition"
                     raise UserError(f"space: {path}: when: {other} is not in the space{hint}")
+                if not values:
+                    raise UserError(
+                        f"space: {path}: when: {other} has no value; give those for which the "
+                        "parameter counts, or remove the condition"
+                    )
                 allowed = parameters[other].values
                 for value in values:
                     if allowed is None or value not in allowed:

@@ -549,6 +549,24 @@ def test_of_a_picture_and_an_array_the_picture_is_the_mask(tmp_path, picture):
     assert reading.found["masks"] == f"12 of 12 images: {picture.format('X')[:-4]}"
 
 
+@pytest.mark.parametrize("channels", [("DAPI", "GFP", "BF"), ("w1", "w2"), ("ch00", "ch01")])
+def test_one_file_per_channel_is_a_doubt(tmp_path, channels):
+    for each in ("mono", "neutro"):
+        for i in range(6):
+            for channel in channels:
+                draw(tmp_path / each / f"cell{i:03d}_{channel}.png")
+    assert "one file per channel" in doubts(read(tmp_path, group_pattern="none"))
+
+
+def test_parts_in_the_names_of_files_are_a_doubt(tmp_path):
+    for each in ("mono", "neutro"):
+        for i in range(12):
+            draw(tmp_path / each / f"{('train', 'train', 'val', 'test')[i % 4]}_{i}.png")
+    said = doubts(read(tmp_path, group_pattern="none"))
+    assert "tell a part (test 6, train 12, val 6), which is not used" in said
+    assert "tell a part" not in doubts(read(classes(tmp_path / "other"), group_pattern="none"))
+
+
 def test_two_masks_for_each_image_are_told_at_once(tmp_path):
     """One pattern was asked for, and with it the other, and so on in a circle."""
     classes(tmp_path)

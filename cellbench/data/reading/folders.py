@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 
 from cellbench.data.reading.crops import Crops, leave_fields_out
+from cellbench.data.reading.file_names import doubt_names
 from cellbench.data.reading.groups import (
     apply_pattern,
     compile_pattern,
@@ -98,6 +99,7 @@ def read_folder(root: Path, options: FolderOptions) -> Reading:
         *_doubt_unreadable(listing),
         *_doubt_mask_classes(listing, by_folder),
         *guesses,
+        *doubt_names(samples),
         *doubt_numbers(layout.classes, samples),
     ]
     return Reading(

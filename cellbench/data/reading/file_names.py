@@ -57,7 +57,8 @@ def _doubt_parts(names: dict[str, str]) -> Iterator[Doubt]:
             shown = ", ".join(f"{part} {n}" for part, n in sorted(counts.items()))
             yield Doubt(
                 f"names such as '{short_name(first)}' tell a part ({shown}), which is not used: "
-                "move the files into folders of the parts, or list them in a table with a column split",
+                "move the files into folders of the parts, or list them in a table with the column "
+                "split",
                 "data.csv",
             )
             return

@@ -48,8 +48,8 @@ def _doubt_channels(names: dict[str, str]) -> Iterator[Doubt]:
 
 def _doubt_parts(names: dict[str, str]) -> Iterator[Doubt]:
     """Yield a doubt if nearly all names begin or end with the part of a split."""
+    words = {path: words_of(stem) for path, stem in names.items()}
     for at in (0, -1):
-        words = {path: words_of(stem) for path, stem in names.items()}
         parts = parts_of({path: found[at] for path, found in words.items() if found})
         counts = Counter(parts.values())
         if len(counts) > 1 and "train" in counts and len(parts) >= _MOST * len(names):

@@ -22,7 +22,7 @@ from cellbench.data.reading.listed_crops import fields_among, find_fields
 from cellbench.data.reading.listed_files import ListedFiles
 from cellbench.data.reading.masks import find_by_pattern
 from cellbench.data.reading.names import describe_alike
-from cellbench.data.reading.parts import part_word, parts_of_flags
+from cellbench.data.reading.parts import flagged_part, parts_of_flags
 from cellbench.data.reading.reading import Doubt, FolderOptions, Reading
 from cellbench.data.reading.table_file import Table, read_table_file
 from cellbench.data.table import Part, Sample, check_ids
@@ -345,7 +345,7 @@ class _Rows:
         names = self.names("split")
         found = {name for name in names if name is not None}
         flags = parts_of_flags(self.header("split"), found) if found else {}
-        others = [each for each in self.columns.unused if part_word(each.replace("is_", ""))]
+        others = [each for each in self.columns.unused if flagged_part(each)]
         if flags and others:
             raise UserError(
                 f"{self.table.place}: '{clip(self.header('split'), 20)}' and "

@@ -66,6 +66,11 @@ _FLAGS = {
 """Values of a column that says of each row whether it is in a part."""
 
 
+def flagged_part(header: str) -> str | None:
+    """Return the word for the part in a header such as `is_test`; None if there is none."""
+    return part_word(" ".join(each for each in words_of(header) if each not in ("is", "in")))
+
+
 def parts_of_flags(header: str, values: Iterable[str]) -> dict[str, Part]:
     """Return the part of each value of a column such as `is_test`; empty if it is no such column.
 
@@ -75,7 +80,7 @@ def parts_of_flags(header: str, values: Iterable[str]) -> dict[str, Part]:
         header: The column's name.
         values: Its different values.
     """
-    word = part_word(" ".join(each for each in words_of(header) if each not in ("is", "in")))
+    word = flagged_part(header)
     part = None if word is None else PART_WORDS[word]
     flags = {value: _FLAGS.get(value.casefold()) for value in values}
     if part is None or None in flags.values():

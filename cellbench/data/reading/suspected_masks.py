@@ -106,7 +106,13 @@ def refuse_unknown_names(listing: Listing) -> None:
                 bare_of[name] = own[bare]
                 alike[way + suffix_of(name)].append(name)
         ways = [each for each in alike.values() if len(each) >= min(TRIED, len(names) / 4)]
-        flat = [ids for ids in ways if all_look_like_masks(listing, [join(folder, n) for n in ids])]
+        flat = []
+        if len(ways) > 1:  # else nothing is read here that is read below as well
+            flat = [
+                each
+                for each in ways
+                if all_look_like_masks(listing, [join(folder, n) for n in each])
+            ]
         if len(flat) > 1:
             first, second = (short_name(join(folder, ids[0])) for ids in flat[:2])
             raise UserError(
